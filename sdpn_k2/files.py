@@ -1,0 +1,45 @@
+"""Files that are either complete under their final name or not there at all."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Iterator, Union
+
+from sdpn_k2.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
+    """Open a temporary file beside ``path``; on success fsync it and rename it to ``path``.
+
+    After an exception the temporary file is removed and an earlier ``path`` is left as it was.
+
+    Args:
+        path: the final name. Its folder must exist.
+        mode: ``"wb"`` for bytes, ``"w"`` for UTF-8 text.
+
+    Raises:
+        InputError: the file cannot be written (no such folder, no permission, disk full).
+    """
+    path = Path(path)
+    encoding = None if "b" in mode else "utf-8"
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        # mkstemp makes files private; give them what the umask would have.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.fchmod(descriptor, 0o666 & ~umask)
+        with os.fdopen(descriptor, mode, encoding=encoding) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
