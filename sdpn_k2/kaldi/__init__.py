@@ -1,0 +1,1 @@
+"""Kaldi's file formats, tables and command-line tools, on NumPy alone."""

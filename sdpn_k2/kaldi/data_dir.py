@@ -1,0 +1,367 @@
+"""Kaldi data directories: the files that say which utterance is where, and whose it is.
+
+A data directory describes a set of utterances by small text tables, one line per key, each sorted by its key in C
+locale (byte order):
+
+    file                   key         value
+    wav.scp                recording   a file, or a command that writes one, ending in "|"
+    segments               utterance   recording, start and end in seconds (end -1: to the end)
+    utt2spk                utterance   speaker
+    spk2utt                speaker     its utterances
+    text, utt2lang …       utterance   transcript, language …
+    feats.scp, vad.scp     utterance   where the features or decisions are
+    utt2dur                utterance   seconds
+    utt2num_frames         utterance   frames
+    reco2dur               recording   seconds
+    spk2gender             speaker     m or f
+    trials                 enroll id   test id, and "target" or "nontarget"
+
+Without ``segments`` each recording is one utterance and has its name. Utterance ids begin with the speaker id, so that
+sorting by utterance also sorts by speaker. Source: Kaldi's "Data preparation" pages and utils/validate_data_dir.sh.
+
+Standard library only: the scripts in utils/ start through this module.
+"""
+
+import os
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
+
+PathLike = Union[str, Path]
+
+UTTERANCE_TABLES = (
+    "text", "feats.scp", "vad.scp", "utt2dur", "utt2num_frames", "utt2lang", "utt2uniq", "utt2warp", "utt2max_frames",
+)
+SPEAKER_TABLES = ("cmvn.scp", "spk2gender", "spk2warp")
+RECORDING_TABLES = ("reco2dur", "reco2file_and_channel", "reco2num_spk")
+# Tables whose value is a number above zero.
+_POSITIVE = ("utt2dur", "utt2num_frames", "reco2dur", "utt2warp", "spk2warp", "utt2max_frames", "reco2num_spk")
+
+
+class Segment(NamedTuple):
+    """A stretch of a recording: times in seconds; an end of -1 means the recording's end."""
+
+    recording: str
+    start: float
+    end: float
+
+
+class Trial(NamedTuple):
+    """A question to the recogniser: is the test utterance spoken by the enrolled speaker?"""
+
+    enroll: str
+    test: str
+    target: bool
+
+
+# Reading
+
+
+def read_map(path: PathLike) -> Dict[str, str]:
+    """Read a table as key → the rest of its line, in the file's order.
+
+    Raises:
+        InputError: no such file, a line that is empty or has a key only, a key twice, CRLF line ends.
+    """
+    table: Dict[str, str] = {}
+    for number, key, value in _rows(path):
+        if not value and os.path.basename(path) != "text":
+            raise InputError(f"{path}:{number}: '{key}' has no value")
+        if key in table:
+            raise InputError(f"{path}:{number}: '{key}' is there twice")
+        table[key] = value
+    return table
+
+
+def read_lists(path: PathLike) -> Dict[str, List[str]]:
+    """Read a table as key → its fields, as spk2utt needs. Raises InputError as :func:`read_map`."""
+    return {key: _fields(value) for key, value in read_map(path).items()}
+
+
+def read_numbers(path: PathLike) -> Dict[str, float]:
+    """Read a table of numbers, such as utt2dur, reco2dur or utt2num_frames.
+
+    Raises:
+        InputError: as :func:`read_map`; a value that is not one finite number.
+    """
+    return {
+        key: _number(f"{path}:{number}", key, value)
+        for number, (key, value) in enumerate(read_map(path).items(), start=1)
+    }
+
+
+def read_segments(path: PathLike) -> Dict[str, Segment]:
+    """Read a segments file as utterance → :class:`Segment`.
+
+    Raises:
+        InputError: as :func:`read_map`; a line without recording, start and end, or whose end is not after its start.
+    """
+    return {
+        utterance: parse_segment(utterance, value, f"{path}:{number}")
+        for number, (utterance, value) in enumerate(read_map(path).items(), start=1)
+    }
+
+
+def parse_segment(utterance: str, value: str, where: str) -> Segment:
+    """Read "recording start end" (and Kaldi's optional channel). ``where`` is named in InputError."""
+    fields = _fields(value)
+    if len(fields) not in (3, 4):
+        raise InputError(f"{where}: expected utterance, recording, start and end, got '{utterance} {value}'")
+    start, end = (_number(where, utterance, field) for field in fields[1:3])
+    if start < 0 or (end <= start and end != -1):
+        raise InputError(f"{where}: '{utterance}' goes from {fields[1]} to {fields[2]} s: it must end after its start")
+    return Segment(fields[0], start, end)
+
+
+def read_trials(path: PathLike) -> Iterator[Trial]:
+    """Stream a trial list, line by line, so that its length does not matter.
+
+    Raises:
+        InputError: no such file; a line that is not "enroll test target|nontarget".
+    """
+    for number, enroll, value in _rows(path):
+        fields = _fields(value)
+        if len(fields) != 2 or fields[1] not in ("target", "nontarget"):
+            raise InputError(f"{path}:{number}: expected 'enroll test target|nontarget', got '{enroll} {value}'")
+        yield Trial(enroll, fields[0], fields[1] == "target")
+
+
+def _rows(path: PathLike) -> Iterator[Tuple[int, str, str]]:
+    """Yield line number, key and the rest of each line.
+
+    Split as bytes: Python's str.split also splits at spaces that Kaldi takes for letters, such as U+3000 in text.
+    """
+    try:
+        with open(path, "rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.endswith(b"\r\n"):
+                    raise InputError(f"{path}:{number}: Windows line end; remove them: sed -i 's/\\r$//' {path}")
+                fields = line.split(None, 1)
+                if not fields:
+                    raise InputError(f"{path}:{number}: empty line")
+                key = fields[0].decode("utf-8", "surrogateescape")
+                yield number, key, fields[1].rstrip().decode("utf-8", "surrogateescape") if len(fields) > 1 else ""
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror}") from error
+
+
+def _fields(value: str) -> List[str]:
+    return [field.decode("utf-8", "surrogateescape") for field in value.encode("utf-8", "surrogateescape").split()]
+
+
+def _number(where: str, key: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not abs(number) < float("inf"):
+        raise InputError(f"{where}: '{key}' has '{value}' where a number is wanted")
+    return number
+
+
+# Writing
+
+
+def byte_order(key: str) -> bytes:
+    """The sorting key of C locale, which ``LC_ALL=C sort`` follows."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def write_map(path: PathLike, items: Union[Mapping[str, object], Iterable[Tuple[str, object]]]) -> None:
+    """Write a table, one "key value" line each, sorted in C locale, complete or not at all.
+
+    A value may be a string, a number, or a list or tuple of them. Floats are written shortest-exact.
+
+    Raises:
+        InputError: an empty key or one with white space, a value with a line break, a key twice, unwritable path.
+    """
+    pairs = sorted(items.items() if isinstance(items, Mapping) else items, key=lambda pair: byte_order(pair[0]))
+    previous = None
+    with atomic_output(path) as stream:
+        for key, value in pairs:
+            text = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            if not key or key.split() != [key]:
+                raise InputError(f"{path}: '{key}' cannot be a key: it is empty or has white space")
+            if "\n" in text or "\r" in text:
+                raise InputError(f"{path}: the value of '{key}' has a line break")
+            if key == previous:
+                raise InputError(f"{path}: '{key}' is given twice")
+            previous = key
+            stream.write(byte_order(f"{key} {text}\n" if text else f"{key}\n"))
+
+
+def write_data_dir(
+    directory: PathLike,
+    wav: Mapping[str, str],
+    utt2spk: Mapping[str, str],
+    tables: Optional[Mapping[str, Mapping[str, object]]] = None,
+) -> None:
+    """Write wav.scp, utt2spk and spk2utt into ``directory`` (made if missing), and further ``tables`` by file name.
+
+    Raises:
+        InputError: as :func:`write_map`, or what :func:`validate` finds in the result.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{directory}: cannot make this folder: {error.strerror}") from error
+    write_map(directory / "wav.scp", wav)
+    write_map(directory / "utt2spk", utt2spk)
+    write_map(directory / "spk2utt", spk2utt(utt2spk))
+    for name, table in (tables or {}).items():
+        write_map(directory / name, table)
+    validate(directory, feats=False, text=False)
+
+
+def spk2utt(utt2spk: Mapping[str, str]) -> Dict[str, List[str]]:
+    """Turn utterance → speaker into speaker → utterances, both in order of appearance."""
+    table: Dict[str, List[str]] = {}
+    for utterance, speaker in utt2spk.items():
+        table.setdefault(speaker, []).append(utterance)
+    return table
+
+
+def utt2spk(spk2utt: Mapping[str, Iterable[str]]) -> Dict[str, str]:
+    """Turn speaker → utterances into utterance → speaker, in order of appearance."""
+    return {utterance: speaker for speaker, utterances in spk2utt.items() for utterance in utterances}
+
+
+# Checking
+
+
+def validate(
+    directory: PathLike, feats: bool = True, text: bool = True, wav: bool = True, speaker_order: bool = True
+) -> int:
+    """Check a data directory as Kaldi's utils/validate_data_dir.sh does.
+
+    Args:
+        feats: feats.scp must be there; text: text must be there; wav: wav.scp must be there. What is there is checked
+            in any case.
+        speaker_order: utterances in order must also be in order of speaker (speaker ids begin utterance ids).
+
+    Returns:
+        The number of utterances.
+
+    Raises:
+        InputError: the first thing that is wrong, with file and line.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such data directory")
+    wanted = ["utt2spk", "spk2utt"] + ["wav.scp"] * wav + ["feats.scp"] * feats + ["text"] * text
+    for name in wanted:
+        if not (directory / name).is_file():
+            raise InputError(f"{directory / name}: no such file")
+
+    speaker_of = _read_sorted(directory / "utt2spk")
+    if not speaker_of:
+        raise InputError(f"{directory / 'utt2spk'}: no utterances")
+    _check_speakers(directory, speaker_of, speaker_order)
+    recordings = _check_recordings(directory, speaker_of)
+
+    for names, ids, where in (
+        (UTTERANCE_TABLES, speaker_of, "utt2spk"),
+        (SPEAKER_TABLES, spk2utt(speaker_of), "spk2utt"),
+        (RECORDING_TABLES, recordings, "wav.scp"),
+    ):
+        for name in names:
+            path = directory / name
+            if ids is not None and path.is_file():
+                table = _read_sorted(path)
+                _check_same_ids(path, table, directory / where, ids)
+                _check_values(path, table)
+    return len(speaker_of)
+
+
+def _read_sorted(path: Path) -> Dict[str, str]:
+    table = read_map(path)
+    number = _first_unsorted(table)
+    if number:
+        raise InputError(
+            f"{path}:{number}: '{list(table)[number - 1]}' is not in C-locale order "
+            f"(export LC_ALL=C, and run utils/fix_data_dir.sh {path.parent})"
+        )
+    return table
+
+
+def _first_unsorted(keys: Iterable[str]) -> int:
+    """The number, from 1, of the first key that comes before the one above it in C locale; 0 where none does."""
+    ordered = list(map(byte_order, keys))
+    if ordered == sorted(ordered):
+        return 0
+    return next(number for number in range(2, len(ordered) + 1) if ordered[number - 1] < ordered[number - 2])
+
+
+def _check_speakers(directory: Path, speaker_of: Mapping[str, str], speaker_order: bool) -> None:
+    path = directory / "utt2spk"
+    for number, (utterance, speaker) in enumerate(speaker_of.items(), start=1):
+        if " " in speaker or "\t" in speaker:
+            raise InputError(f"{path}:{number}: expected one utterance and one speaker, got '{utterance} {speaker}'")
+    number = _first_unsorted(speaker_of.values())
+    if speaker_order and number:
+        raise InputError(
+            f"{path}:{number}: sorted by utterance, speaker '{list(speaker_of.values())[number - 1]}' comes too late: "
+            "let every utterance id begin with its speaker id"
+        )
+
+    path = directory / "spk2utt"
+    _read_sorted(path)
+    expected = spk2utt(speaker_of)
+    given = read_lists(path)
+    for number, (speaker, utterances) in enumerate(given.items(), start=1):
+        if utterances != expected.get(speaker):
+            raise InputError(
+                f"{path}:{number}: speaker '{speaker}' has other utterances than in utt2spk "
+                f"(run utils/fix_data_dir.sh {directory})"
+            )
+    _check_same_ids(path, given, directory / "utt2spk", expected)
+
+
+def _check_recordings(directory: Path, speaker_of: Mapping[str, str]) -> Optional[Mapping[str, object]]:
+    """Check wav.scp and segments against each other; return the recordings, or None where nothing names them."""
+    wav_path, segments_path = directory / "wav.scp", directory / "segments"
+    wav = _read_sorted(wav_path) if wav_path.is_file() else None
+    if not segments_path.is_file():
+        if wav is not None:
+            _check_same_ids(wav_path, wav, directory / "utt2spk", speaker_of)
+        return wav
+    _read_sorted(segments_path)
+    segments = read_segments(segments_path)
+    _check_same_ids(segments_path, segments, directory / "utt2spk", speaker_of)
+    if wav is not None:
+        for number, (utterance, segment) in enumerate(segments.items(), start=1):
+            if segment.recording not in wav:
+                raise InputError(f"{segments_path}:{number}: recording '{segment.recording}' is not in {wav_path}")
+        _check_same_ids(wav_path, wav, segments_path, {segment.recording: None for segment in segments.values()})
+    return wav
+
+
+def _check_same_ids(path: Path, table: Mapping[str, object], other: Path, ids: Mapping[str, object]) -> None:
+    """The table must have exactly ``ids``, which come from the file ``other``."""
+    if table.keys() == ids.keys():
+        return
+    for number, key in enumerate(table, start=1):
+        if key not in ids:
+            raise InputError(f"{path}:{number}: '{key}' is not in {other} (run utils/fix_data_dir.sh {path.parent})")
+    if len(table) < len(ids):
+        first = next(key for key in ids if key not in table)
+        raise InputError(
+            f"{path}: {len(ids) - len(table)} of {len(ids)} ids in {other} are missing, the first is '{first}' "
+            f"(run utils/fix_data_dir.sh {path.parent})"
+        )
+
+
+def _check_values(path: Path, table: Mapping[str, str]) -> None:
+    name = path.name
+    if name not in _POSITIVE + ("spk2gender", "text"):
+        return
+    for number, (key, value) in enumerate(table.items(), start=1):
+        if name in _POSITIVE and not _number(f"{path}:{number}", key, value) > 0:
+            raise InputError(f"{path}:{number}: '{key}' has {value}, which is not above zero")
+        if name == "spk2gender" and value not in ("m", "f"):
+            raise InputError(f"{path}:{number}: gender of '{key}' must be m or f, got '{value}'")
+        if name == "text" and not value.isascii() and any("\udc80" <= letter <= "\udcff" for letter in value):
+            raise InputError(f"{path}:{number}: the text of '{key}' is not UTF-8")

@@ -1,0 +1,52 @@
+"""Kaldi's change of sample rate: a sinc under a raised-cosine window (``feat/resample.cc``, LinearResample)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sdpn_k2.errors import InputError
+
+NUM_ZEROS = 6  # zeros of the sinc on each side that the window covers
+CUTOFF = 0.99  # of the lower Nyquist frequency
+
+
+def resample(samples: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
+    """Bring (samples,) from ``rate_in`` to ``rate_out`` Hz: float32 (ceil(samples · rate_out / rate_in),).
+
+    The filter is Kaldi's for --allow-downsample and --allow-upsample; beyond its ends the signal counts as zero.
+
+    Raises:
+        InputError: a rate that is not a positive whole number of Hz.
+    """
+    if not (rate_in > 0 and rate_out > 0 and int(rate_in) == rate_in and int(rate_out) == rate_out):
+        raise InputError(f"cannot resample from {rate_in:g} to {rate_out:g} Hz: both must be positive whole numbers")
+    samples = np.asarray(samples, np.float32)
+    rate_in, rate_out = int(rate_in), int(rate_out)
+    if rate_in == rate_out:
+        return samples
+    # Output sample u · units_out + i lies at a fixed place between the inputs around u · units_in: one filter per i.
+    common = math.gcd(rate_in, rate_out)
+    units_in, units_out = rate_in // common, rate_out // common
+    cutoff = CUTOFF * 0.5 * min(rate_in, rate_out)
+    reach = NUM_ZEROS / (2 * cutoff)  # seconds to the edge of the window
+
+    num_out = -(-len(samples) * units_out // units_in)
+    output = np.empty(num_out, np.float32)
+    margin = math.ceil(reach * rate_in) + 1
+    padded = np.pad(samples, (margin, margin + units_in))
+    for i in range(min(units_out, num_out)):
+        time = i / rate_out
+        first, last = math.ceil((time - reach) * rate_in), math.floor((time + reach) * rate_in)
+        weights = _windowed_sinc(np.arange(first, last + 1) / rate_in - time, cutoff, reach) / rate_in
+        inputs = np.lib.stride_tricks.sliding_window_view(padded[margin + first :], len(weights))[::units_in]
+        count = len(range(i, num_out, units_out))
+        output[i::units_out] = inputs[:count] @ weights.astype(np.float32)
+    return output
+
+
+def _windowed_sinc(time: np.ndarray, cutoff: float, reach: float) -> np.ndarray:
+    """The low-pass filter at the given times in seconds."""
+    window = np.where(np.abs(time) < reach, 0.5 * (1 + np.cos(np.pi / reach * time)), 0.0)
+    return 2 * cutoff * np.sinc(2 * cutoff * time) * window

@@ -1,0 +1,257 @@
+"""Tools for wave files: cut, measure, copy, reverberate."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+import numpy as np
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.io import open_input
+from sdpn_k2.kaldi.log import log, vlog, warn
+from sdpn_k2.kaldi.options import Option, tool
+from sdpn_k2.kaldi.tables import RandomReader, TableWriter, parse_rspecifier, read_object, read_table, write_object
+from sdpn_k2.kaldi.wave import Wave
+
+
+@tool(
+    "extract-segments",
+    """Extract segments from a large audio file in WAV format.
+Usage:  extract-segments [options] <wav-rspecifier> <segments-file> <wav-wspecifier>
+ e.g.: extract-segments scp:wav.scp segments ark:- | <some other program>
+ segments-file format: segment_id wav_file_name start_time end_time [channel]
+ e.g.: spkabc_seg1 spkabc_recording1 1.10 2.36 1
+ If channel is not provided as last element, expects mono.
+ end_time of -1 means the segment runs till the end of the WAV file.
+See also: wav-copy, wav-to-duration""",
+    options=[
+        Option("max-overshoot", 0.5, "End segments overshooting by less (in seconds) are truncated, else rejected."),
+        Option("min-segment-length", 0.1, "Minimum segment length in seconds (reject shorter segments)"),
+    ],
+    arguments=(3, 3),
+)
+def extract_segments(options, wav_rspecifier, segments_rxfilename, wav_wspecifier):
+    lines = done = 0
+    recording: Optional[str] = None
+    with RandomReader(wav_rspecifier, "wave") as recordings, TableWriter(wav_wspecifier, "wave") as writer:
+        with open_input(segments_rxfilename) as stream:
+            for line in stream.lines():
+                lines += 1
+                segment = _parse_segment(line)
+                if segment is None:
+                    continue
+                name, wanted, start, end, channel = segment
+                if wanted not in recordings:
+                    warn(f"Could not find recording {wanted}, skipping segment {name}")
+                    continue
+                if wanted != recording:  # the segments of a recording mostly stand together
+                    recording, wave = wanted, recordings[wanted]
+                part = _cut(wave, name, start, end, channel, options)
+                if part is not None:
+                    writer.write(name, part)
+                    done += 1
+    log(f"Successfully processed {done} lines out of {lines} in the segments file. ")
+
+
+def _parse_segment(line: str):
+    """(segment, recording, start, end, channel or None), or None with a warning."""
+    words = line.split()
+    if len(words) not in (4, 5):
+        warn(f"Invalid line in segments file: {line}")
+        return None
+    numbers = []
+    for word, what, convert in zip(words[2:], ("start", "end", "channel"), (float, float, int)):
+        try:
+            numbers.append(convert(word))
+        except ValueError:
+            warn(f"Invalid line in segments file [bad {what}]: {line}")
+            return None
+    start, end = numbers[:2]
+    channel = numbers[2] if len(numbers) == 3 else None
+    if channel is not None and channel < 0:
+        warn(f"Invalid line in segments file [bad channel]: {line}")
+        return None
+    if not (start >= 0 and np.isfinite([start, end]).all() and (end == -1 or end > start)):
+        warn(f"Invalid line in segments file [empty or invalid segment]: {line}")
+        return None
+    return words[0], words[1], start, end, channel
+
+
+def _cut(wave: Wave, name: str, start: float, end: float, channel: Optional[int], options) -> Optional[Wave]:
+    """The segment, or None with a warning; Kaldi's tolerances in Kaldi's order."""
+    num_channels, length = wave.samples.shape
+    if channel is None and num_channels > 1:
+        raise InputError(f"segment {name}: the recording has {num_channels} channels: name one in the segments file")
+    channel = channel or 0
+    if channel >= num_channels:
+        warn(f"Invalid channel {channel} >= {num_channels}, processing segment {name}")
+        return None
+    first, last = int(start * wave.rate), length if end == -1 else int(end * wave.rate)
+    if first >= length:
+        warn(f"Start sample out of range {first} [length:] {length}, skipping segment {name}")
+        return None
+    if last > length:
+        if last >= length + _in_samples(options.max_overshoot, wave.rate):
+            warn(f"End sample too far out of range {last} [length:] {length}, skipping segment {name}")
+            return None
+        last = length
+    if last <= first + _in_samples(options.min_segment_length, wave.rate):
+        warn(f"Segment {name} too short, skipping it.")
+        return None
+    return Wave(wave.samples[channel : channel + 1, first:last], wave.rate)
+
+
+def _in_samples(seconds: float, rate: int) -> int:
+    return int(np.float32(seconds) * np.float32(rate))
+
+
+@tool(
+    "wav-to-duration",
+    """Read wav files and output an archive consisting of a single float: the duration of each one in seconds.
+Usage:  wav-to-duration [options...] <wav-rspecifier> <duration-wspecifier>
+ e.g.: wav-to-duration scp:wav.scp ark,t:-
+See also: wav-copy extract-segments feat-to-len""",
+    options=[
+        Option("read-entire-file", False, "Count the samples instead of believing the header (archives: always)"),
+    ],
+)
+def wav_to_duration(options, wav_rspecifier, duration_wspecifier):
+    whole = options.read_entire_file or parse_rspecifier(wav_rspecifier).archive is not None
+    durations: List[float] = []
+    with read_table(wav_rspecifier, "wave" if whole else "wave_duration") as reader:
+        with TableWriter(duration_wspecifier, "float") as writer:
+            for key, value in reader:
+                durations.append(value.duration if whole else value)
+                writer.write(key, durations[-1])
+    log(f"Printed duration for {len(durations)} audio files.")
+    if durations:
+        mean = sum(durations) / len(durations)
+        log(f"Mean duration was {mean:g}, min and max durations were {min(durations):g}, {max(durations):g}")
+    return len(durations)
+
+
+@tool(
+    "wav-copy",
+    """Copy archives of wave files.
+Usage:  wav-copy [options...] <wav-rspecifier> <wav-wspecifier>
+ e.g.: wav-copy scp:wav.scp ark:-
+See also: wav-to-duration extract-segments""",
+)
+def wav_copy(options, wav_rspecifier, wav_wspecifier):
+    done = 0
+    with read_table(wav_rspecifier, "wave") as reader, TableWriter(wav_wspecifier, "wave") as writer:
+        for key, wave in reader:
+            writer.write(key, wave)
+            done += 1
+    log(f"Copied {done} wave files")
+    return done
+
+
+@tool(
+    "wav-reverberate",
+    """Corrupts the wave file supplied via input pipe with the specified room-impulse response (rir) and additive noise
+distortions (specified by corresponding files).
+Usage:  wav-reverberate [options...] <wav-in-rxfilename> <wav-out-wxfilename>
+ e.g.: wav-reverberate --duration=20.25 --impulse-response=rir.wav --additive-signals='noise1.wav,noise2.wav' \\
+         --snrs='20.0,15.0' --start-times='0,17.8' input.wav output.wav""",
+    options=[
+        Option("additive-signals", "", "Comma separated wave files or piped commands; needs --snrs and --start-times"),
+        Option("duration", 0.0, "If nonzero, duration (secs) of the output: the signal is cut, or repeated to fill it"),
+        Option("impulse-response", "", "File or piped command with the impulse response"),
+        Option("input-wave-channel", 0, "Channel of the input; only one is used"),
+        Option("multi-channel-output", False, "One output channel for each channel of the impulse response"),
+        Option("noise-channel", 0, "Channel of the noise files; only used when --multi-channel-output is false"),
+        Option("normalize-output", True, "Scale the output to the energy of the input"),
+        Option("rir-channel", 0, "Channel of the impulse response; only used when --multi-channel-output is false"),
+        Option("shift-output", True, "Shift the output by the impulse response's peak and keep the input's length"),
+        Option("snrs", "", "Comma separated list of SNRs(dB), one for each additive signal"),
+        Option("start-times", "", "Comma separated list of the times (secs) at which the additive signals start"),
+        Option("volume", 0.0, "If nonzero, factor of the output, in place of --normalize-output"),
+    ],
+)
+def wav_reverberate(options, input_rxfilename, output_wxfilename):
+    if options.multi_channel_output and (options.rir_channel or options.noise_channel):
+        warn("options for --rir-channel and --noise-channel are ignored as --multi-channel-output is true.")
+    if options.multi_channel_output and not options.impulse_response:
+        raise InputError("--multi-channel-output=true needs an --impulse-response")
+    source = read_object(input_rxfilename, "wave")
+    signal = _channel(source, options.input_wave_channel, input_rxfilename)
+    rir = read_object(options.impulse_response, "wave") if options.impulse_response else None
+    noises = [read_object(name, "wave") for name in options.additive_signals.split(",") if name]
+    snrs, starts = _numbers(options.snrs, "snrs"), _numbers(options.start_times, "start-times")
+    if not len(noises) == len(snrs) == len(starts):
+        raise InputError(
+            f"{len(noises)} --additive-signals, {len(snrs)} --snrs and {len(starts)} --start-times: give one of each"
+        )
+    for wave in noises if rir is None else [rir, *noises]:
+        if wave.rate != source.rate:
+            raise InputError(f"{input_rxfilename} has {source.rate} Hz, but an added signal has {wave.rate} Hz")
+
+    outputs = []
+    for index in range(len(rir.samples)) if options.multi_channel_output else (None,):
+        output, shift, power = signal, 0, _power(signal)
+        if rir is not None:
+            response = _channel(rir, options.rir_channel if index is None else index, options.impulse_response) / 32768
+            output, power = _reverberate(signal, response, source.rate)
+            shift = int(np.argmax(response)) if options.shift_output else 0
+        for noise, snr, start in zip(noises, snrs, starts):
+            added = _channel(noise, options.noise_channel if index is None else index, options.additive_signals)
+            output = _add_noise(output, added, snr, int(start * source.rate), power)
+        if options.volume > 0:
+            output = output * options.volume
+        elif options.normalize_output and _power(output) > 0:
+            output = output * np.sqrt(_power(signal) / _power(output))
+        outputs.append(_fit(output, shift, len(signal), source.rate, options))
+    write_object(output_wxfilename, Wave(np.stack(outputs), source.rate), "wave")
+
+
+def _channel(wave: Wave, channel: int, name: str) -> np.ndarray:
+    """One channel in float64: (samples,)."""
+    if not 0 <= channel < len(wave.samples):
+        raise InputError(f"{name}: there is no channel {channel}: there are {len(wave.samples)}, counted from 0")
+    return wave.samples[channel].astype(np.float64)
+
+
+def _numbers(text: str, option: str) -> List[float]:
+    try:
+        return [float(word) for word in text.split(",") if word]
+    except ValueError:
+        raise InputError(f"--{option}={text} should be a comma separated list of numbers") from None
+
+
+def _power(signal: np.ndarray) -> float:
+    return float(signal @ signal) / len(signal)
+
+
+def _reverberate(signal: np.ndarray, response: np.ndarray, rate: int):
+    """The convolution (samples + taps - 1,) and the power of its early part, 1 ms before to 50 ms after the peak."""
+    peak = int(np.argmax(response))
+    early = response[max(0, int(peak - 0.001 * rate)) : int(peak + 0.05 * rate)]
+    size = 1 << (len(signal) + len(response) - 2).bit_length()
+    spectrum = np.fft.rfft(signal, size)
+
+    def convolved(filter_: np.ndarray) -> np.ndarray:
+        return np.fft.irfft(spectrum * np.fft.rfft(filter_, size), size)[: len(signal) + len(filter_) - 1]
+
+    vlog(1, f"peak index is {peak}")
+    return convolved(response), _power(convolved(early))
+
+
+def _add_noise(signal: np.ndarray, noise: np.ndarray, snr: float, offset: int, power: float) -> np.ndarray:
+    """Add noise from sample ``offset`` on, as far as the signal goes, at ``snr`` dB below ``power``."""
+    if offset < 0:
+        raise InputError(f"--start-times: {offset} samples: a signal cannot start before the input")
+    if not noise.any():
+        raise InputError("--additive-signals: a signal is silent: no SNR can be reached with it")
+    result = signal.copy()
+    length = max(0, min(len(signal) - offset, len(noise)))
+    result[offset : offset + length] += noise[:length] * np.sqrt(10 ** (-snr / 10) * power / _power(noise))
+    return result
+
+
+def _fit(output: np.ndarray, shift: int, length: int, rate: int, options) -> np.ndarray:
+    """Cut the output, or repeat it, to the length asked for."""
+    if options.duration > 0:
+        wanted = int(rate * options.duration)
+        return np.resize(output[shift : shift + min(length, wanted)], wanted)
+    return output[shift : shift + length] if options.shift_output else output

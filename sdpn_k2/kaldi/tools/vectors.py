@@ -1,0 +1,202 @@
+"""Kaldi's tools for tables of embeddings: means, centring, length normalisation, transforms."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import numpy as np
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi import log
+from sdpn_k2.kaldi.options import Option, tool
+from sdpn_k2.kaldi.tables import TableWriter, read_object, write_object
+from sdpn_k2.kaldi.vectors import SpeakerSums, SpeakerTable, vector_batches
+
+
+@tool(
+    "ivector-mean",
+    "With 3 or 4 arguments, average the vectors of the utterances of each speaker; the fourth argument is a table\n"
+    "for the number of utterances of each. With 2 arguments, write the mean of all vectors to a file.\n"
+    "Usage: ivector-mean <spk2utt-rspecifier> <ivector-rspecifier> <ivector-wspecifier> [<num-utt-wspecifier>]\n"
+    "or:    ivector-mean [options] <ivector-rspecifier> <mean-wxfilename>\n"
+    " e.g.: ivector-mean ark:data/train/spk2utt scp:exp/xvector.scp ark:exp/spk_xvector.ark ark,t:exp/num_utts.ark\n",
+    options=[Option("binary", False, "If true, write the mean of all vectors in binary (tables say so themselves)")],
+    arguments=(2, 4),
+)
+def ivector_mean(options, *arguments):
+    if len(arguments) == 2:
+        return _global_mean(*arguments, binary=options.binary)
+    return _speaker_means(*arguments)
+
+
+def _global_mean(ivector_rspecifier, mean_wxfilename, binary):
+    total, count = 0.0, 0
+    for keys, vectors in vector_batches(ivector_rspecifier):
+        total = total + vectors.sum(axis=0, dtype=np.float64)
+        count += len(keys)
+    if not count:
+        raise InputError(f"{ivector_rspecifier}: there are no vectors to average")
+    write_object(mean_wxfilename, total / count, "double_vector", binary)
+    log.log(f"Computed the mean of {count} vectors.")
+    return count
+
+
+def _speaker_means(spk2utt_rspecifier, ivector_rspecifier, ivector_wspecifier, num_utts_wspecifier=None):
+    table = SpeakerTable(spk2utt_rspecifier)
+    sums = SpeakerSums(0, len(table.speakers))
+    for keys, vectors in vector_batches(ivector_rspecifier):
+        if not sums.dim:
+            sums = SpeakerSums(vectors.shape[1], len(table.speakers))
+        rows, speakers = table.select(ivector_rspecifier, keys)
+        sums.add(vectors[rows], speakers)
+    num_absent, num_empty = table.warn_of_missing(sums.counts)
+    means, counts = sums.means()
+    names = [table.speakers[speaker] for speaker in np.flatnonzero(sums.counts)]
+    with contextlib.ExitStack() as writers:
+        mean_writer = writers.enter_context(TableWriter(ivector_wspecifier, "vector"))
+        count_writer = None
+        if num_utts_wspecifier is not None:
+            count_writer = writers.enter_context(TableWriter(num_utts_wspecifier, "int"))
+        for speaker, mean, count in zip(names, means.astype(np.float32), counts.tolist()):
+            mean_writer.write(speaker, mean)
+            if count_writer is not None:
+                count_writer.write(speaker, count)
+    log.log(f"Computed mean of {len(names)} speakers ({num_empty} with no utterances), consisting of "
+            f"{table.num_used} utterances ({num_absent} absent from input).")
+    if names:
+        length, spread = np.linalg.norm(means.mean(axis=0)), math.sqrt(np.square(means).mean())
+        log.log(f"Norm of mean of speakers is {length:g}, root-mean-square speaker-iVector length divided by sqrt(dim) "
+                f"is {spread:g}")
+    return len(names)
+
+
+@tool(
+    "ivector-normalize-length",
+    "Scale each vector to the length sqrt(dimension), or to one with --scaleup=false.\n"
+    "Usage: ivector-normalize-length [options] <ivector-rspecifier> <ivector-wspecifier>\n"
+    " e.g.: ivector-normalize-length ark:ivectors.ark ark:normalized_ivectors.ark\n",
+    options=[
+        Option("normalize", True, "Set this to false to disable normalization"),
+        Option("scaleup", True, "If true, the normalized vector is scaled up by sqrt(dim)"),
+    ],
+)
+def ivector_normalize_length(options, ivector_rspecifier, ivector_wspecifier):
+    count, total, total_squares = 0, 0.0, 0.0
+    with TableWriter(ivector_wspecifier, "vector") as writer:
+        for keys, vectors in vector_batches(ivector_rspecifier):
+            exact = vectors.astype(np.float64)
+            ratios = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+            if options.scaleup:
+                ratios /= math.sqrt(vectors.shape[1])
+            for row in np.flatnonzero(ratios == 0):
+                log.warn(f"Zero iVector (key {keys[row]})")
+            if options.normalize:
+                vectors = (exact / np.where(ratios == 0, 1.0, ratios)[:, None]).astype(np.float32)
+            for key, vector in zip(keys, vectors):
+                writer.write(key, vector)
+            count += len(keys)
+            total += ratios.sum()
+            total_squares += (ratios**2).sum()
+    log.log(f"Processed {count} iVectors.")
+    if count:
+        mean = total / count
+        log.log(f"Average ratio of iVector to expected length was {mean:g}, standard deviation was "
+                f"{math.sqrt(max(total_squares / count - mean**2, 0.0)):g}")
+    return count
+
+
+@tool(
+    "ivector-subtract-global-mean",
+    "Subtract from each vector the mean of all of them, or the mean that is given as the first argument.\n"
+    "Usage: ivector-subtract-global-mean [options] <ivector-rspecifier> <ivector-wspecifier>\n"
+    "or:    ivector-subtract-global-mean <mean-rxfilename> <ivector-rspecifier> <ivector-wspecifier>\n"
+    " e.g.: ivector-subtract-global-mean mean.vec scp:ivectors.scp ark:-\n",
+    options=[Option("subtract-mean", True, "If false, the form with two arguments just copies its input")],
+    arguments=(2, 3),
+)
+def ivector_subtract_global_mean(options, *arguments):
+    ivector_rspecifier, ivector_wspecifier = arguments[-2:]
+    if len(arguments) == 3:
+        mean = read_object(arguments[0], "vector").astype(np.float64)
+        if not np.isfinite(mean).all():
+            raise InputError(f"{arguments[0]}: the mean has NaN or infinite values")
+        batches = vector_batches(ivector_rspecifier)
+    else:
+        batches = list(vector_batches(ivector_rspecifier))
+        count = sum(len(keys) for keys, _ in batches)
+        log.log(f"Read {count} iVectors.")
+        mean = sum(vectors.sum(axis=0, dtype=np.float64) for _, vectors in batches) / max(count, 1)
+        if count:
+            log.log(f"Norm of iVector mean was {np.linalg.norm(mean):g}")
+        if not options.subtract_mean:
+            mean = np.zeros_like(mean)
+    count = 0
+    with TableWriter(ivector_wspecifier, "vector") as writer:
+        for keys, vectors in batches:
+            if vectors.shape[1] != len(mean):
+                raise InputError(f"{arguments[0]}: a mean of {len(mean)} dimensions for vectors of {vectors.shape[1]}")
+            for key, vector in zip(keys, (vectors - mean).astype(np.float32)):
+                writer.write(key, vector)
+            count += len(keys)
+    log.log(f"Wrote {count} mean-subtracted iVectors")
+    return count
+
+
+def _transformed(transform_rxfilename, rspecifier):
+    """Yield ``(keys, vectors)``, float64, after a linear transform, or an affine one that has a column more."""
+    transform = read_object(transform_rxfilename, "matrix").astype(np.float64)
+    if not np.isfinite(transform).all():
+        raise InputError(f"{transform_rxfilename}: the transform has NaN or infinite values")
+    for keys, vectors in vector_batches(rspecifier):
+        dim = vectors.shape[1]
+        if transform.shape[1] not in (dim, dim + 1):
+            raise InputError(f"{transform_rxfilename}: a transform for vectors of {dim} dimensions ({rspecifier}) "
+                             f"needs {dim} or {dim + 1} columns, not {transform.shape[1]}")
+        output = vectors @ transform[:, :dim].T
+        if transform.shape[1] > dim:
+            output += transform[:, dim]
+        yield keys, output
+
+
+@tool(
+    "transform-vec",
+    "Apply a linear or affine transform to each vector.\n"
+    "Usage: transform-vec [options] <transform-rxfilename> <feats-rspecifier> <feats-wspecifier>\n"
+    " e.g.: transform-vec transform.mat ark:ivectors.ark ark:-\n",
+    arguments=(3, 3),
+)
+def transform_vec(options, transform_rxfilename, vec_rspecifier, vec_wspecifier):
+    count = 0
+    with TableWriter(vec_wspecifier, "vector") as writer:
+        for keys, vectors in _transformed(transform_rxfilename, vec_rspecifier):
+            for key, vector in zip(keys, vectors.astype(np.float32)):
+                writer.write(key, vector)
+            count += len(keys)
+    log.log(f"Applied transform to {count} vectors.")
+    return count
+
+
+@tool(
+    "ivector-transform",
+    "Multiply vectors by a transform from the left; it may be affine, with a last column that is added.\n"
+    "Usage: ivector-transform [options] <matrix-in> <ivector-rspecifier> <ivector-wspecifier>\n"
+    " e.g.: ivector-transform transform.mat ark:ivectors.ark ark:transformed_ivectors.ark\n",
+    arguments=(3, 3),
+)
+def ivector_transform(options, matrix_rxfilename, ivector_rspecifier, ivector_wspecifier):
+    count, total, total_squares = 0, 0.0, 0.0
+    with TableWriter(ivector_wspecifier, "vector") as writer:
+        for keys, vectors in _transformed(matrix_rxfilename, ivector_rspecifier):
+            for key, vector in zip(keys, vectors.astype(np.float32)):
+                writer.write(key, vector)
+            count += len(keys)
+            total = total + vectors.sum(axis=0)
+            total_squares += (vectors**2).sum()
+    log.log(f"Processed {count} iVectors.")
+    if count:
+        mean = total / count
+        variance = max(total_squares / count - mean @ mean, 0.0)
+        log.log(f"Norm of mean was {np.linalg.norm(mean):g} (should be close to zero), length divided by sqrt(dim) was "
+                f"{math.sqrt(variance / len(mean)):g} (should probably be close to one)")
+    return count
