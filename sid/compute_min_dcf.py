@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Minimum detection cost of a score file by Kaldi's rule, printed with four digits.
+
+    sid/compute_min_dcf.py --p-target 0.01 --c-miss 1 --c-fa 1 exp/scores data/test/trials
+
+Scores have lines '<enrolment key> <test key> <score>', trials '<enrolment key> <test key> <target|nontarget>'; trials without
+a score do not count. The threshold at which the minimum lies goes to standard error.
+"""
+
+import argparse
+import os
+import sys
+
+import numpy as np
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
+from sdpn_k2.errors import InputError  # noqa: E402
+from sdpn_k2.kaldi.eer import kaldi_min_dcf  # noqa: E402
+from sdpn_k2.kaldi.trials import labelled_scores, parse_scores  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--p-target", type=float, default=0.01, help="prior probability of the target speaker in a trial")
+    parser.add_argument("--c-miss", type=float, default=1.0, help="cost of a missed detection")
+    parser.add_argument("--c-fa", type=float, default=1.0, help="cost of a false alarm")
+    parser.add_argument("scores_filename")
+    parser.add_argument("trials_filename")
+    print(*sys.argv, file=sys.stderr)
+    args = parser.parse_args()
+    if not 0 < args.p_target < 1:
+        parser.error("--p-target must be greater than 0 and less than 1")
+    if min(args.c_miss, args.c_fa) <= 0:
+        parser.error("--c-miss and --c-fa must be greater than 0")
+
+    scores, is_target, line = [np.empty(0)], [np.empty(0, bool)], 1
+    for words, labels in labelled_scores(args.trials_filename, args.scores_filename):
+        scores.append(parse_scores(args.scores_filename, line, words))
+        is_target.append(np.array([label == b"target" for label in labels]))
+        line += len(words)
+    min_dcf, threshold = kaldi_min_dcf(np.concatenate(scores), np.concatenate(is_target), args.p_target, args.c_miss,
+                                       args.c_fa)
+    print(f"{min_dcf:.4f}")
+    print(f"minDCF is {min_dcf:.4f} at threshold {threshold:.4f} (p-target={args.p_target:g}, c-miss={args.c_miss:g}, "
+          f"c-fa={args.c_fa:g})", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"compute_min_dcf.py: {error}")

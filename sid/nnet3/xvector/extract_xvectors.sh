@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Extracts one embedding (x-vector) for each utterance of a data directory, and their mean for each speaker.
+#
+# Usage: sid/nnet3/xvector/extract_xvectors.sh [options] <model-dir> <data-dir> <xvector-dir>
+# Example: sid/nnet3/xvector/extract_xvectors.sh --nj 8 --cmd "$train_cmd" exp/sdpn data/test exp/sdpn/xvectors_test
+#
+# <model-dir> holds final.pt, a checkpoint of sdpn-k2 train. The data directory needs the features it was trained on.
+# Writes xvector.scp, spk_xvector.scp with their archives, num_utts.ark (text) and log/ into <xvector-dir>. An utterance
+# that cannot be embedded is left out; it is an error when that happens to more than 5 % of them.
+#   --use-gpu true        one graphics card for each job
+#   --use-vad true        only the frames that vad.scp calls speech
+#   --max-duration S      longer utterances are embedded in chunks of that many seconds, and the chunks averaged
+#   --chunk-size N        the same in frames, as Kaldi has it; -1: what --max-duration says
+#   --num-threads N       threads of each job without a graphics card
+#   --stage 0|1|2         begin with: extracting, gathering, averaging over speakers
+#   --cache-capacity N    accepted for Kaldi's sake: there are no compiled networks to cache
+
+nj=4
+cmd=run.pl
+use_gpu=false
+use_vad=false
+max_duration=60
+chunk_size=-1
+num_threads=1
+stage=0
+# shellcheck disable=SC2034
+cache_capacity=64
+# shellcheck disable=SC1091
+[ ! -f ./path.sh ] || . ./path.sh
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(readlink -f "$0")")/../../../utils/parse_options.sh"
+
+set -euo pipefail
+root=$(cd "$(dirname "$(readlink -f "$0")")/../../.." && pwd)
+export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
+if [ $# -ne 3 ]; then
+  echo "Usage: extract_xvectors.sh [options] <model-dir> <data-dir> <xvector-dir>; --help says more" >&2
+  exit 1
+fi
+model=$1/final.pt
+data=$2
+dir=$3
+
+# Without feats.scp, and for models of another front end than Kaldi's, features are computed from wav.scp.
+source=$data/wav.scp
+[ ! -s "$data/feats.scp" ] || source=$data/feats.scp
+for file in "$model" "$source" "$data/utt2spk" "$data/spk2utt"; do
+  [ -s "$file" ] || { echo "extract_xvectors.sh: $file: no such file, or empty" >&2; exit 1; }
+done
+if [ "$chunk_size" -gt 0 ]; then
+  frame_shift=$(cat "$data/frame_shift" 2> /dev/null || echo 0.01)
+  max_duration=$(awk -v frames="$chunk_size" -v shift="$frame_shift" 'BEGIN { printf "%.6g", frames * shift }')
+fi
+mkdir -p "$dir/log"
+dir=$(cd "$dir" && pwd)
+utterances=$(wc -l < "$data/utt2spk")
+[ "$nj" -le "$utterances" ] || nj=$utterances
+
+if [ "$stage" -le 0 ]; then
+  echo "extract_xvectors.sh: extracting embeddings of $data in $nj jobs"
+  "$root/utils/split_data.sh" --per-utt "$data" "$nj"
+  if $use_gpu; then device=cuda resources=(--gpu 1); else device=cpu resources=(--num-threads "$num_threads"); fi
+  $cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/extract.JOB.log" \
+    env OMP_NUM_THREADS="$num_threads" sdpn-k2 extract --device "$device" --max-duration "$max_duration" \
+    --use-vad "$use_vad" "$model" "$data/split${nj}utt/JOB" "ark,scp:$dir/xvector.JOB.ark,$dir/xvector.JOB.scp"
+fi
+
+if [ "$stage" -le 1 ]; then
+  for ((job = 1; job <= nj; job++)); do cat "$dir/xvector.$job.scp"; done > "$dir/xvector.scp.tmp"
+  mv "$dir/xvector.scp.tmp" "$dir/xvector.scp"
+fi
+made=$(wc -l < "$dir/xvector.scp")
+if [ "$made" -lt "$utterances" ]; then
+  echo "extract_xvectors.sh: $((utterances - made)) of $utterances utterances have no embedding," \
+    "see $dir/log/extract.*.log" >&2
+  if [ $((made * 100)) -lt $((utterances * 95)) ]; then
+    echo "extract_xvectors.sh: more than 5 % failed" >&2
+    exit 1
+  fi
+fi
+
+if [ "$stage" -le 2 ]; then
+  $cmd "$dir/log/speaker_mean.log" \
+    ivector-mean "ark:$data/spk2utt" "scp:$dir/xvector.scp" \
+    "ark,scp:$dir/spk_xvector.ark,$dir/spk_xvector.scp" "ark,t:$dir/num_utts.ark"
+fi
+echo "extract_xvectors.sh: $made embeddings in $dir/xvector.scp"

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Computes log mel filter bank (fbank) features of a data directory, in parallel jobs, compressed.
+#
+# Usage: steps/make_fbank.sh [options] <data-dir> [<log-dir> [<fbank-dir>]]
+# Example: steps/make_fbank.sh --nj 8 --cmd "$train_cmd" --fbank-config conf/fbank.conf data/train exp/make_fbank fbank
+#
+# Reads wav.scp and, if there is one, segments. Writes archives into <fbank-dir> (default: <data-dir>/data), logs into
+# <log-dir> (default: <data-dir>/log) and, into the data directory, feats.scp, frame_shift, conf/fbank.conf, and
+# utt2num_frames and utt2dur unless they are switched off. An utterance that cannot be read is left out; it is an error
+# when that happens to more than 5 % of them.
+
+nj=4
+cmd=run.pl
+fbank_config=conf/fbank.conf
+compress=true
+write_utt2num_frames=true
+write_utt2dur=true
+# shellcheck disable=SC1091
+[ ! -f ./path.sh ] || . ./path.sh
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(readlink -f "$0")")/../utils/parse_options.sh"
+
+root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
+export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
+kind=fbank
+config=$fbank_config
+# shellcheck source=steps/make_features.sh
+. "$root/steps/make_features.sh"

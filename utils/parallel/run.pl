@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Run jobs on this machine, several at once: Kaldi's run.pl.
+
+    utils/run.pl JOB=1:8 exp/log/extract.JOB.log extract.sh --job JOB
+    utils/run.pl --max-jobs-run 2 --gpu 1 JOB=1:4 exp/log/train.JOB.log train.sh JOB
+
+--max-jobs-run N (or -tc N) jobs run at once; without it, as many as there are processors for --num-threads each,
+and with --gpu N as many as there are graphics cards for N each: every job then sees only its own, through
+CUDA_VISIBLE_DEVICES. Other options, such as --mem 4G, are for grids and ignored here. launcher.py says what the log
+looks like.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Dict, List, NamedTuple
+
+import launcher
+
+
+def run_here(launch: launcher.Launch) -> Dict[int, str]:
+    wanted_gpus = launch.number("gpu", 0)
+    gpus = visible_gpus() if wanted_gpus else []
+    if gpus and len(gpus) < wanted_gpus:
+        raise launcher.LaunchError(f"--gpu {wanted_gpus}: this machine has only {len(gpus)}")
+    shares = len(gpus) // wanted_gpus if gpus else processors() // max(1, launch.threads)
+    limit = launch.number("max_jobs_run", 0) or max(1, shares)
+    if gpus:
+        limit = min(limit, shares)
+
+    waiting = list(range(launch.first, launch.last + 1))[::-1]
+    running: Dict[int, Running] = {}
+    failed: Dict[int, str] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                job = waiting.pop()
+                mine, gpus = gpus[:wanted_gpus], gpus[wanted_gpus:]
+                process = start(launch, job, mine)
+                running[process.pid] = Running(job, process, mine)
+            pid, status = os.wait()
+            job, process, mine = running.pop(pid)
+            gpus += mine
+            # Popen must not wait for it again.
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode > 0:
+                failed[job] = f"code {process.returncode}"
+            elif process.returncode < 0:
+                failed[job] = f"signal {-process.returncode}"
+                with open(launch.log_of(job), "a") as log:  # Killed before it could end its log itself.
+                    log.write(f"# Ended (code 0; signal {-process.returncode}) at {time.strftime('%c %Z')}\n")
+    finally:
+        for pid in running:
+            os.killpg(pid, signal.SIGTERM)
+    return failed
+
+
+class Running(NamedTuple):
+    job: int
+    process: subprocess.Popen
+    gpus: List[str]
+
+
+def start(launch: launcher.Launch, job: int, gpus: List[str]) -> subprocess.Popen:
+    """Start one job in a process group of its own, named by its process id."""
+    environment = dict(os.environ, CUDA_VISIBLE_DEVICES=",".join(gpus)) if gpus else None
+    # A file, since a command may be longer than an argument can be.
+    with tempfile.TemporaryFile("w+") as script:
+        script.write(f"_job={job}\n{launch.script()}exit $_code\n")
+        script.seek(0)
+        return subprocess.Popen(["bash"], stdin=script, env=environment, start_new_session=True)
+
+
+def processors() -> int:
+    """The processors that this process may use, where the system can say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> List[str]:
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [card for card in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if card]
+    if not shutil.which("nvidia-smi"):
+        return []
+    answer = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, universal_newlines=True)
+    return [str(index) for index in range(sum(line.startswith("GPU ") for line in answer.stdout.splitlines()))]
+
+
+if __name__ == "__main__":
+    sys.exit(launcher.main(run_here))

@@ -1,0 +1,1 @@
+parallel/queue.pl

@@ -1,0 +1,61 @@
+# Sourced by run.sh: stages that know what they read and write, and that are skipped when there is nothing to do.
+#
+#   if begin_stage 3 "train" "$config" \
+#       reads 2:"$data/cuts.jsonl.gz" conf/train.yaml \
+#       writes "$exp/final.pt"; then
+#     …
+#     end_stage
+#   fi
+#
+# "2:" says that stage 2 makes that input. begin_stage needs the variables stage, stop_stage and stamps (a folder for the
+# .done files). A stamp names the settings and the inputs. A stage is complete when its stamp is newer than the inputs and
+# tells the same settings, and the outputs are there.
+
+begin_stage() { # number title settings reads input… writes output…
+  local number=$1 title=$2 settings=$3 input maker path newer=""
+  local -a inputs=() outputs=()
+  [ "$stage" -le "$number" ] && [ "$stop_stage" -ge "$number" ] || return 1
+  shift 4
+  while [ "$1" != writes ]; do inputs+=("$1"); shift; done
+  shift
+  outputs=("$@")
+
+  for input in ${inputs[@]+"${inputs[@]}"}; do
+    path=${input#[0-9]:}
+    maker=${input%%:*}
+    if [ ! -e "$path" ]; then
+      if [ "$maker" = "$input" ]; then
+        echo "$0: stage $number ($title) needs $path, which is not there" >&2
+      else
+        echo "$0: stage $number ($title) needs $path, which stage $maker makes: run with --stage $maker" >&2
+      fi
+      exit 1
+    fi
+  done
+
+  current_stamp=$stamps/stage$number.done
+  current_stamp_text=$(printf 'settings: %s\n' "$settings"; printf 'read: %s\n' ${inputs[@]+"${inputs[@]#[0-9]:}"})
+  if [ -f "$current_stamp" ] && [ "$(cat "$current_stamp")" = "$current_stamp_text" ]; then
+    for path in ${inputs[@]+"${inputs[@]#[0-9]:}"}; do
+      [ "$path" -nt "$current_stamp" ] && newer=$path
+    done
+    for path in ${outputs[@]+"${outputs[@]}"}; do
+      [ -e "$path" ] || newer="$path is missing, and so the stage"
+    done
+    if [ -z "$newer" ]; then
+      echo "Stage $number: $title: complete, nothing to do (remove $current_stamp to do it again)"
+      return 1
+    fi
+  fi
+  echo "Stage $number: $title"
+  echo "  reads  ${inputs[*]#[0-9]:}"
+  echo "  writes ${outputs[*]}"
+  rm -f "$current_stamp"
+  current_stage_started=$SECONDS
+}
+
+end_stage() {
+  mkdir -p "$(dirname "$current_stamp")"
+  printf '%s\n' "$current_stamp_text" > "$current_stamp.tmp" && mv "$current_stamp.tmp" "$current_stamp"
+  echo "  done in $((SECONDS - current_stage_started)) s"
+}
