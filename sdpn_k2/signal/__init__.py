@@ -1,0 +1,1 @@
+"""Signal processing on batched tensors, on any device."""

@@ -1,0 +1,68 @@
+"""Kaldi's log-mel filter bank on batches of waveforms, on any device, and instance normalisation."""
+
+import torch
+from torch import Tensor, nn
+
+from sdpn_k2.config import FeaturesConfig
+from sdpn_k2.kaldi.mel import mel_banks, window
+
+# Kaldi computes on samples of 16-bit size; this is the one place where that scale is applied.
+KALDI_SCALE = 32768.0
+PREEMPHASIS = 0.97
+INSTANCE_NORM_EPS = 1e-5
+# Frames per block on CPUs: what a block needs stays in the cache.
+CPU_BLOCK_FRAMES = 2048
+
+
+class Fbank(nn.Module):
+    """``compute-fbank-feats --dither=0`` with the povey window and ``--snip-edges=true``.
+
+    Waveforms ``(batch, samples)`` float32 in ±1 → log-mel energies ``(batch, frames, bins)`` float32, where
+    frames = 1 + (samples - frame length) // frame shift.
+    """
+
+    def __init__(self, config: FeaturesConfig):
+        super().__init__()
+        self.length = round(config.sample_rate * config.frame_length_ms / 1000)
+        self.shift = round(config.sample_rate * config.frame_shift_ms / 1000)
+        self.fft_size = 1 << (self.length - 1).bit_length()
+        banks = mel_banks(
+            config.num_mel_bins, self.fft_size, config.sample_rate, config.low_freq, config.high_freq
+        )
+        # The Nyquist bin is in no mel filter.
+        self.register_buffer("banks", torch.from_numpy(banks[:, : self.fft_size // 2].T.copy()), persistent=False)
+        self.register_buffer("window", torch.from_numpy(window("povey", self.length)), persistent=False)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a waveform of ``num_samples`` samples; 0 when it is shorter than one frame."""
+        return max(0, 1 + (num_samples - self.length) // self.shift)
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor) -> Tensor:
+        with torch.autocast(waveforms.device.type, enabled=False):
+            frames = (waveforms.float() * KALDI_SCALE).unfold(1, self.length, self.shift)
+            batch, num_frames, _ = frames.shape
+            if waveforms.is_cuda:
+                return self._log_mel(frames)
+            output = waveforms.new_empty(batch, num_frames, self.banks.shape[1], dtype=torch.float32)
+            rows = max(1, CPU_BLOCK_FRAMES // max(1, num_frames))
+            for start in range(0, batch, rows):
+                output[start : start + rows] = self._log_mel(frames[start : start + rows])
+            return output
+
+    def _log_mel(self, frames: Tensor) -> Tensor:
+        frames = frames - frames.mean(dim=-1, keepdim=True)
+        # Pre-emphasis; Kaldi takes the first sample as its own predecessor.
+        emphasised = torch.empty_like(frames)
+        torch.sub(frames[..., 1:], frames[..., :-1], alpha=PREEMPHASIS, out=emphasised[..., 1:])
+        torch.mul(frames[..., :1], 1 - PREEMPHASIS, out=emphasised[..., :1])
+        spectrum = torch.fft.rfft(emphasised.mul_(self.window), n=self.fft_size)[..., : self.fft_size // 2]
+        parts = torch.view_as_real(spectrum)
+        energies = parts.square_().sum(dim=-1) @ self.banks
+        return energies.clamp_min_(torch.finfo(torch.float32).eps).log_()
+
+
+def instance_norm(fbank: Tensor) -> Tensor:
+    """Each bin of each view with zero mean and unit (biased) variance over time, eps 1e-5: ``(…, frames, bins)``."""
+    variance, mean = torch.var_mean(fbank, dim=-2, unbiased=False, keepdim=True)
+    return (fbank - mean) * torch.rsqrt(variance + INSTANCE_NORM_EPS)

@@ -1,0 +1,70 @@
+"""3D-Speaker's log-mel spectrogram on batches of waveforms, on any device: the front end of its released weights.
+
+Unlike Kaldi's fbank: frames are centred on every ``frame_shift`` and the waveform is reflected at both ends, there is
+no pre-emphasis and no removal of the mean, the window is a periodic Hann, the triangles are linear in Hz (HTK's mel
+scale), and 1e-6 is added to the power before the logarithm. Instance normalisation follows as everywhere.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdpn_k2.config import FeaturesConfig
+
+POWER_OFFSET = 1e-6
+
+
+class MelSpectrogram(nn.Module):
+    """Waveforms ``(batch, samples)`` float32 in ±1 → log-mel powers ``(batch, frames, bins)`` float32.
+
+    frames = 1 + samples // frame shift. With the published numbers: FFT of 512, window of 400, shift of 160 samples.
+    """
+
+    def __init__(self, config: FeaturesConfig):
+        super().__init__()
+        length = round(config.sample_rate * config.frame_length_ms / 1000)
+        self.shift = round(config.sample_rate * config.frame_shift_ms / 1000)
+        self.fft_size = 1 << (length - 1).bit_length()
+        self.scale = config.scale
+        nyquist = config.sample_rate / 2
+        high = config.high_freq if config.high_freq > 0 else nyquist + config.high_freq
+        banks = htk_mel_banks(config.num_mel_bins, self.fft_size, config.sample_rate, config.low_freq, high)
+        left = (self.fft_size - length) // 2
+        window = F.pad(torch.hann_window(length), (left, self.fft_size - length - left))
+        self.register_buffer("banks", banks, persistent=False)
+        self.register_buffer("window", window, persistent=False)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a waveform of ``num_samples`` samples; 0 when it is too short to be reflected."""
+        return 1 + num_samples // self.shift if num_samples > self.fft_size // 2 else 0
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor) -> Tensor:
+        with torch.autocast(waveforms.device.type, enabled=False):
+            return torch.log(self.mel_powers(waveforms.float()) + POWER_OFFSET)
+
+    def mel_powers(self, waveforms: Tensor) -> Tensor:
+        """Mel powers ``(batch, frames, bins)``, before offset and logarithm."""
+        reflection = self.fft_size // 2
+        padded = F.pad(waveforms * self.scale, (reflection, reflection), mode="reflect")
+        frames = padded.unfold(1, self.fft_size, self.shift) * self.window
+        spectrum = torch.view_as_real(torch.fft.rfft(frames))
+        return spectrum.square().sum(dim=-1) @ self.banks
+
+
+def htk_mel_banks(num_bins: int, fft_size: int, sample_rate: int, low_freq: float, high_freq: float) -> Tensor:
+    """Triangles of height one, linear in Hz, corners equidistant in HTK's mel: float32 (fft_size // 2 + 1, num_bins).
+
+    mel = 2595 log10(1 + f / 700). Computed in float32, step by step as torchaudio's ``melscale_fbanks`` does, since
+    released weights were trained on those numbers.
+    """
+    frequencies = torch.linspace(0, sample_rate // 2, fft_size // 2 + 1)
+    low, high = (2595.0 * math.log10(1.0 + f / 700.0) for f in (low_freq, high_freq))
+    corners = 700.0 * (10.0 ** (torch.linspace(low, high, num_bins + 2) / 2595.0) - 1.0)
+    widths = corners[1:] - corners[:-1]
+    distances = corners.unsqueeze(0) - frequencies.unsqueeze(1)
+    rising = -distances[:, :-2] / widths[:-1]
+    falling = distances[:, 2:] / widths[1:]
+    return torch.minimum(rising, falling).clamp_min(0.0)
