@@ -1,0 +1,1 @@
+"""One module per kind of corpus: each turns audio into lhotse manifests and Kaldi data directories."""

@@ -1,0 +1,183 @@
+"""lhotse cuts: one per utterance with its stored fbank, and the manifest that training reads.
+
+Manifests are lhotse's own ``.jsonl`` or ``.jsonl.gz``; ``lhotse cut …`` works on them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, Union
+
+import numpy as np
+from lhotse import CutSet, Features, MonoCut, RecordingSet, SupervisionSet
+from lhotse.serialization import deserialize_item
+from lhotse.utils import fastcopy
+
+from sdpn_k2.config import Config, FeaturesConfig
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
+from sdpn_k2.kaldi.data_dir import read_map
+
+
+def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[MonoCut]:
+    """One cut per utterance of ``DATA/<name>``, with recording, supervision and the fbank of ``feats.scp``.
+
+    Utterances without features (too short, or skipped when features were made) have no cut.
+
+    Raises:
+        InputError: a manifest or table of an earlier stage is missing or broken.
+    """
+    directory = data / name
+    recordings = load_manifest(data / "manifests" / f"recordings_{name}.jsonl.gz", RecordingSet).to_eager()
+    num_frames = read_map(directory / "utt2num_frames")
+    feats_scp = str((directory / "feats.scp").resolve())
+    frame_shift = features.frame_shift_ms / 1000
+    for supervision in load_manifest(data / "manifests" / f"supervisions_{name}.jsonl.gz", SupervisionSet):
+        if supervision.id not in num_frames:
+            continue
+        frames = int(num_frames[supervision.id])
+        # Kaldi's frames end with the last whole window, some 20 ms before the audio does. lhotse wants cuts to last as
+        # long as their frames, so the cut ends there too, as in lhotse's own import of Kaldi directories.
+        duration = round(frames * frame_shift, 6)
+        stored = Features(
+            type="kaldi-fbank",
+            num_frames=frames,
+            num_features=features.num_mel_bins,
+            frame_shift=frame_shift,
+            sampling_rate=features.sample_rate,
+            start=supervision.start,
+            duration=duration,
+            storage_type="kaldiio",
+            storage_path=feats_scp,
+            storage_key=supervision.id,
+            recording_id=supervision.recording_id,
+            channels=supervision.channel,
+        )
+        yield MonoCut(
+            id=supervision.id,
+            start=supervision.start,
+            duration=duration,
+            channel=supervision.channel if isinstance(supervision.channel, int) else supervision.channel[0],
+            recording=recordings[supervision.recording_id],
+            supervisions=[fastcopy(supervision, start=0.0, duration=duration)],
+            features=stored,
+        )
+
+
+@dataclass
+class MultiCropSummary:
+    """What :func:`multi_crop_cuts` kept and dropped. Durations are in seconds."""
+
+    utterances: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+    dropped_short: int = 0
+    wrapped: int = 0
+    global_crops: int = 0
+    local_crops: int = 0
+
+    def lines(self) -> str:
+        """The summary for people."""
+        return (
+            f"{self.utterances} utterances, {self.seconds / 3600:.2f} hours; {self.dropped_short} dropped as too short; "
+            f"{self.wrapped} shorter than a global crop, to be wrapped; "
+            f"{self.global_crops} global and {self.local_crops} local crops an epoch"
+        )
+
+
+def multi_crop_cuts(cuts: Iterable[MonoCut], config: Config, summary: MultiCropSummary) -> Iterator[MonoCut]:
+    """The cuts to train on: long enough, and without any speaker label. Counts go into ``summary``.
+
+    Crops themselves are drawn anew in every epoch (:class:`sdpn_k2.data.multi_crop.MultiCropDataset`).
+
+    Raises:
+        InputError: at the end, when a crop is longer than the longest utterance: every single one would be wrapped.
+    """
+    crops = config.crops
+    for cut in cuts:
+        if cut.duration < crops.min_seconds:
+            summary.dropped_short += 1
+            continue
+        summary.utterances += 1
+        summary.seconds += cut.duration
+        summary.longest = max(summary.longest, cut.duration)
+        summary.wrapped += cut.duration < crops.global_seconds
+        summary.global_crops += crops.num_global
+        summary.local_crops += crops.num_local
+        yield cut.drop_supervisions()
+    for name, seconds in (("global", crops.global_seconds), ("local", crops.local_seconds)):
+        if summary.utterances and seconds > summary.longest:
+            raise InputError(f"crops.{name}_seconds = {seconds:g} is longer than the longest utterance, "
+                             f"{summary.longest:.2f} s: take shorter crops")
+
+
+def load_manifest(path: Path, kind: type = CutSet):
+    """A lazily opened lhotse manifest of ``kind``.
+
+    Raises:
+        InputError: no such file.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest; run the stage that writes it first")
+    return kind.from_jsonl_lazy(path)
+
+
+def write_manifest(items: Iterable, path: Path, allow_empty: bool = False) -> int:
+    """Write lhotse items as ``.jsonl.gz``, atomically; returns how many.
+
+    Raises:
+        InputError: there is none (unless ``allow_empty``), or the file cannot be written.
+    """
+    count = 0
+    with atomic_output(path) as stream:
+        # No time and no name in the gzip header: the same items give the same bytes.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0, compresslevel=5) as packed:
+            for item in items:
+                packed.write(json.dumps(item.to_dict(), ensure_ascii=False).encode("utf-8") + b"\n")
+                count += 1
+        if not count and not allow_empty:
+            raise InputError(f"{path}: nothing to write: not one usable item")
+    return count
+
+
+class CutTable:
+    """Random access to a cut manifest of any size: one byte buffer, each cut parsed when it is asked for.
+
+    A million cuts take 1 GB or so, once: loader processes share it after fork, since no Python object is touched.
+    """
+
+    def __init__(self, path: Union[str, Path]):
+        """Read ``path`` (``.jsonl`` or ``.jsonl.gz``).
+
+        Raises:
+            InputError: missing, empty or broken file.
+        """
+        self.path = Path(path)
+        try:
+            data = self.path.read_bytes()
+            if data[:2] == b"\x1f\x8b":
+                data = gzip.decompress(data)
+        except (OSError, EOFError) as error:
+            raise InputError(f"{self.path}: cannot read the cut manifest: {error}") from error
+        if not data.strip():
+            raise InputError(f"{self.path}: no cuts in it")
+        self._buffer = np.frombuffer(data if data.endswith(b"\n") else data + b"\n", np.uint8)
+        self._ends = np.flatnonzero(self._buffer == ord("\n"))
+
+    def permutation(self, rng: np.random.Generator) -> np.ndarray:
+        """The cuts' indices in random order."""
+        return rng.permutation(len(self))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> MonoCut:
+        start = self._ends[index - 1] + 1 if index else 0
+        try:
+            item: Dict = json.loads(self._buffer[start : self._ends[index]].tobytes())
+            return deserialize_item(item)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.path}: line {index + 1} is not a lhotse cut: {error}") from error

@@ -1,0 +1,294 @@
+"""lhotse's manifests as Kaldi data directories and back, without loss of what both can hold.
+
+Kept are ids, sources of audio, rates, segments, channels, durations, speakers, texts, languages and genders. What sets
+this apart from ``lhotse kaldi export`` and ``import``: files that are not 16-bit mono WAV become a command,
+``sdpn-k2 to-wav … |``, which is read back as the file; spk2utt and spk2gender are written; several channels of a
+recording are told apart by Kaldi's ``reco2file_and_channel``; durations come back to the sample.
+
+A recording of which one channel is used stands in wav.scp under its own name; of another, channel by channel, as
+``<recording>-<channel>``, channels counted from 1 there as Kaldi does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+
+from lhotse import Recording, SupervisionSegment
+from lhotse.audio import AudioSource
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.data_dir import Segment, read_map, read_numbers, validate, write_data_dir
+from sdpn_k2.kaldi.io import open_input
+from sdpn_k2.kaldi.utterances import MAX_OVERSHOOT, Part, read_parts
+from sdpn_k2.kaldi.wave import parse_to_wav, read_header, to_wav_command
+
+log = logging.getLogger(__name__)
+
+DURATION_TOLERANCE = 1e-6  # seconds: an utt2dur this close to its segment is the exact number
+GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f"}
+
+
+class Exchange(NamedTuple):
+    """What was read or written."""
+
+    recordings: int
+    utterances: int
+    speakers: int
+
+
+# lhotse → Kaldi
+
+
+def write_kaldi_dir(
+    recordings: Iterable[Recording], supervisions: Iterable[SupervisionSegment], directory: Path,
+    prefix_speaker: bool = False,
+) -> Exchange:
+    """Write a new data directory.
+
+    Always wav.scp, utt2spk, spk2utt, utt2dur and reco2dur; where there is something to tell, segments, text, utt2lang,
+    spk2gender and reco2file_and_channel.
+
+    Utterances without a speaker are their own speaker, as is Kaldi's custom.
+
+    Args:
+        prefix_speaker: write utterance ids as ``<speaker>-<id>``, for ids that do not begin with the speaker.
+
+    Raises:
+        InputError: what Kaldi's form cannot hold (the recording or utterance is named), an invalid directory, or one
+            that is there already.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise InputError(f"{directory}: is there already, and not empty; remove it, or take another name")
+    by_id = {recording.id: recording for recording in recordings}
+    utterances: Dict[str, SupervisionSegment] = {}
+    for supervision in supervisions:
+        if supervision.recording_id not in by_id:
+            raise InputError(f"utterance '{supervision.id}' is from recording '{supervision.recording_id}', which is "
+                             "not among the recordings")
+        if isinstance(supervision.channel, (list, tuple)) and len(supervision.channel) != 1:
+            raise InputError(f"utterance '{supervision.id}' lies on channels {supervision.channel}: Kaldi wants one")
+        name = f"{supervision.speaker}-{supervision.id}" if prefix_speaker and supervision.speaker else supervision.id
+        if name in utterances:
+            raise InputError(f"utterance '{name}' is there twice")
+        utterances[name] = supervision
+    if not utterances:
+        raise InputError(f"{directory}: no utterances to write")
+    _warn_of_loss(by_id, utterances.values())
+
+    channels: Dict[str, Set[int]] = defaultdict(set)
+    for supervision in utterances.values():
+        channels[supervision.recording_id].add(_channel(supervision))
+    entries: Dict[Tuple[str, int], str] = {}  # recording and channel → its id in wav.scp
+    for recording, used in channels.items():
+        for channel in used:
+            entries[recording, channel] = recording if len(used) == 1 else f"{recording}-{channel + 1}"
+    wav = {entry: _wav_entry(by_id[recording], channel) for (recording, channel), entry in entries.items()}
+    if len(wav) < len(entries):
+        raise InputError("names of recordings and of channels (recording-1, recording-2 …) fall together: rename some")
+
+    speaker_of = {name: supervision.speaker or name for name, supervision in utterances.items()}
+    segments = {name: _segment(supervision, entries) for name, supervision in utterances.items()}
+    whole = all(segments[name] == (name, 0.0, by_id[supervision.recording_id].duration)
+                for name, supervision in utterances.items())
+    tables = {
+        "utt2dur": {name: supervision.duration for name, supervision in utterances.items()},
+        "reco2dur": {entry: by_id[recording].duration for (recording, _), entry in entries.items()},
+        "text": {name: _one_line(supervision.text) for name, supervision in utterances.items()},
+        "utt2lang": _complete({name: supervision.language for name, supervision in utterances.items()}),
+        "spk2gender": _complete(_genders(utterances, speaker_of)),
+    }
+    if not whole:
+        tables["segments"] = segments
+    elif not any(tables["text"].values()):
+        del tables["text"]  # beside segments lhotse's import insists on it
+    if any(len(used) > 1 for used in channels.values()):
+        tables["reco2file_and_channel"] = {
+            entry: (recording, channel + 1) for (recording, channel), entry in entries.items()
+        }
+    write_data_dir(directory, wav, speaker_of, {name: table for name, table in tables.items() if table})
+    return Exchange(len(channels), len(utterances), len(set(speaker_of.values())))
+
+
+def _channel(supervision: SupervisionSegment) -> int:
+    return supervision.channel if isinstance(supervision.channel, int) else supervision.channel[0]
+
+
+def _segment(supervision: SupervisionSegment, entries: Dict[Tuple[str, int], str]) -> Segment:
+    entry = entries[supervision.recording_id, _channel(supervision)]
+    return Segment(entry, float(supervision.start), float(supervision.start + supervision.duration))
+
+
+def _wav_entry(recording: Recording, channel: int) -> str:
+    """The line of wav.scp for one channel of a recording."""
+    import soundfile
+
+    for transform in recording.transforms or []:
+        name = transform["name"] if isinstance(transform, dict) else type(transform).__name__
+        if name != "Resample":
+            raise InputError(f"recording '{recording.id}' is changed by {name} as it is read, which a wav.scp cannot "
+                             "say: save the changed audio first (lhotse's save_audio)")
+    source = next((source for source in recording.sources if channel in source.channels), None)
+    if source is None:
+        raise InputError(f"recording '{recording.id}' has no channel {channel}")
+    if source.type == "command" and len(source.channels) == 1:
+        command = source.source.strip()
+        if recording.transforms:
+            command += f" | sdpn-k2 to-wav --rate {recording.sampling_rate} --channel 0 -"
+        return f"{command} |"
+    if source.type != "file":
+        raise InputError(f"recording '{recording.id}' comes from a {source.type} of {len(source.channels)} channel(s): "
+                         "Kaldi reads files and mono commands: save its audio first (lhotse's save_audio)")
+    try:
+        info = soundfile.info(source.source)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"recording '{recording.id}': {source.source}: cannot read audio: {error}") from None
+    is_plain = info.format in ("WAV", "WAVEX") and info.subtype == "PCM_16" and info.channels == 1
+    if is_plain and info.samplerate == recording.sampling_rate and source.source == source.source.strip():
+        return source.source
+    return to_wav_command(source.source, recording.sampling_rate, source.channels.index(channel))
+
+
+def _warn_of_loss(recordings: Dict[str, Recording], supervisions: Iterable[SupervisionSegment]) -> None:
+    supervisions = list(supervisions)
+    unused = len(set(recordings) - {supervision.recording_id for supervision in supervisions})
+    if unused:
+        log.warning("%d recordings without an utterance are left out: a Kaldi directory cannot hold them", unused)
+    for field in ("custom", "alignment"):
+        count = sum(bool(getattr(supervision, field)) for supervision in supervisions)
+        if count:
+            log.warning("%d utterances have a field %s, which a Kaldi directory cannot hold", count, field)
+
+
+def _genders(utterances: Dict[str, SupervisionSegment], speaker_of: Dict[str, str]) -> Dict[str, Optional[str]]:
+    genders: Dict[str, Optional[str]] = {}
+    for name, supervision in utterances.items():
+        gender = GENDERS.get((supervision.gender or "").lower())
+        if genders.setdefault(speaker_of[name], gender) != gender:
+            raise InputError(f"speaker '{speaker_of[name]}' is of two genders, in utterance '{name}' and before")
+    return genders
+
+
+def _complete(table: Dict[str, Optional[str]]) -> Dict[str, str]:
+    """The table where it has a value for everyone, else nothing: Kaldi knows no gaps."""
+    missing = sum(value is None for value in table.values())
+    if 0 < missing < len(table):
+        log.warning("languages or genders are left out: %d of %d are unknown, and Kaldi's tables have no gaps",
+                    missing, len(table))
+    return {} if missing else {name: str(value) for name, value in table.items()}
+
+
+def _one_line(text: Optional[str]) -> str:
+    return " ".join((text or "").split())
+
+
+# Kaldi → lhotse
+
+
+def read_kaldi_dir(directory: Path) -> Tuple[List[Recording], List[SupervisionSegment]]:
+    """Recordings and supervisions of a valid data directory, sorted by id.
+
+    Raises:
+        InputError: the directory is not valid (first bad line and file), or a recording cannot be read.
+    """
+    validate(directory, feats=False, text=False)
+    entries = read_map(directory / "wav.scp")
+    files = _files_and_channels(directory, entries)
+    sources: Dict[str, Dict[int, str]] = defaultdict(dict)
+    for entry, (recording, channel) in files.items():
+        if channel in sources[recording]:
+            raise InputError(f"{directory / 'reco2file_and_channel'}: '{entry}': channel {channel + 1} of "
+                             f"'{recording}' is there twice")
+        sources[recording][channel] = entries[entry]
+    by_id = {name: _read_recording(name, sources[name], directory) for name in sorted(sources)}
+
+    tables = {name: read_map(directory / name) if (directory / name).is_file() else {}
+              for name in ("utt2spk", "text", "utt2lang", "spk2gender")}
+    durations = read_numbers(directory / "utt2dur") if (directory / "utt2dur").is_file() else {}
+    supervisions = []
+    for part in read_parts(directory):
+        recording, channel = files[part.recording]
+        start, duration = _times(part, by_id[recording].duration, durations.get(part.utterance), directory)
+        speaker = tables["utt2spk"][part.utterance]
+        supervisions.append(SupervisionSegment(
+            id=part.utterance, recording_id=recording, start=start, duration=duration,
+            channel=channel if part.channel is None else part.channel, speaker=speaker,
+            text=tables["text"].get(part.utterance) or None, language=tables["utt2lang"].get(part.utterance),
+            gender=tables["spk2gender"].get(speaker),
+        ))
+    return list(by_id.values()), supervisions
+
+
+def _files_and_channels(directory: Path, entries: Dict[str, str]) -> Dict[str, Tuple[str, int]]:
+    """Id in wav.scp → recording and channel, counted from 0."""
+    path = directory / "reco2file_and_channel"
+    if not path.is_file():
+        # One channel of a file is chosen by sdpn-k2 to-wav.
+        return {name: (name, (parse_to_wav(entry) or ("", 0, 0))[2]) for name, entry in entries.items()}
+    files = {}
+    for number, (entry, value) in enumerate(read_map(path).items(), start=1):
+        words = value.split()
+        channel = words[-1].upper()
+        if len(words) != 2 or not (channel in ("A", "B") or (channel.isdigit() and int(channel) > 0)):
+            raise InputError(f"{path}:{number}: expected recording, file and channel (A, B or a number from 1), got "
+                             f"'{entry} {value}'")
+        files[entry] = words[0], int(channel) - 1 if channel.isdigit() else "AB".index(channel)
+    return files
+
+
+def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Recording:
+    """A recording from the wav.scp entry of each of its channels."""
+    import soundfile
+
+    parsed = {channel: parse_to_wav(entry) for channel, entry in entries.items()}
+    try:
+        if len({arguments and arguments[:2] for arguments in parsed.values()}) == 1 and parsed[min(parsed)]:
+            path, rate, _ = parsed[min(parsed)]
+            info = soundfile.info(path)
+            source = AudioSource("file", list(range(info.channels)), path)
+            recording = Recording(name, [source], info.samplerate, info.frames, info.frames / info.samplerate)
+            return recording if info.samplerate == rate else recording.resample(rate)
+        kinds = [AudioSource("command", [channel], entry[:-1].strip()) if entry.endswith("|")
+                 else AudioSource("file", [channel], entry) for channel, entry in sorted(entries.items())]
+        formats = {_format(entry) for entry in entries.values()}
+    except (OSError, RuntimeError, InputError) as error:
+        raise InputError(f"{directory / 'wav.scp'}: recording '{name}' cannot be read: {error}") from None
+    if len(formats) > 1:
+        raise InputError(f"{directory / 'wav.scp'}: the channels of recording '{name}' differ in rate or length")
+    rate, samples, channels = formats.pop()
+    if channels > 1 and len(kinds) == 1:
+        kinds = [AudioSource(kinds[0].type, list(range(channels)), kinds[0].source)]
+    return Recording(name, kinds, rate, samples, samples / rate)
+
+
+def _format(entry: str) -> Tuple[int, int, int]:
+    """Rate, number of samples and channels. Commands run."""
+    import soundfile
+
+    if not entry.endswith("|") and os.path.isfile(entry):
+        info = soundfile.info(entry)
+        return info.samplerate, info.frames, info.channels
+    with open_input(entry) as stream:
+        header = read_header(stream)
+        samples = header.samples
+        if samples is None or entry.endswith("|"):
+            samples = len(stream.read()) // (2 * header.channels)
+    return header.rate, samples, header.channels
+
+
+def _times(part: Part, length: float, exact: Optional[float], directory: Path) -> Tuple[float, float]:
+    """Start and duration. A segment may overshoot the recording's end a little, as for Kaldi."""
+    if part.end > length + MAX_OVERSHOOT:
+        raise InputError(f"{directory / 'segments'}: '{part.utterance}' ends at {part.end:g} s, but recording "
+                         f"'{part.recording}' lasts {length:g} s")
+    end = length if part.end == -1 else min(part.end, length)
+    duration = round(end - part.start, 9)
+    if exact is not None and abs(exact - duration) < DURATION_TOLERANCE:
+        duration = exact
+    if duration <= 0:
+        raise InputError(f"{directory / 'segments'}: '{part.utterance}' begins at {part.start:g} s, but recording "
+                         f"'{part.recording}' lasts {length:g} s")
+    return part.start, duration

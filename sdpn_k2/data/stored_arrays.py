@@ -1,0 +1,117 @@
+"""Features and x-vectors between lhotse's storage and Kaldi's archives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Dict, Iterable, Iterator, NamedTuple
+
+import numpy as np
+from lhotse import MonoCut, NumpyFilesWriter
+from lhotse.cut import Cut
+from lhotse.utils import fastcopy
+
+from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
+from sdpn_k2.kaldi.data_dir import spk2utt, write_map
+from sdpn_k2.kaldi.tables import RandomReader, TableWriter
+
+FIELD = "xvector"
+
+
+class Attached(NamedTuple):
+    """Cuts with and without an x-vector."""
+
+    found: int
+    missing: int
+
+
+def export_features(cuts: Iterable[Cut], directory: Path) -> int:
+    """Write the stored features of cuts as ``feats.{ark,scp}``, float32, under the cuts' ids; returns how many.
+
+    ``utt2num_frames`` and ``frame_shift`` go along, and ``utt2spk`` and ``spk2utt`` where every cut has one speaker. A
+    cut that is a part of what was stored gets its part of the frames.
+
+    Raises:
+        InputError: a cut without features, or whose features cannot be read; frame shifts that differ; no cuts.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    frames: Dict[str, int] = {}
+    speakers: Dict[str, str] = {}
+    shifts = set()
+    with TableWriter(f"ark,scp:{directory}/feats.ark,{directory}/feats.scp", "matrix") as writer:
+        for cut in cuts:
+            if not cut.has_features:
+                raise InputError(f"cut '{cut.id}' has no stored features")
+            matrix = _load(cut, "features", cut.load_features)
+            writer.write(cut.id, matrix)
+            frames[cut.id] = len(matrix)
+            shifts.add(cut.frame_shift)
+            names = {supervision.speaker for supervision in cut.supervisions}
+            if len(names) == 1 and None not in names:
+                speakers[cut.id] = names.pop()
+        if not frames:
+            raise InputError(f"{directory}: no cuts to write features of")
+        if len(shifts) > 1:
+            raise InputError(f"{directory}: the cuts' frame shifts differ: {', '.join(map(str, sorted(shifts)))} s")
+    write_map(directory / "utt2num_frames", frames)
+    with atomic_output(directory / "frame_shift", "w") as stream:
+        stream.write(f"{shifts.pop()}\n")
+    if len(speakers) == len(frames):
+        write_map(directory / "utt2spk", speakers)
+        write_map(directory / "spk2utt", spk2utt({name: speakers[name] for name in sorted(speakers)}))
+    return len(frames)
+
+
+def attach_xvectors(cuts: Iterable[Cut], rspecifier: str, storage: Path, output: Path) -> Attached:
+    """Write the cuts with their x-vector as ``cut.xvector``, a lhotse array in NumPy files under ``storage``.
+
+    X-vectors are looked up by the cut's id or, where a cut has a single supervision, by that one's.
+
+    Raises:
+        InputError: unreadable x-vectors, or none for any cut.
+    """
+    counts = {True: 0, False: 0}
+
+    def attached() -> Iterator[Cut]:
+        with RandomReader(rspecifier, "vector") as vectors, NumpyFilesWriter(storage) as writer:
+            for cut in cuts:
+                names = [cut.id] + [supervision.id for supervision in cut.supervisions if len(cut.supervisions) == 1]
+                name = next((name for name in names if name in vectors), None)
+                counts[name is not None] += 1
+                if name is not None:
+                    array = writer.store_array(cut.id, vectors[name])
+                    cut = fastcopy(cut, custom={**(cut.custom or {}), FIELD: array})
+                yield cut
+        if not counts[True]:
+            raise InputError(f"{rspecifier}: no x-vector for any of the {counts[False]} cuts: the ids differ")
+
+    write_manifest(attached(), output)
+    return Attached(counts[True], counts[False])
+
+
+def export_xvectors(cuts: Iterable[MonoCut], wspecifier: str) -> Attached:
+    """Write every ``cut.xvector`` as a Kaldi vector under the cut's id.
+
+    Raises:
+        InputError: none of the cuts has one, or it cannot be read.
+    """
+    found = missing = 0
+    with TableWriter(wspecifier, "vector") as writer:
+        for cut in cuts:
+            if not (cut.custom or {}).get(FIELD):
+                missing += 1
+                continue
+            writer.write(cut.id, _load(cut, "x-vector", lambda: cut.load_custom(FIELD)))
+            found += 1
+        if not found:
+            raise InputError(f"none of the {missing} cuts has an x-vector (cut.{FIELD})")
+    return Attached(found, missing)
+
+
+def _load(cut: Cut, what: str, load: Callable[[], np.ndarray]) -> np.ndarray:
+    try:
+        return np.asarray(load(), np.float32)
+    except Exception as error:  # lhotse's storage backends raise many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"cut '{cut.id}': cannot read its {what}: {reason}") from error
