@@ -1,0 +1,1 @@
+"""Self-supervised methods: student, teacher and objective as one module."""

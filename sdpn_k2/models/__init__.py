@@ -1,0 +1,1 @@
+"""Networks: the ECAPA-TDNN encoder, the projection MLP and the prototypes."""
