@@ -1,0 +1,133 @@
+"""Confidence intervals of error rates by resampling speakers.
+
+Trials that share a speaker are not independent, so resampling trials gives intervals that are far too narrow. Here the
+speakers are drawn with replacement: with a speaker drawn c times, that speaker's target trials count c times, and a
+nontarget trial between speakers drawn c and d times counts c d times [Poh07]. The interval holds the middle part of the
+metric's values over the draws (percentile bootstrap).
+
+References
+----------
+[Poh07]  N. Poh and S. Bengio, "Performance generalization in biometric authentication using joint user-specific and
+         sample bootstraps", IEEE TPAMI 29, 2007.
+"""
+
+from typing import Dict, Mapping, NamedTuple, Sequence
+
+import numpy as np
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.scoring.metrics import CostModel, crossing
+from sdpn_k2.scoring.trials import Trials
+
+
+class Interval(NamedTuple):
+    """Lower and upper end."""
+
+    low: float
+    high: float
+
+
+class Intervals(NamedTuple):
+    """Intervals of one system: the EER, and minDCF for each p_target asked for."""
+
+    eer: Interval
+    min_dcf: Dict[float, Interval]
+    n_speakers: int
+
+
+class TrialSpeakers(NamedTuple):
+    """Speakers as numbers 0..n-1 on both sides of each trial, int64, shape (n_trials,) each."""
+
+    enroll: np.ndarray
+    test: np.ndarray
+
+
+def trial_speakers(trials: Trials, utt2spk: Mapping[str, str]) -> TrialSpeakers:
+    """The speakers of every trial; an id that is itself a speaker (an enrolled model) stands for that speaker.
+
+    Raises:
+        InputError: an id that is neither utterance nor speaker, a target trial of two speakers, or a nontarget trial of
+            one speaker.
+    """
+    numbers = {speaker: i for i, speaker in enumerate(sorted(set(utt2spk.values())))}
+
+    def speakers(ids: Sequence[str]) -> np.ndarray:
+        found = np.fromiter((numbers.get(utt2spk.get(name, name), -1) for name in ids), np.int64, len(ids))
+        if (found < 0).any():
+            raise InputError(f"{trials.source}: the speaker of {ids[int(np.argmin(found))]} is not known; "
+                             f"{np.count_nonzero(found < 0)} ids lack a speaker")
+        return found
+
+    enroll, test = speakers(trials.enroll_ids)[trials.enroll], speakers(trials.test_ids)[trials.test]
+    wrong = np.flatnonzero(trials.labels() != (enroll == test))
+    if len(wrong):
+        label = "target" if trials.labels()[wrong[0]] else "nontarget"
+        raise InputError(f"{trials.source}: {trials.pair(wrong[0])} is a {label} trial, but not by the speakers given; "
+                         f"{len(wrong)} such trials")
+    return TrialSpeakers(enroll, test)
+
+
+def bootstrap_intervals(scores: np.ndarray, is_target: np.ndarray, speakers: TrialSpeakers,
+                        p_targets: Sequence[float] = (0.01, 0.05), c_miss: float = 1.0, c_fa: float = 1.0,
+                        level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> Intervals:
+    """Percentile intervals of the interpolated EER and of minDCF.
+
+    Args:
+        scores: shape (n,).
+        is_target: bool, shape (n,).
+        speakers: from :func:`trial_speakers`.
+        p_targets: priors for minDCF.
+        c_miss: cost of a miss.
+        c_fa: cost of a false alarm.
+        level: share of the draws within an interval.
+        n_draws: number of draws; each costs a few passes over the scores.
+        seed: of the draws.
+
+    Raises:
+        InputError: fewer than two speakers, a level outside 0..1, or an impossible prior.
+    """
+    if not 0.0 < level < 1.0:
+        raise InputError(f"the level of an interval must lie between 0 and 1, is {level:g}")
+    costs = [CostModel(p_target, c_miss, c_fa).check() for p_target in p_targets]
+    n_speakers = int(max(speakers.enroll.max(), speakers.test.max())) + 1
+    present = np.unique(np.concatenate((speakers.enroll, speakers.test)))
+    if len(present) < 2:
+        raise InputError("intervals need the trials of two speakers or more")
+    order = np.argsort(scores, kind="stable")
+    ordered, target = scores[order], is_target[order]
+    # Trials below each distinct score, and below +inf: where the error rates change.
+    ends = np.append(np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))), len(ordered))
+    target_places, nontarget_places = np.flatnonzero(target), np.flatnonzero(~target)
+    target_ends = np.searchsorted(target_places, ends)
+    nontarget_ends = np.searchsorted(nontarget_places, ends)
+    target_speakers = speakers.enroll[order[target_places]]
+    pairs = [side[order[nontarget_places]] for side in speakers]
+
+    rng = np.random.default_rng(seed)
+    values = np.empty((n_draws, 1 + len(costs)))
+    done = 0
+    while done < n_draws:
+        drawn = present[rng.integers(0, len(present), len(present))]
+        counts = np.bincount(drawn, minlength=n_speakers).astype(np.float64)
+        miss = _cumulative(counts[target_speakers])[target_ends]
+        fa = _cumulative(counts[pairs[0]] * counts[pairs[1]])[nontarget_ends]
+        if miss[-1] == 0.0 or fa[-1] == 0.0:  # one speaker drawn every time, or only speakers without target trials
+            continue
+        miss /= miss[-1]
+        fa = 1.0 - fa / fa[-1]
+        values[done, 0], _ = crossing(miss, fa)
+        for i, cost in enumerate(costs, start=1):
+            values[done, i] = (cost.c_miss * cost.p_target * miss
+                               + cost.c_fa * (1.0 - cost.p_target) * fa).min() / cost.default_cost
+        done += 1
+    tails = np.array([(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    eer, *dcfs = (Interval(*map(float, np.quantile(column, tails))) for column in values.T)
+    return Intervals(eer, dict(zip(p_targets, dcfs)), len(present))
+
+
+def _cumulative(weights: np.ndarray) -> np.ndarray:
+    """Sums of the first 0, 1, 2 ... weights."""
+    sums = np.empty(len(weights) + 1)
+    sums[0] = 0.0
+    np.cumsum(weights, out=sums[1:])
+    return sums

@@ -1,0 +1,54 @@
+"""The course of a training, as it stands in an experiment's ``metrics.jsonl``: one JSON object for each logged step."""
+
+import json
+from pathlib import Path
+from typing import Dict, NamedTuple, Tuple
+
+import numpy as np
+
+from sdpn_k2.errors import InputError
+
+
+class Course(NamedTuple):
+    """How one metric went: means over the first and the last tenth of its values, and its extremes."""
+
+    start: float
+    end: float
+    low: float
+    high: float
+
+
+def read_metrics(path: Path) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
+    """Steps, int64 ``(n,)``, and each metric, float64 ``(n,)``, NaN at the steps that lack it.
+
+    Raises:
+        InputError: not readable, a line that is not a JSON object of numbers with a step (the last may be cut short),
+            or no steps.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            records.append((int(record.pop("step")), {name: float(value) for name, value in record.items()}))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            if number == len(lines):  # a run that was stopped while it wrote
+                break
+            raise InputError(f"{path}:{number}: not a JSON object with a step") from None
+    if not records:
+        raise InputError(f"{path}: has no steps")
+    names = list(dict.fromkeys(name for _, record in records for name in record))
+    values = {name: np.array([record.get(name, np.nan) for _, record in records], float) for name in names}
+    return np.array([step for step, _ in records]), values
+
+
+def course(values: np.ndarray) -> Course:
+    """Sums up one metric; NaN stands for steps at which it was not logged. All NaN if it never was."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return Course(np.nan, np.nan, np.nan, np.nan)
+    tenth = max(1, len(known) // 10)
+    return Course(float(known[:tenth].mean()), float(known[-tenth:].mean()), float(known.min()), float(known.max()))

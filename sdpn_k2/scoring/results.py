@@ -1,0 +1,245 @@
+"""From the score folder of an experiment to ``results.json``, ``RESULTS.md`` and a table (stage 7 of the recipe).
+
+Layout:
+
+    EXP/scores/<set>/<trials>.<backend>   score files: ``trials.cosine``, ``trials_o.plda`` ...
+    DATA/<set>/<trials>                   the labelled trial lists
+    DATA/<set>/utt2spk                    speakers, for confidence intervals (may be missing)
+    EXP/backend/plda_labels               ``corpus`` or ``clusters``: what the PLDA took for speakers
+"""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
+from sdpn_k2.kaldi.data_dir import read_map
+from sdpn_k2.scoring import metrics
+from sdpn_k2.scoring.confidence import Interval, TrialSpeakers, bootstrap_intervals, trial_speakers
+from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials
+
+BACKENDS = ("cosine", "cosine_mean", "plda")
+PACKAGES = ("sdpn_k2", "numpy", "torch", "lhotse")
+
+PLDA_LABELS = {
+    "corpus": "PLDA was trained with the speaker labels of the training set.",
+    "clusters": "PLDA was trained on k-means clusters of the training embeddings: no speaker labels were used.",
+}
+UNKNOWN_LABELS = "It is not recorded which labels the PLDA was trained with."
+
+
+@dataclass(frozen=True)
+class Result:
+    """The error rates of one back end on one trial list; rates in 0..1, costs normalised (C_miss = C_fa = 1).
+
+    Attributes:
+        set: name of the data set.
+        trials: name of the trial list.
+        backend: name of the back end.
+        n_targets: number of target trials.
+        n_nontargets: number of nontarget trials.
+        eer: interpolated EER.
+        eer_interval: 95 % interval of the EER over speakers, where they are known (DATA/<set>/utt2spk).
+        eer_kaldi: EER by compute-eer's rule.
+        min_dcf_01: minDCF at p_target 0.01.
+        min_dcf_05: minDCF at p_target 0.05.
+    """
+
+    set: str
+    trials: str
+    backend: str
+    n_targets: int
+    n_nontargets: int
+    eer: float
+    eer_interval: Optional[Interval]
+    eer_kaldi: float
+    min_dcf_01: float
+    min_dcf_05: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results of an experiment, what is missing, and how they were measured."""
+
+    results: List[Result]
+    missing: List[str]
+    plda_labels: Optional[str]
+    measured: Dict[str, object]
+
+
+def collect(data: Path, exp: Path, command: str = "") -> Report:
+    """Measures every score file of an experiment.
+
+    Args:
+        data: the data folder, with the trial lists.
+        exp: the experiment folder.
+        command: the command line that asked for it, kept in the report.
+
+    Raises:
+        InputError: no score file at all, a score file without its trial list, or whatever is wrong inside one of them.
+    """
+    files = score_files(exp)
+    results = []
+    for set_name, trials_name in sorted({(s, t) for s, t, _ in files}):
+        path = data / set_name / trials_name
+        if not path.is_file():
+            raise InputError(f"{path}: no such trial list, but {exp / 'scores' / set_name} has scores for it")
+        trials = read_trials(path)
+        check_labels_agree(trials)
+        speakers = _speakers(data / set_name / "utt2spk", trials)
+        for backend in sorted((b for s, t, b in files if (s, t) == (set_name, trials_name)), key=backend_order):
+            score_file = files[set_name, trials_name, backend]
+            scores = match_scores(read_scores(score_file), trials)
+            try:
+                rates = metrics.ErrorRates.from_scores(scores, trials.labels())
+            except InputError as error:
+                raise InputError(f"{score_file}: {error}") from error
+            interval = bootstrap_intervals(scores, trials.labels(), speakers, ()).eer if speakers else None
+            results.append(Result(
+                set=set_name, trials=trials_name, backend=backend,
+                n_targets=len(rates.targets), n_nontargets=len(rates.nontargets),
+                eer=metrics.eer(rates).value, eer_interval=interval, eer_kaldi=metrics.eer(rates, "kaldi").value,
+                min_dcf_01=metrics.min_dcf(rates, 0.01).value, min_dcf_05=metrics.min_dcf(rates, 0.05).value))
+    return Report(results, _missing(data, files), _plda_labels(exp), provenance(command))
+
+
+def write(exp: Path, report: Report) -> None:
+    """Writes ``results.json`` and ``RESULTS.md`` into the experiment folder.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    with atomic_output(exp / "results.json", "w") as stream:
+        json.dump(asdict(report), stream, indent=2)
+        stream.write("\n")
+    with atomic_output(exp / "RESULTS.md", "w") as stream:
+        stream.write(markdown(report, exp.name))
+
+
+HEADINGS = ("set", "trials", "back end", "targets", "nontargets", "EER %", "95 %", "minDCF 0.01", "minDCF 0.05")
+
+
+def cells(result: Result) -> Tuple[str, ...]:
+    """One row of the table, in the order of ``HEADINGS``."""
+    interval = ""
+    if result.eer_interval:
+        interval = "..".join(f"{100 * end:.1f}" for end in result.eer_interval)
+    return (result.set, result.trials, result.backend, str(result.n_targets), str(result.n_nontargets),
+            f"{100 * result.eer:.2f}", interval, f"{result.min_dcf_01:.4f}", f"{result.min_dcf_05:.4f}")
+
+
+def table(report: Report) -> str:
+    """The results as aligned text, then what is missing and what the PLDA used."""
+    rows = [HEADINGS] + [cells(result) for result in report.results]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+             for row in rows]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join([line.rstrip() for line in lines] + _notes(report)) + "\n"
+
+
+def markdown(report: Report, name: str) -> str:
+    """The results as a Markdown page."""
+    lines = [f"# Results of {name}", "", _row(HEADINGS), _row(["---"] * 3 + ["---:"] * 6)]
+    lines += [_row(cells(result)) for result in report.results]
+    lines += ["", "EER: where the interpolated ROC has as many misses as false alarms. "
+              "minDCF at p_target 0.01 and 0.05, C_miss = C_fa = 1, normalised."]
+    if any(result.eer_interval for result in report.results):
+        lines[-1] += " 95 %: interval of the EER when the speakers are drawn anew, 1000 times."
+    for note in _notes(report):
+        lines += ["", note]
+    measured = report.measured
+    lines += ["", "## How this was measured", ""]
+    if measured["command"]:
+        lines += [f"- command: `{measured['command']}`"]
+    lines += [f"- date: {measured['date']}",
+              "- versions: " + ", ".join(f"{package} {number}" for package, number in measured["versions"].items())]
+    if measured["git_revision"]:
+        lines += [f"- git revision: {measured['git_revision']}"]
+    return "\n".join(lines) + "\n"
+
+
+def _row(fields: Sequence[str]) -> str:
+    return "| " + " | ".join(fields) + " |"
+
+
+def _notes(report: Report) -> List[str]:
+    notes = []
+    if any(result.backend.startswith("plda") for result in report.results):
+        notes.append(PLDA_LABELS.get(report.plda_labels, UNKNOWN_LABELS))
+    notes += [f"Missing: {line}" for line in report.missing]
+    return notes
+
+
+def score_files(exp: Path) -> Dict[Tuple[str, str, str], Path]:
+    """(set, trials, backend) of every score file."""
+    folder = exp / "scores"
+    files = {}
+    for path in sorted(folder.glob("*/*.*")):
+        trials_name, backend = path.name.rsplit(".", 1)
+        if path.is_file() and trials_name.startswith("trials"):
+            files[path.parent.name, trials_name, backend] = path
+    if not files:
+        raise InputError(f"{folder}: no score files (SET/trials.BACKEND); run the scoring stage first")
+    return files
+
+
+def _missing(data: Path, files: Dict[Tuple[str, str, str], Path]) -> List[str]:
+    """Trial lists without scores, and back ends that some lists have and others have not."""
+    lists = {(s, t) for s, t, _ in files}
+    lists |= {(path.parent.name, path.name) for path in data.glob("*/trials*") if path.is_file() and not path.suffix}
+    backends = sorted({backend for _, _, backend in files}, key=backend_order)
+    return [f"{set_name}/{trials_name} has no {backend} scores"
+            for set_name, trials_name in sorted(lists) for backend in backends
+            if (set_name, trials_name, backend) not in files]
+
+
+def _speakers(utt2spk: Path, trials: Trials) -> Optional[TrialSpeakers]:
+    """The speakers of the trials; None when they are not recorded."""
+    if not utt2spk.is_file():
+        return None
+    return trial_speakers(trials, read_map(utt2spk))
+
+
+def backend_order(backend: str) -> Tuple[int, str]:
+    """Sorts back ends: the recipe's in its order, then others by name."""
+    return (BACKENDS.index(backend) if backend in BACKENDS else len(BACKENDS), backend)
+
+
+def _plda_labels(exp: Path) -> Optional[str]:
+    path = exp / "backend" / "plda_labels"
+    if not path.is_file():
+        return None
+    labels = path.read_text(encoding="utf-8").strip()
+    if labels not in PLDA_LABELS:
+        raise InputError(f"{path}: says {labels!r}, must be one of {', '.join(PLDA_LABELS)}")
+    return labels
+
+
+def provenance(command: str) -> Dict[str, object]:
+    """What it takes to do it again: command, date (UTC), versions, number of processors, git revision (or None)."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"command": command, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            "versions": versions, "cpus": os.cpu_count(), "git_revision": _git_revision()}
+
+
+def _git_revision() -> Optional[str]:
+    """The commit of the checkout the package runs from, "-dirty" when files differ from it; None outside a checkout."""
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+                              cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,23 @@
+// A click on a heading sorts its table by that column, a second click the other way round. Cells without a value stay last.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const headings = [...table.tHead.rows[0].cells];
+  const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+  headings.forEach((heading, column) => {
+    const button = document.createElement("button");
+    button.append(...heading.childNodes);
+    heading.append(button);
+    button.addEventListener("click", () => {
+      const direction = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      headings.forEach(other => other.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
+      const rows = [...table.tBodies[0].rows];
+      rows.sort((first, second) => {
+        const [a, b] = [value(first, column), value(second, column)];
+        if (a === "" || b === "") return (a === "") - (b === "");
+        const difference = Number(a) - Number(b);
+        return direction * (Number.isNaN(difference) ? a.localeCompare(b, undefined, {numeric: true}) : difference);
+      });
+      table.tBodies[0].append(...rows);
+    });
+  });
+}
