@@ -1,0 +1,25 @@
+"""In which precision the networks run."""
+
+import contextlib
+import functools
+from pathlib import Path
+
+import torch
+
+
+def resolve(precision: str, device: torch.device) -> str:
+    """``float32`` or ``bfloat16``, as asked for; ``auto`` is bfloat16 where the device multiplies it in hardware."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" or _cpu_has_bfloat16() else "float32"
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """A context in which networks run in ``precision`` (see :func:`resolve`)."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=resolve(precision, device) == "bfloat16")
+
+
+@functools.lru_cache(maxsize=None)
+def _cpu_has_bfloat16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.is_file() and any(flag in cpuinfo.read_text() for flag in ("avx512_bf16", "amx_bf16"))

@@ -1,0 +1,344 @@
+"""The training loop: batches in, checkpoints out.
+
+A step depends on the seed, the step's number and the weights alone (batches, crops and augmentation are drawn from
+generators seeded by them), so a checkpoint needs no generator states and a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import time
+from collections import deque
+from pathlib import Path
+from typing import Dict, Optional
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sdpn_k2.config import Config, config_differences, config_to_yaml
+from sdpn_k2.data.banks import Banks
+from sdpn_k2.data.cuts import CutTable
+from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches, multi_crop_loader
+from sdpn_k2.data.shar import SharTable
+from sdpn_k2.engine.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
+from sdpn_k2.engine.distributed import Process, average_gradients, synchronised
+from sdpn_k2.engine.gradient_cache import loss_and_gradients
+from sdpn_k2.engine.health import DevTrials, warn_of_collapse
+from sdpn_k2.engine.initialisation import initial_weights
+from sdpn_k2.engine.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from sdpn_k2.engine.precision import autocast
+from sdpn_k2.engine.progress import MetricsLog, Progress
+from sdpn_k2.engine.schedules import cosine, warmup_cosine
+from sdpn_k2.engine.views import Views, on_device
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
+from sdpn_k2.methods.dino import DINO
+from sdpn_k2.methods.sdpn import SDPN
+
+log = logging.getLogger(__name__)
+
+MAX_SKIPPED_SHARE = 0.05
+# Utterances after which the share of skipped ones is judged.
+SKIPPED_GRACE_UTTERANCES = 200
+# Steps that compilation (a minute or two) must have ahead of it to pay.
+COMPILE_MIN_STEPS = 2000
+# What a resumed run may change: how it is computed and reported, not what.
+RESUME_MAY_CHANGE = {"train.workers", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
+                     "train.keep_every", "train.evaluate_every", "train.compile", "train.micro_batch_size"}
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGUSR1 came; a checkpoint was written."""
+
+
+class Trainer:
+    """One run of training in ``exp``."""
+
+    def __init__(self, config: Config, cuts: Path, manifests: Path, exp: Path, process: Process,
+                 resume: str = "auto", dev: Optional[Path] = None, init: Optional[Path] = None):
+        """
+        Args:
+            config: resolved configuration.
+            cuts: manifest of the training cuts, or a folder of Shar shards.
+            manifests: folder with the manifests of noise and impulse responses, where there are any.
+            exp: experiment folder.
+            process: this process.
+            resume: ``auto`` takes the run up from the newest checkpoint in ``exp``, where there is one; ``none`` starts
+                anew (checkpoints already there are an error); else a checkpoint to take up.
+            init: checkpoint whose weights a run starts from that is not resumed.
+            dev: Kaldi data directory with trials (and feats.scp or wav.scp), on which the teacher is evaluated on the way.
+
+        Raises:
+            InputError: unusable data, or a checkpoint in ``exp`` of another configuration.
+        """
+        self.config, self.exp, self.process = config, exp, process
+        self.checkpoints = exp / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        table = SharTable(cuts) if cuts.is_dir() else CutTable(cuts)
+        self.dataset = MultiCropDataset(table, config)
+        steps_per_epoch = len(table) // config.train.batch_size
+        self.num_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
+
+        torch.manual_seed(config.seed)
+        method = {"sdpn": SDPN, "dino": DINO}[config.method](config)
+        self.model = synchronised(method, process).to(process.device)
+        self.optimizer = make_optimizer(self.model, config.train)
+        self.step = 0
+        self._resume(resume)
+        if init is not None and self.step == 0:
+            self.model.load_state_dict(initial_weights(init, config, self.model.state_dict()))
+            log.info("started from the weights of %s", init)
+        self.batches = StepBatches(
+            table, config.train.batch_size, self.num_steps, config.seed,
+            self.step, process.rank, process.world_size,
+        )
+        share = config.train.batch_size // process.world_size
+        if share % (config.train.micro_batch_size or share):
+            raise InputError(f"train.micro_batch_size = {config.train.micro_batch_size} does not divide a process's "
+                             f"share of the batch, {share} utterances")
+        self._compile()
+        self.dev = DevTrials(dev, config, process.device) if dev is not None and process.is_main else None
+        self.banks = Banks(manifests, config, process.device, self.step)
+        self.views = Views(config, self.banks.augment).to(process.device)
+        self._stop_signal: Optional[int] = None
+        self._skipped: Dict[str, str] = {}
+        self._recent_ids: deque = deque(maxlen=config.train.log_every)
+
+    def run(self) -> Path:
+        """Train to the end; returns ``exp/final.pt``, a link to the last checkpoint.
+
+        Raises:
+            InputError: loss not finite, too many unusable utterances, a checkpoint cannot be written.
+            Interrupted: SIGTERM or SIGUSR1; a checkpoint was written.
+        """
+        if self.process.is_main:
+            with atomic_output(self.exp / "config.yaml", "w") as stream:
+                stream.write(config_to_yaml(self.config))
+        previous = {number: signal.signal(number, self._remember_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            if self.step < self.num_steps:
+                self._train()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return self._link_final()
+
+    def _train(self) -> None:
+        train, process = self.config.train, self.process
+        loader = multi_crop_loader(self.dataset, self.batches, train.workers, pin=process.device.type == "cuda")
+        batches = on_device(loader, process.device)
+        metrics = MetricsLog(self.exp, self.step) if process.is_main else None
+        progress = Progress(self.num_steps, "training, steps", self.step) if process.is_main else None
+        log.info("training from step %d to %d, batch %d, on %s", self.step, self.num_steps, train.batch_size,
+                 process.device)
+        self.model.train()
+        since, logged_step, waited = time.perf_counter(), self.step, 0.0
+        try:
+            while self.step < self.num_steps:
+                asked = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asked
+                self._note_skipped(batch)
+                last = self.step + 1 == self.num_steps
+                logging_step = (self.step + 1) % train.log_every == 0 or last
+                loss, statistics = self._train_step(batch, logging_step)
+                self.step += 1
+                if logging_step or process.device.type == "cpu":
+                    self._check_finite(loss)
+                if process.is_main and logging_step:
+                    elapsed = time.perf_counter() - since
+                    count = (self.step - logged_step) * train.batch_size
+                    values = {name: float(value) for name, value in statistics.items()}
+                    values.update(utterances_per_second=count / elapsed, data_wait_share=waited / elapsed,
+                                  skipped_utterances=len(self._skipped), peak_memory_gb=self.peak_memory_gb())
+                    warn_of_collapse(self.step, values, self._num_prototypes())
+                    metrics.write(self.step, values)
+                    since, logged_step, waited = time.perf_counter(), self.step, 0.0
+                if process.is_main:
+                    progress.update(**({"loss": f"{float(loss):.4f}"} if logging_step else {}))
+                stopping = self._should_stop(logging_step)
+                if self.step % train.checkpoint_every == 0 or last or stopping:
+                    self._check_finite(loss)
+                    self._save()
+                if self.dev is not None and (self.step % (train.evaluate_every or train.checkpoint_every) == 0 or last):
+                    self._evaluate(metrics)
+                if stopping and not last:
+                    name = signal.Signals(self._stop_signal).name if self._stop_signal else "another process's signal"
+                    raise Interrupted(f"stopped by {name} after step {self.step}; run again to go on from "
+                                      f"{checkpoint_path(self.checkpoints, self.step)}")
+        except torch.cuda.OutOfMemoryError as error:
+            share = train.batch_size // process.world_size
+            size = train.micro_batch_size or share
+            smaller = max((n for n in range(2, size // 2 + 1) if share % n == 0), default=2)
+            raise InputError(f"the GPU's memory is too small for {size} utterances at once: take --set "
+                             f"train.micro_batch_size={smaller} (the batch stays as it is)") from error
+        finally:
+            if process.is_main:
+                metrics.close()
+                progress.close()
+
+    def _train_step(self, batch: MultiCropBatch, diagnose: bool):
+        """One step; returns the loss and, as scalars on the device, its statistics."""
+        train, step = self.config.train, self.step
+        global_batch = train.batch_size
+        peak = train.base_lr * global_batch / 256
+        lr = warmup_cosine(step, self.num_steps, round(train.warmup * self.num_steps), peak, train.final_lr)
+        set_learning_rate(self.optimizer, lr)
+        ema_momentum = cosine(step, self.num_steps, *train.ema_momentum)
+
+        self.banks.rotate(step)
+        rng = np.random.default_rng([self.config.seed, self.process.rank, step])
+        global_view, local_views = self.views(batch, rng)
+        self.optimizer.zero_grad(set_to_none=True)
+        context = autocast(train.precision, self.process.device)
+        loss, statistics = loss_and_gradients(
+            self.model, global_view, local_views, context, train.micro_batch_size, diagnose
+        )
+        for parameter in self.model.frozen_parameters(step // self.batches.steps_per_epoch):
+            parameter.grad = None
+        average_gradients(self.model.parameters(), self.process)
+        gradient_norm = clip_gradients(self.model.student, train.clip_norm)
+        self.optimizer.step()
+        self.model.update_teacher(ema_momentum)
+        return loss, {**statistics, "gradient_norm": gradient_norm, "lr": lr, "ema_momentum": ema_momentum}
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            kept = latest_checkpoint(self.checkpoints)
+            since = "" if self.process.device.type == "cpu" else f", or up to {len(self._recent_ids) - 1} steps before"
+            raise InputError(
+                f"the loss is not finite at step {self.step}{since}; last good checkpoint: {kept or 'none yet'}; "
+                f"utterances of that step: {' '.join(self._recent_ids[-1][:5])} …; "
+                "lower train.base_lr or look at their audio"
+            )
+
+    def _note_skipped(self, batch: MultiCropBatch) -> None:
+        self._recent_ids.append(batch.ids)
+        for message in batch.skipped:
+            utterance = message.partition(":")[0]
+            if utterance not in self._skipped:
+                self._skipped[utterance] = message
+                log.warning("skipped utterance %s", message)
+        seen = min(len(self.dataset.cuts), (self.step + 1) * self.config.train.batch_size)
+        if len(self._skipped) > MAX_SKIPPED_SHARE * seen and seen >= min(SKIPPED_GRACE_UTTERANCES, len(self.dataset.cuts)):
+            raise InputError(f"{len(self._skipped)} of {seen} utterances could not be read, more than "
+                             f"{MAX_SKIPPED_SHARE:.0%}; the first: {next(iter(self._skipped.values()))}")
+
+    def _remember_signal(self, number: int, frame) -> None:
+        self._stop_signal = number
+
+    def _should_stop(self, logging_step: bool) -> bool:
+        """Whether a signal came; processes agree on it at logging steps."""
+        if self.process.world_size == 1:
+            return self._stop_signal is not None
+        if not logging_step:
+            return False
+        flag = torch.tensor(float(self._stop_signal is not None), device=self.process.device)
+        dist.all_reduce(flag)
+        return bool(flag > 0)
+
+    def _num_prototypes(self) -> int:
+        return self.config.objective.num_prototypes if self.config.method == "sdpn" else self.config.dino.num_outputs
+
+    def time_steps(self, batch: MultiCropBatch, count: int) -> float:
+        """Median seconds of ``count`` training steps on ``batch``, after one that does not count; spoils the weights."""
+        self.model.train()
+        batch = next(on_device([batch], self.process.device))
+        seconds = []
+        for _ in range(count + 1):
+            start = time.perf_counter()
+            loss, _ = self._train_step(batch, False)
+            float(loss)  # waits for the device
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds[1:]))
+
+    def peak_memory_gb(self) -> float:
+        """The most memory in use so far: of the GPU, or of this process."""
+        if self.process.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.process.device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    def _compile(self) -> None:
+        """Compile the networks where it pays. Names of parameters stay as they are."""
+        choice = self.config.train.compile
+        pays = self.process.device.type == "cuda" and self.num_steps - self.step >= COMPILE_MIN_STEPS
+        if choice == "on" or (choice == "auto" and pays):
+            if not hasattr(torch.nn.Module, "compile"):
+                raise InputError(f"train.compile: torch {torch.__version__} cannot compile modules; set it to off")
+            self.model.student.compile()
+            self.model.teacher.compile()
+
+    def _resume(self, resume: str) -> None:
+        path = latest_checkpoint(self.checkpoints) if resume in ("auto", "none") else Path(resume)
+        if path is None:
+            return
+        if resume == "none":
+            raise InputError(f"{path} is there, but --resume none starts anew: take another folder, or remove it")
+        checkpoint = load_checkpoint(path)
+        differences = [
+            f"{key} ({old} there, {new} now)"
+            for key, old, new in config_differences(checkpoint.config, self.config)
+            if key not in RESUME_MAY_CHANGE
+        ]
+        if differences:
+            raise InputError(f"{path} was trained with another configuration: {', '.join(differences)}; "
+                             "take another folder, or --resume none in an empty one")
+        self.model.load_state_dict(checkpoint.model)
+        for name, parameter in self.model.named_parameters():
+            if name in checkpoint.momentum:
+                buffer = checkpoint.momentum[name].to(parameter.device)
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self.step = checkpoint.step
+        log.info("resumed from %s", path)
+
+    def _save(self) -> None:
+        if not self.process.is_main:
+            return
+        momentum = {
+            name: self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self.model.named_parameters()
+            if "momentum_buffer" in self.optimizer.state.get(parameter, {})
+        }
+        path = checkpoint_path(self.checkpoints, self.step)
+        save_checkpoint(path, Checkpoint(self.step, self.config, self.model.state_dict(), momentum))
+        period = round(self.config.train.keep_every * self.batches.steps_per_epoch)
+        remove_old_checkpoints(self.checkpoints, self.config.train.keep_checkpoints, period)
+        log.info("wrote %s", path)
+
+    def _evaluate(self, metrics: MetricsLog) -> None:
+        """EER of the teacher on the dev trials; the best checkpoint so far stays as ``exp/best.pt``."""
+        value = self.dev.eer(self.model.teacher.encoder)
+        metrics.write(self.step, {"dev_eer": value})
+        log.info("step %d: dev EER %.2f %%", self.step, value)
+        record = self.exp / "best_dev_eer"
+        best = float(record.read_text().split()[0]) if record.is_file() else float("inf")
+        path = checkpoint_path(self.checkpoints, self.step)
+        if value < best and path in list_checkpoints(self.checkpoints):
+            link = self.exp / ".best.pt.new"
+            link.unlink(missing_ok=True)
+            os.link(path, link)
+            link.replace(self.exp / "best.pt")
+            with atomic_output(record, "w") as stream:
+                stream.write(f"{value:.4f} {path.name}\n")
+
+    def _link_final(self) -> Path:
+        final = self.exp / "final.pt"
+        if self.process.is_main:
+            link = self.exp / ".final.pt.new"
+            link.unlink(missing_ok=True)
+            link.symlink_to(checkpoint_path(self.checkpoints, self.num_steps).relative_to(self.exp))
+            link.replace(final)
+        return final

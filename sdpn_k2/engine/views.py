@@ -1,0 +1,58 @@
+"""From loaded batches to what the method sees, on its device."""
+
+from __future__ import annotations
+
+from typing import Iterable, Iterator, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdpn_k2.config import Config
+from sdpn_k2.data.multi_crop import MultiCropBatch
+from sdpn_k2.signal.augment import Augment
+from sdpn_k2.signal.fbank import instance_norm
+from sdpn_k2.signal.front_end import front_end
+
+
+class Views(nn.Module):
+    """Augmentation, fbank, instance norm, masks."""
+
+    def __init__(self, config: Config, augment: Augment):
+        super().__init__()
+        self.fbank = front_end(config.features)
+        self.augment = augment
+
+    def forward(self, batch: MultiCropBatch, rng: np.random.Generator) -> Tuple[Tensor, Tensor]:
+        """Crops on the device → global view ``(utterances, frames, bins)``, local ``(views, utterances, frames, bins)``."""
+        global_crops, local_crops = batch.global_crops, batch.local_crops
+        views, utterances = local_crops.shape[:2]
+        plan = self.augment.draw(views, utterances, rng)
+        if local_crops.dtype == torch.int16:
+            global_crops, local_crops = (
+                self.augment.change_speed(crops.float() / 32768, plan) for crops in (global_crops, local_crops)
+            )
+            global_view = self.fbank(global_crops)
+            local_views = self.fbank(self.augment(local_crops.flatten(0, 1), plan))
+        else:
+            global_view = global_crops
+            local_views = self.augment(local_crops.flatten(0, 1), plan)
+        local_views = self.augment.mask(instance_norm(local_views), plan)
+        return instance_norm(global_view), local_views.unflatten(0, (views, utterances))
+
+
+def on_device(batches: Iterable[MultiCropBatch], device: torch.device) -> Iterator[MultiCropBatch]:
+    """The batches with their crops on ``device``; GPUs copy them on a stream beside the one that computes."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            batch.global_crops = batch.global_crops.to(device, non_blocking=True)
+            batch.local_crops = batch.local_crops.to(device, non_blocking=True)
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(stream)
+        for crops in (batch.global_crops, batch.local_crops):
+            crops.record_stream(current)
+        yield batch
