@@ -1,0 +1,34 @@
+"""``sdpn-k2 kaldi <tool> …``: the drop-in tools without utils/kaldi-bin on the PATH."""
+
+import sys
+
+import click
+
+
+@click.command(
+    "kaldi",
+    add_help_option=False,
+    options_metavar="",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="TOOL [OPTIONS] ARGUMENTS")
+def kaldi(arguments):
+    """Run one of Kaldi's command-line tools in our own implementation.
+
+    Everything after the tool's name goes to the tool as it is:
+
+        sdpn-k2 kaldi copy-vector scp:xvector.scp ark,t:-
+
+    Without a name the tools are listed; `sdpn-k2 kaldi TOOL --help` explains one.
+    """
+    from sdpn_k2.errors import InputError
+    from sdpn_k2.kaldi import tools
+
+    if not arguments or arguments[0] in ("--help", "-h"):
+        click.echo(click.get_current_context().get_help())
+        click.echo("\nTools:\n  " + "\n  ".join(tools.names()))
+        return
+    try:
+        sys.exit(tools.run(arguments[0], arguments[1:]))
+    except InputError as error:
+        raise click.ClickException(str(error)) from None

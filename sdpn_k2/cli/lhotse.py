@@ -1,0 +1,90 @@
+"""``sdpn-k2 lhotse``: exchange between lhotse's manifests and Kaldi's tables."""
+
+from pathlib import Path
+
+import click
+
+MANIFEST = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group()
+def lhotse() -> None:
+    """Exchange manifests, features and x-vectors between lhotse and Kaldi."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
+@lhotse.command("to-kaldi")
+@click.option("--prefix-speaker", is_flag=True, help="Write utterance ids as SPEAKER-ID, where they do not begin so.")
+@click.argument("recordings", type=MANIFEST)
+@click.argument("supervisions", type=MANIFEST)
+@click.argument("data_dir", type=FOLDER)
+def to_kaldi(recordings: Path, supervisions: Path, data_dir: Path, prefix_speaker: bool) -> None:
+    """Write the Kaldi data directory DATA_DIR of two manifests."""
+    from lhotse import RecordingSet, SupervisionSet
+
+    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.kaldi_exchange import write_kaldi_dir
+
+    written = write_kaldi_dir(load_manifest(recordings, RecordingSet), load_manifest(supervisions, SupervisionSet),
+                              data_dir, prefix_speaker)
+    click.echo(f"{data_dir}: {written.utterances} utterances of {written.speakers} speakers in "
+               f"{written.recordings} recordings")
+
+
+@lhotse.command("from-kaldi")
+@click.argument("data_dir", type=FOLDER)
+@click.argument("manifests", type=FOLDER)
+def from_kaldi(data_dir: Path, manifests: Path) -> None:
+    """Write MANIFESTS/recordings_NAME.jsonl.gz and supervisions_NAME.jsonl.gz of a Kaldi data directory called NAME."""
+    from sdpn_k2.data.cuts import write_manifest
+    from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
+
+    recordings, supervisions = read_kaldi_dir(data_dir)
+    manifests.mkdir(parents=True, exist_ok=True)
+    name = data_dir.resolve().name
+    write_manifest(recordings, manifests / f"recordings_{name}.jsonl.gz")
+    write_manifest(supervisions, manifests / f"supervisions_{name}.jsonl.gz")
+    click.echo(f"{manifests}: {len(supervisions)} utterances in {len(recordings)} recordings")
+
+
+@lhotse.command("export-feats")
+@click.argument("cuts", type=MANIFEST)
+@click.argument("data_dir", type=FOLDER)
+def export_feats(cuts: Path, data_dir: Path) -> None:
+    """Write the stored features of CUTS to DATA_DIR as feats.scp, for Kaldi."""
+    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.stored_arrays import export_features
+
+    click.echo(f"{data_dir}/feats.scp: {export_features(load_manifest(cuts), data_dir)} utterances")
+
+
+@lhotse.command("attach-xvectors")
+@click.argument("cuts", type=MANIFEST)
+@click.argument("xvectors")
+@click.argument("output", type=MANIFEST)
+def attach(cuts: Path, xvectors: str, output: Path) -> None:
+    """Write CUTS to OUTPUT with the vectors of XVECTORS (a Kaldi rspecifier) as cut.xvector.
+
+    The arrays go into the folder OUTPUT.xvectors beside it.
+    """
+    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.stored_arrays import attach_xvectors
+
+    storage = output.with_name(f"{output.name.split('.')[0]}.xvectors").resolve()
+    counts = attach_xvectors(load_manifest(cuts), xvectors, storage, output)
+    click.echo(f"{output}: {counts.found} cuts with an x-vector, {counts.missing} without")
+
+
+@lhotse.command("export-xvectors")
+@click.argument("cuts", type=MANIFEST)
+@click.argument("output")
+def export(cuts: Path, output: str) -> None:
+    """Write cut.xvector of CUTS to OUTPUT, a Kaldi wspecifier such as ark,scp:xvector.ark,xvector.scp."""
+    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.stored_arrays import export_xvectors
+
+    counts = export_xvectors(load_manifest(cuts), output)
+    click.echo(f"{output}: {counts.found} x-vectors; {counts.missing} cuts without one")

@@ -1,0 +1,21 @@
+"""``sdpn-k2 multi-crop``: the manifest that training reads."""
+
+from pathlib import Path
+
+import click
+
+from sdpn_k2.cli.options import config_options
+
+
+@click.command("multi-crop")
+@config_options
+@click.argument("cuts", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+def multi_crop(cuts: Path, output: Path, config_path, overrides) -> None:
+    """Write the cuts of CUTS that are long enough to train on to OUTPUT, without labels, and say what there is."""
+    from sdpn_k2.config import load_config
+    from sdpn_k2.data.cuts import MultiCropSummary, load_manifest, multi_crop_cuts, write_manifest
+
+    summary = MultiCropSummary()
+    write_manifest(multi_crop_cuts(load_manifest(cuts), load_config(config_path, overrides), summary), output)
+    click.echo(f"{output}: {summary.lines()}")

@@ -1,0 +1,34 @@
+"""``sdpn-k2 stream``: embeddings of a live or long recording in sliding windows."""
+
+from pathlib import Path
+
+import click
+
+from sdpn_k2.cli.options import device_option, window_options
+
+
+@click.command()
+@device_option
+@window_options
+@click.option("--channel", default=0, show_default=True, help="Of recordings with several, counted from 0.")
+@click.option("--name", help="What keys begin with.  [default: the file's name, or stream]")
+@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("audio")
+@click.argument("output", default="ark,t,f:-")
+def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int, name, **windowing: float) -> None:
+    """Embed AUDIO window by window; memory does not grow with its length.
+
+    AUDIO is a file, - (standard input) or "command |"; the last two write 16-bit WAV or, without a header, 16-bit mono
+    samples at the model's rate. OUTPUT is a Kaldi wspecifier; by default every embedding goes to the standard output as
+    soon as it is there.
+    """
+    from sdpn_k2.engine.distributed import start_process
+    from sdpn_k2.engine.extraction import Extractor
+    from sdpn_k2.engine.progress import log_to
+    from sdpn_k2.engine.streaming import embed_stream
+    from sdpn_k2.kaldi.windows import Windowing
+
+    log_to()
+    extractor = Extractor.load(checkpoint, start_process(device).device)
+    name = name or (Path(audio).stem if Path(audio).is_file() else "stream")
+    embed_stream(extractor, audio, output, name, Windowing(**windowing), channel)
