@@ -1,0 +1,225 @@
+#!/usr/bin/env bash
+# From audio to an EER: self-supervised speaker embeddings (SDPN) in Kaldi archives, PLDA and cosine scores.
+#
+#   bash run.sh                                              the demo corpus, made on the spot
+#   bash run.sh --corpus audio-dir --audio-root DIR          DIR/train/<speaker>/*.wav, DIR/test/…, DIR/test/trials
+#   bash run.sh --corpus kaldi-dir --train-dir DIR --test-dir DIR      Kaldi data directories
+#   bash run.sh --corpus voxceleb --voxceleb1-root DIR --voxceleb2-root DIR [--musan-root DIR] [--rirs-root DIR]
+#
+# Every option below is --option-name. Stages that are complete are skipped; what was stopped is taken up again.
+# No stage sees a speaker label of the training set, unless --plda-labels corpus is given.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+corpus=demo            # demo, audio-dir, kaldi-dir or voxceleb
+stage=0                # first stage to run
+stop_stage=7           # last stage to run
+nj=$(nproc)            # parallel jobs
+data=                  # where data go (default: data/<corpus>)
+exp=                   # where the experiment goes (default: exp/<corpus>)
+config=                # training configuration (default: conf/sdpn.yaml for voxceleb, else conf/sdpn_small.yaml)
+config_set=            # overrides of it, such as "train.steps=20 train.batch_size=32"
+seed=0
+ngpu=                  # GPUs to train on, of each node; 0: the CPU (default: one GPU where there is one)
+num_nodes=1            # nodes to train on; then MASTER_ADDR, MASTER_PORT and NODE_RANK say which, as for torchrun
+max_bad=5              # per cent of unusable audio, per set, above which stage 0 gives up
+use_vad=false          # extract embeddings from speech frames alone
+max_duration=60        # seconds; longer utterances are embedded in chunks
+plda_labels=clusters   # classes for LDA and PLDA: clusters (k-means of the training embeddings) or corpus (its labels)
+num_clusters=          # default: one for every 8 training utterances, at most 7500
+lda_dim=               # default: 150, or what the embeddings and classes allow
+
+audio_root=            # audio-dir
+channel=0              # audio-dir: channel of recordings with several
+train_dir=             # kaldi-dir
+test_dir=              # kaldi-dir; holds trials
+noise_dir=             # audio-dir, kaldi-dir: folder of noises, optional
+rir_dir=               # audio-dir, kaldi-dir: folder of impulse responses, optional
+voxceleb1_root=        # voxceleb
+voxceleb2_root=
+trials_dir=            # voxceleb: folder of the published trial lists (default: anywhere under --voxceleb1-root)
+musan_root=            # optional
+rirs_root=             # optional: RIRS_NOISES
+
+. ./path.sh
+. ./cmd.sh
+. utils/parse_options.sh
+. utils/stages.sh
+
+data=${data:-data/$corpus}
+exp=${exp:-exp/$corpus}
+stamps=$exp/stamps
+if [ -z "$config" ]; then
+  config=conf/sdpn_small.yaml
+  if [ "$corpus" = voxceleb ]; then config=conf/sdpn.yaml; fi
+fi
+overrides=(--set "seed=$seed")
+for setting in $config_set; do overrides+=(--set "$setting"); done
+manifests=$data/manifests
+backend=$exp/backend
+mkdir -p "$data" "$exp"
+
+case $corpus in
+  demo) root=$data/audio; prepare=(local/prepare_demo.sh --seed "$seed" --nj "$nj" "$root" "$data") ;;
+  audio-dir) root=$audio_root
+    prepare=(local/prepare_audio_dir.sh --nj "$nj" --max-bad "$max_bad" --channel "$channel" --noise-dir "$noise_dir" --rir-dir "$rir_dir"
+      "$audio_root" "$data") ;;
+  kaldi-dir) root="$train_dir $test_dir"
+    prepare=(local/prepare_kaldi_dir.sh --nj "$nj" --max-bad "$max_bad" --noise-dir "$noise_dir" --rir-dir "$rir_dir" "$train_dir" "$test_dir" "$data") ;;
+  voxceleb) root="$voxceleb1_root $voxceleb2_root $musan_root $rirs_root"
+    prepare=(local/prepare_voxceleb.sh --nj "$nj" --max-bad "$max_bad" --trials-dir "$trials_dir" --musan-root "$musan_root" --rirs-root "$rirs_root"
+      "$voxceleb1_root" "$voxceleb2_root" "$data") ;;
+  *) echo "$0: --corpus is '$corpus'; choose demo, audio-dir, kaldi-dir or voxceleb" >&2; exit 1 ;;
+esac
+
+if begin_stage 0 "prepare the $corpus corpus" "$corpus $root ${prepare[*]}" \
+    reads \
+    writes "$data/eval_sets" "$manifests/recordings_train.jsonl.gz" "$data/train/wav.scp"; then
+  "${prepare[@]}"
+  end_stage
+fi
+
+if [ ! -f "$data/eval_sets" ]; then
+  echo "$0: stage $stage needs $data/eval_sets, which stage 0 makes: run with --stage 0" >&2
+  exit 1
+fi
+eval_sets=$(cat "$data/eval_sets")
+sets="train $eval_sets"
+
+if begin_stage 1 "fbank and energy VAD" "" \
+    reads $(printf "0:$data/%s/wav.scp " $sets) conf/fbank.conf conf/energy.conf conf/vad.conf \
+    writes $(printf "$data/%s/feats.scp $data/%s/vad.scp " $(for x in $sets; do echo $x $x; done)) \
+      $(printf "$manifests/cuts_%s.jsonl.gz " $sets); then
+  for name in $sets; do
+    dir=$data/$name
+    steps/make_fbank.sh --nj "$nj" --cmd "$train_cmd" --fbank-config conf/fbank.conf --write-utt2num-frames true \
+      "$dir" "$exp/make_fbank/$name" "$dir/fbank"
+    # The VAD looks at log energy, which fbank does not hold.
+    utils/copy_data_dir.sh "$dir" "$dir/energy"
+    rm -f "$dir/energy/feats.scp"
+    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" --mfcc-config conf/energy.conf \
+      "$dir/energy" "$exp/make_energy/$name" "$dir/energy/data"
+    sid/compute_vad_decision.sh --nj "$nj" --cmd "$train_cmd" --vad-config conf/vad.conf \
+      "$dir/energy" "$exp/make_vad/$name" "$dir/vad"
+    cp "$dir/energy/vad.scp" "$dir/vad.scp"
+    utils/fix_data_dir.sh "$dir"
+    sdpn-k2 cuts --config "$config" "${overrides[@]}" "$data" "$name"
+  done
+  end_stage
+fi
+
+if begin_stage 2 "multi-crop cuts for training" "${overrides[*]}" \
+    reads "1:$manifests/cuts_train.jsonl.gz" "$config" \
+    writes "$manifests/multi_crop_train.jsonl.gz"; then
+  sdpn-k2 multi-crop --config "$config" "${overrides[@]}" \
+    "$manifests/cuts_train.jsonl.gz" "$manifests/multi_crop_train.jsonl.gz"
+  end_stage
+fi
+
+if begin_stage 3 "train SDPN" "${overrides[*]}" \
+    reads "2:$manifests/multi_crop_train.jsonl.gz" "$config" \
+    writes "$exp/final.pt"; then
+  launcher=(python3)
+  device=auto
+  if [ "$ngpu" = 0 ]; then device=cpu; fi
+  if [ "$num_nodes" -gt 1 ]; then
+    launcher=(torchrun --nproc-per-node "${ngpu:-1}" --nnodes "$num_nodes" --node-rank "${NODE_RANK:-0}"
+      --master-addr "${MASTER_ADDR:?}" --master-port "${MASTER_PORT:-29500}")
+  elif [ "${ngpu:-0}" -gt 1 ]; then
+    launcher=(torchrun --standalone --nproc-per-node "$ngpu")
+  fi
+  "${launcher[@]}" -m sdpn_k2 train --device "$device" --config "$config" "${overrides[@]}" \
+    "$manifests/multi_crop_train.jsonl.gz" "$exp"
+  end_stage
+fi
+
+use_gpu=false
+extract_nj=$nj
+if [ "${ngpu:-0}" -gt 0 ]; then use_gpu=true extract_nj=$ngpu; fi
+if begin_stage 4 "extract embeddings" "$use_vad $max_duration" \
+    reads "3:$exp/final.pt" $(printf "1:$data/%s/feats.scp " $sets) \
+    writes $(printf "$exp/xvectors_%s/xvector.scp $exp/xvectors_%s/spk_xvector.scp " \
+      $(for x in $sets; do echo $x $x; done)); then
+  for name in $sets; do
+    sid/nnet3/xvector/extract_xvectors.sh --nj "$extract_nj" --cmd "$train_cmd" --use-gpu "$use_gpu" --use-vad "$use_vad" \
+      --max-duration "$max_duration" "$exp" "$data/$name" "$exp/xvectors_$name"
+  done
+  end_stage
+fi
+
+if begin_stage 5 "back end: mean, LDA, PLDA" "$plda_labels $num_clusters $lda_dim $seed" \
+    reads "4:$exp/xvectors_train/xvector.scp" \
+    writes "$backend/mean.vec" "$backend/transform.mat" "$backend/plda"; then
+  mkdir -p "$backend/log"
+  train_xvectors=scp:$exp/xvectors_train/xvector.scp
+  rm -f "$backend/plda"
+  echo "$plda_labels" > "$backend/plda_labels"
+  if [ "$plda_labels" = corpus ]; then
+    cp "$data/train/utt2spk" "$backend/utt2spk"
+  elif [ "$plda_labels" = clusters ]; then
+    sdpn-k2 plda-labels --seed "$seed" ${num_clusters:+--num-clusters "$num_clusters"} \
+      "$train_xvectors" "$backend/utt2spk"
+  else
+    echo "$0: --plda-labels is '$plda_labels'; choose clusters or corpus" >&2
+    exit 1
+  fi
+  utils/utt2spk_to_spk2utt.pl "$backend/utt2spk" > "$backend/spk2utt"
+  if [ -z "$lda_dim" ]; then
+    dim=$(copy-vector "$train_xvectors" ark,t:- 2> /dev/null | awk 'NR == 1 {print NF - 3}')
+    lda_dim=$(printf '%s\n' 150 $((dim - 1)) $(($(wc -l < "$backend/spk2utt") - 1)) | sort -n | head -n 1)
+  fi
+  $train_cmd "$backend/log/mean.log" \
+    ivector-mean "$train_xvectors" "$backend/mean.vec"
+  $train_cmd "$backend/log/lda.log" \
+    ivector-compute-lda --total-covariance-factor=0.0 --dim="$lda_dim" \
+    "ark:ivector-subtract-global-mean $train_xvectors ark:- |" "ark:$backend/utt2spk" "$backend/transform.mat"
+  $train_cmd "$backend/log/plda.log" \
+    ivector-compute-plda "ark:$backend/spk2utt" \
+    "ark:ivector-subtract-global-mean $train_xvectors ark:- | transform-vec $backend/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |" \
+    "$backend/plda"
+  end_stage
+fi
+
+if begin_stage 6 "score the trials" "" \
+    reads "5:$backend/plda" $(printf "4:$exp/xvectors_%s/xvector.scp " $eval_sets) \
+    writes $(printf "$exp/scores/%s " $eval_sets); then
+  for name in $eval_sets; do
+    scores=$exp/scores/$name
+    xvectors=scp:$exp/xvectors_$name/xvector.scp
+    unit="ark:ivector-normalize-length --scaleup=false $xvectors ark:- |"
+    centred="ark:ivector-subtract-global-mean $backend/mean.vec $xvectors ark:- | ivector-normalize-length --scaleup=false ark:- ark:- |"
+    projected="ark:ivector-subtract-global-mean $backend/mean.vec $xvectors ark:- | transform-vec $backend/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |"
+    mkdir -p "$scores/log"
+    for trials in "$data/$name"/trials*; do
+      list=$(basename "$trials")
+      pairs="cut -d ' ' -f 1,2 '$trials' |"
+      $train_cmd "$scores/log/$list.cosine.log" \
+        ivector-compute-dot-products "$pairs" "$unit" "$unit" "$scores/$list.cosine"
+      $train_cmd "$scores/log/$list.cosine_mean.log" \
+        ivector-compute-dot-products "$pairs" "$centred" "$centred" "$scores/$list.cosine_mean"
+      $train_cmd "$scores/log/$list.plda.log" \
+        ivector-plda-scoring --normalize-length=true "ivector-copy-plda --smoothing=0.0 $backend/plda - |" \
+        "$projected" "$projected" "$pairs" "$scores/$list.plda"
+    done
+  done
+  end_stage
+fi
+
+if begin_stage 7 "results" "" \
+    reads $(printf "6:$exp/scores/%s " $eval_sets) \
+    writes "$exp/RESULTS.md" "$exp/results.json" "$exp/report.html"; then
+  # Kaldi's own figures, by its tools and rules; sdpn-k2 results adds intervals and the table.
+  for name in $eval_sets; do
+    for trials in "$data/$name"/trials*; do
+      list=$(basename "$trials")
+      for scores in "$exp/scores/$name/$list".*; do
+        eer=$(compute-eer <(local/prepare_for_eer.py "$trials" "$scores") 2> /dev/null)
+        dcf=$(sid/compute_min_dcf.py --p-target 0.01 "$scores" "$trials" 2> /dev/null)
+        echo "$name $list ${scores##*.} EER $eer minDCF(0.01) $dcf"
+      done
+    done
+  done > "$exp/scores/kaldi_metrics"
+  sdpn-k2 results "$data" "$exp"
+  sdpn-k2 report --data "$data" "$exp"
+  end_stage
+fi
