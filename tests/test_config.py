@@ -1,0 +1,73 @@
+"""The configuration: what the recipe's files say, overrides, and errors that help."""
+
+from pathlib import Path
+
+import pytest
+
+from sdpn_k2.config import Config, config_differences, config_from_dict, config_to_dict, config_to_yaml, load_config
+from sdpn_k2.errors import InputError
+
+CONF = Path(__file__).resolve().parents[1] / "egs" / "voxceleb" / "conf"
+
+
+def test_the_published_recipe_is_the_default_and_is_spelt_out():
+    loaded = load_config(CONF / "sdpn.yaml")
+    # What concerns the machine and the log, not the method, may differ.
+    allowed = {"train.workers", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.keep_every"}
+    assert {key for key, _, _ in config_differences(Config(), loaded)} <= allowed
+
+
+def test_every_key_is_in_the_full_recipe():
+    import yaml
+
+    def keys(tree, prefix=""):
+        return {k for name, v in tree.items() for k in (keys(v, f"{prefix}{name}.") if isinstance(v, dict) else {prefix + name})}
+
+    assert keys(yaml.safe_load((CONF / "sdpn.yaml").read_text())) == keys(config_to_dict(Config()))
+
+
+def test_small_recipe():
+    config = load_config(CONF / "sdpn_small.yaml")
+    assert (config.model.channels, config.model.embedding_dim, config.objective.num_prototypes) == (128, 192, 128)
+    assert config.train.ema_momentum == (0.99, 1.0)
+
+
+def test_round_trip(tmp_path):
+    config = load_config(None, ["train.batch_size=128", "augment.noise_snr=[1, 2]", "train.steps=7", "train.final_lr=1e-6"])
+    assert (config.train.batch_size, config.augment.noise_snr, config.train.final_lr) == (128, (1.0, 2.0), 1e-6)
+    (tmp_path / "c.yaml").write_text(config_to_yaml(config))
+    assert load_config(tmp_path / "c.yaml") == config == config_from_dict(config_to_dict(config), "here")
+
+
+@pytest.mark.parametrize("override, message", [
+    ("train.batchsize=3", r"unknown key train.batchsize; did you mean train.batch_size\?"),
+    ("batch_size=3", r"unknown key batch_size; did you mean train.batch_size\?"),
+    ("trian.steps=3", "unknown key trian"),
+    ("train.batch_size=big", "train.batch_size should be of type int, not 'big'"),
+    ("train.batch_size=true", "should be of type int"),
+    ("train.batch_size=1", "at least 2"),
+    ("augment.noise_snr=3", "should be 2 values"),
+    ("train=3", "should be a mapping"),
+    ("train.precision=fp8", "choose auto, float32 or bfloat16"),
+    ("model.channels=100", "multiple of model.res2net_scale"),
+    ("train.warmup=1.5", "fraction of the run"),
+    ("objective.num_prototypes=1", "at least 2"),
+    ("train.base_lr=-1", "cannot be negative"),
+    ("seed", "expected section.key=value"),
+])
+def test_bad_overrides(override, message):
+    with pytest.raises(InputError, match=message):
+        load_config(None, [override])
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "broken.yaml").write_text("train: [1, 2\n")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_config(tmp_path / "broken.yaml")
+    with pytest.raises(InputError, match="should be a mapping"):
+        load_config(tmp_path / "list.yaml")
+    with pytest.raises(InputError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+    assert load_config(tmp_path / "empty.yaml") == Config()

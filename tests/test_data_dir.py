@@ -1,0 +1,447 @@
+"""Kaldi data directories: reading, writing and checking their tables, and what is done with whole directories."""
+
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi import data_dir, data_ops
+
+KEYS = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=8)
+VALUES = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=8)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+# Tables
+
+
+def test_map_keeps_the_rest_of_the_line(tmp_path):
+    path = write(tmp_path / "wav.scp", "b  sph2pipe -f wav 'my file.sph' |\na\t/x y/a.wav  \n")
+    assert data_dir.read_map(path) == {"b": "sph2pipe -f wav 'my file.sph' |", "a": "/x y/a.wav"}
+    assert list(data_dir.read_map(path)) == ["b", "a"]
+
+
+def test_only_ascii_white_space_separates(tmp_path):
+    path = write(tmp_path / "text", "a\u3000b 你好\u3000吗\u00a0x\nc\n")
+    assert data_dir.read_map(path) == {"a\u3000b": "你好\u3000吗\u00a0x", "c": ""}
+
+
+def test_lists_numbers_segments_trials(tmp_path):
+    assert data_dir.read_lists(write(tmp_path / "spk2utt", "s a b\nt c\n")) == {"s": ["a", "b"], "t": ["c"]}
+    assert data_dir.read_numbers(write(tmp_path / "utt2dur", "a 1.5 \nb 2\n")) == {"a": 1.5, "b": 2.0}
+    segments = data_dir.read_segments(write(tmp_path / "segments", "a rec 0.5 1.25\nb rec 1 -1\nc rec 0 1 A\n"))
+    assert segments == {"a": ("rec", 0.5, 1.25), "b": ("rec", 1.0, -1.0), "c": ("rec", 0.0, 1.0)}
+    trials = list(data_dir.read_trials(write(tmp_path / "trials", "a b target\na c nontarget\n")))
+    assert trials == [("a", "b", True), ("a", "c", False)]
+
+
+@pytest.mark.parametrize(
+    "reader, text, message",
+    [
+        ("read_map", "a 1\n\nb 2\n", "{}:2: empty line"),
+        ("read_map", "a 1\nb\n", "{}:2: 'b' has no value"),
+        ("read_map", "a 1\nb 2\na 3\n", "{}:3: 'a' is there twice"),
+        ("read_map", "a 1\nb 2\r\n", "{}:2: Windows line end; remove them: sed -i 's/\\r$//' {}"),
+        ("read_map", None, "{}: cannot read: No such file or directory"),
+        ("read_numbers", "a 1\nb nan\n", "{}:2: 'b' has 'nan' where a number is wanted"),
+        ("read_numbers", "a 1 2\n", "{}:1: 'a' has '1 2' where a number is wanted"),
+        ("read_segments", "a rec 1\n", "{}:1: expected utterance, recording, start and end, got 'a rec 1'"),
+        ("read_segments", "a rec 2 1\n", "{}:1: 'a' goes from 2 to 1 s: it must end after its start"),
+        ("read_segments", "a rec -1 1\n", "{}:1: 'a' goes from -1 to 1 s: it must end after its start"),
+        ("read_trials", "a b target\na b yes\n", "{}:2: expected 'enroll test target|nontarget', got 'a b yes'"),
+    ],
+)
+def test_unusable_tables_are_named_by_file_and_line(tmp_path, reader, text, message):
+    path = tmp_path / "table"
+    if text is not None:
+        write(path, text)
+    with pytest.raises(InputError) as error:
+        list(getattr(data_dir, reader)(path))
+    assert str(error.value) == message.format(path, path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=20))
+def test_written_maps_are_as_sort_sorts_them_and_read_back(tmp_path, table):
+    path = tmp_path / "table"
+    data_dir.write_map(path, table)
+    ordered = subprocess.run(["sort", "-c", str(path)], env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"})
+    assert ordered.returncode == 0
+    assert data_dir.read_map(path) == table
+
+
+def test_values_may_be_numbers_and_lists(tmp_path):
+    data_dir.write_map(tmp_path / "t", {"b": 0.1, "a": ["x", "y"], "c": 3})
+    assert (tmp_path / "t").read_text() == "a x y\nb 0.1\nc 3\n"
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    path = write(tmp_path / "wav.scp", b"a /caf\xe9.wav\n")
+    data_dir.write_map(tmp_path / "copy", data_dir.read_map(path))
+    assert (tmp_path / "copy").read_bytes() == b"a /caf\xe9.wav\n"
+
+
+@pytest.mark.parametrize(
+    "items, message",
+    [
+        ([("a", "1"), ("a", "2")], "'a' is given twice"),
+        ([("a b", "1")], "'a b' cannot be a key: it is empty or has white space"),
+        ([("", "1")], "'' cannot be a key: it is empty or has white space"),
+        ([("a", "1\n2")], "the value of 'a' has a line break"),
+    ],
+)
+def test_nothing_is_written_that_could_not_be_read(tmp_path, items, message):
+    with pytest.raises(InputError, match=f"t: {message}"):
+        data_dir.write_map(tmp_path / "t", items)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_speakers_and_utterances_turn_into_each_other():
+    utt2spk = {"s1-a": "s1", "s2-a": "s2", "s1-b": "s1"}
+    spk2utt = {"s1": ["s1-a", "s1-b"], "s2": ["s2-a"]}
+    assert data_dir.spk2utt(utt2spk) == spk2utt
+    assert data_dir.utt2spk(spk2utt) == utt2spk
+
+
+# validate
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A directory without segments: each recording is an utterance."""
+    names = ["s1-a", "s1-b", "s2-a", "s2-b", "s3-a"]
+    data_dir.write_data_dir(
+        tmp_path / "plain",
+        {name: f"/audio/{name}.wav" for name in names},
+        {name: name[:2] for name in names},
+        {
+            "feats.scp": {name: f"/feats.ark:{index}" for index, name in enumerate(names)},
+            "text": {name: "hello you" for name in names},
+            "utt2num_frames": dict.fromkeys(names, 100),
+            "spk2gender": {"s1": "f", "s2": "m", "s3": "f"},
+        },
+    )
+    return tmp_path / "plain"
+
+
+@pytest.fixture
+def segmented(tmp_path):
+    """A directory with segments: two recordings of two speakers' utterances."""
+    directory = tmp_path / "segmented"
+    segments = {"s1-a": "r1 0 2", "s1-b": "r1 2.5 4", "s2-a": "r1 5 6.25", "s2-b": "r2 0.5 3", "s3-a": "r2 4 -1"}
+    data_dir.write_data_dir(
+        directory,
+        {"r1": "sox r1.mp3 -t wav - |", "r2": "r2.wav"},
+        {name: name[:2] for name in segments},
+        {"segments": segments, "reco2dur": {"r1": 10, "r2": 5.5}},
+    )
+    return directory
+
+
+def test_good_directories_pass(plain, segmented):
+    assert data_dir.validate(plain) == 5
+    assert data_dir.validate(segmented, feats=False, text=False) == 5
+
+
+@pytest.mark.parametrize(
+    "name, old, new, message",
+    [
+        ("utt2spk", "s1-b s1\n", "", "{d}/spk2utt:1: speaker 's1' has other utterances than in utt2spk"),
+        ("utt2spk", "s1-b s1", "s1-b s1 s2", "{d}/utt2spk:2: expected one utterance and one speaker, got 's1-b s1 s2'"),
+        ("utt2spk", "s1-a s1\ns1-b s1\n", "s1-b s1\ns1-a s1\n", "{d}/utt2spk:2: 's1-a' is not in C-locale order"),
+        ("utt2spk", "s2-a s2", "s2-a s3", "{d}/utt2spk:4: sorted by utterance, speaker 's2' comes too late"),
+        ("utt2spk", "s2-b s2", "s2-a s2", "{d}/utt2spk:4: 's2-a' is there twice"),
+        ("spk2utt", "s3 s3-a\n", "", "{d}/spk2utt: 1 of 3 ids in {d}/utt2spk are missing, the first is 's3'"),
+        ("wav.scp", "s2-a /audio/s2-a.wav\n", "", "{d}/wav.scp: 1 of 5 ids in {d}/utt2spk are missing"),
+        ("feats.scp", "s2-a ", "s2-aa ", "{d}/feats.scp:3: 's2-aa' is not in {d}/utt2spk"),
+        ("text", "s2-a hello", "s2-a h\xe9llo", None),
+        ("text", "s2-a hello you", "s2-a", None),
+        ("utt2num_frames", "s2-b 100", "s2-b 0", "{d}/utt2num_frames:4: 's2-b' has 0, which is not above zero"),
+        ("utt2num_frames", "s2-b 100", "s2-b x", "{d}/utt2num_frames:4: 's2-b' has 'x' where a number is wanted"),
+        ("spk2gender", "s2 m", "s2 male", "{d}/spk2gender:2: gender of 's2' must be m or f, got 'male'"),
+        ("spk2gender", "s2 m\n", "", "{d}/spk2gender: 1 of 3 ids in {d}/spk2utt are missing, the first is 's2'"),
+        ("wav.scp", "s2-a /audio/s2-a.wav", "s2-a", "{d}/wav.scp:3: 's2-a' has no value"),
+        ("feats.scp", "s3-a", "\ns3-a", "{d}/feats.scp:5: empty line"),
+        ("wav.scp", "s1-b.wav\n", "s1-b.wav\r\n", "{d}/wav.scp:2: Windows line end"),
+    ],
+)
+def test_first_bad_line_is_named(plain, name, old, new, message):
+    text = (plain / name).read_text()
+    assert old in text
+    write(plain / name, text.replace(old, new))
+    if message is None:
+        assert data_dir.validate(plain) == 5
+    else:
+        with pytest.raises(InputError) as error:
+            data_dir.validate(plain)
+        assert str(error.value).startswith(message.format(d=plain))
+
+
+@pytest.mark.parametrize(
+    "name, old, new, message",
+    [
+        ("segments", "r2 0.5 3", "r2 3 0.5", "{d}/segments:4: 's2-b' goes from 3 to 0.5 s"),
+        ("segments", "s2-b r2", "s2-b r3", "{d}/segments:4: recording 'r3' is not in {d}/wav.scp"),
+        ("segments", "s2-b r2 0.5 3\n", "", "{d}/segments: 1 of 5 ids in {d}/utt2spk are missing, the first is 's2-b'"),
+        ("wav.scp", "r2 r2.wav\n", "r2 r2.wav\nr3 r3.wav\n", "{d}/wav.scp:3: 'r3' is not in {d}/segments"),
+        ("reco2dur", "r2 5.5\n", "", "{d}/reco2dur: 1 of 2 ids in {d}/wav.scp are missing, the first is 'r2'"),
+    ],
+)
+def test_segments_and_recordings_must_agree(segmented, name, old, new, message):
+    text = (segmented / name).read_text()
+    assert old in text
+    write(segmented / name, text.replace(old, new))
+    with pytest.raises(InputError) as error:
+        data_dir.validate(segmented, feats=False, text=False)
+    assert str(error.value).startswith(message.format(d=segmented))
+
+
+def test_what_must_be_there(plain, tmp_path):
+    for name, option in (("feats.scp", "feats"), ("text", "text"), ("wav.scp", "wav")):
+        (plain / name).rename(plain / "away")
+        with pytest.raises(InputError, match=f"{name}: no such file"):
+            data_dir.validate(plain)
+        assert data_dir.validate(plain, **{option: False}) == 5
+        (plain / "away").rename(plain / name)
+    with pytest.raises(InputError, match="no such data directory"):
+        data_dir.validate(tmp_path / "nowhere")
+    write(plain / "utt2spk", "")
+    with pytest.raises(InputError, match="utt2spk: no utterances"):
+        data_dir.validate(plain)
+
+
+def test_text_must_be_utf8(plain):
+    write(plain / "text", (plain / "text").read_bytes().replace(b"s2-a hello", b"s2-a h\xe9llo"))
+    with pytest.raises(InputError, match="text:3: the text of 's2-a' is not UTF-8"):
+        data_dir.validate(plain)
+
+
+def test_speaker_order_can_be_let_go(tmp_path):
+    with pytest.raises(InputError, match="let every utterance id begin with its speaker id"):
+        data_dir.write_data_dir(tmp_path / "d", {"a": "a.wav", "b": "b.wav"}, {"a": "t", "b": "s"})
+    assert data_dir.validate(tmp_path / "d", feats=False, text=False, speaker_order=False) == 2
+
+
+# fix
+
+
+def test_fix_makes_a_directory_valid_again(plain):
+    # Unsorted, CRLF, an empty line, one twice, one unknown.
+    write(plain / "utt2spk", "s2-b s2\r\n\ns1-a s1\ns1-a s1\ns2-a s2\ns3-a s3\nzz-z zz\n")
+    write(plain / "feats.scp", "s2-b /f:4\ns1-b /f:2\ns1-a /f:1\ns2-a\ns3-a /f:5\n")  # a key only
+    write(plain / "spk2gender", "s1 f\ns2 m\n")  # nothing of s3
+    notes = data_ops.fix(plain)
+    assert data_dir.validate(plain) == 2
+    assert data_dir.read_map(plain / "utt2spk") == {"s1-a": "s1", "s2-b": "s2"}
+    assert (plain / "spk2utt").read_text() == "s1 s1-a\ns2 s2-b\n"
+    assert (plain / "feats.scp").read_text() == "s1-a /f:1\ns2-b /f:4\n"
+    assert (plain / ".backup/utt2spk").read_bytes().startswith(b"s2-b s2\r\n")
+    assert notes[-1] == f"kept 2 utterances out of 5; old files are in {plain}/.backup"
+
+
+def test_fix_changes_nothing_that_is_right(plain, segmented):
+    for directory in (plain, segmented):
+        before = {path.name: path.read_bytes() for path in directory.iterdir()}
+        assert data_ops.fix(directory) == ["kept all 5 utterances"]
+        assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
+
+
+def test_fix_drops_bad_segments_and_lost_recordings(segmented):
+    write(segmented / "segments", "s1-a r1 0 2\ns1-b r1 4 2.5\ns2-a r1 5\ns2-b r2 0.5 3\ns3-a r9 4 -1\n")
+    notes = data_ops.fix(segmented)
+    assert data_dir.read_map(segmented / "segments") == {"s1-a": "r1 0 2", "s2-b": "r2 0.5 3"}
+    assert sum("dropped a segment" in note for note in notes) == 2
+    write(segmented / "wav.scp", "r2 r2.wav\n")
+    data_ops.fix(segmented)
+    assert data_dir.read_map(segmented / "utt2spk") == {"s2-b": "s2"}
+    assert data_dir.read_map(segmented / "reco2dur") == {"r2": "5.5"}
+    data_dir.validate(segmented, feats=False, text=False)
+
+
+def test_fix_removes_a_derived_table_rather_than_utterances(plain):
+    write(plain / "utt2num_frames", "s1-a 100\n")
+    assert "removed utt2num_frames: it lacks 4 ids; make it again" in data_ops.fix(plain)
+    assert data_dir.validate(plain) == 5 and not (plain / "utt2num_frames").exists()
+
+
+def test_fix_leaves_choices_to_people(plain):
+    before = (plain / "utt2spk").read_text()
+    write(plain / "utt2spk", before + "s1-a s2\n")
+    with pytest.raises(InputError, match="utt2spk:6: 's1-a' has 's2', but 's1' before: remove one of them"):
+        data_ops.fix(plain)
+    assert (plain / "utt2spk").read_text() == before + "s1-a s2\n"
+    write(plain / "utt2spk", before)
+    write(plain / "feats.scp", "zz /f:1\n")
+    with pytest.raises(InputError, match="no utterance is there in all of"):
+        data_ops.fix(plain)
+    assert (plain / "feats.scp").read_text() == "zz /f:1\n"
+
+
+# subset, split, combine, copy, subsegment
+
+
+def test_subset_keeps_what_belongs_to_its_utterances(segmented, tmp_path):
+    write(segmented / "frame_shift", "0.0125\n")
+    assert data_ops.subset(segmented, tmp_path / "out", ["s2-b", "s1-a", "unknown"]) == 2
+    out = tmp_path / "out"
+    assert data_dir.read_map(out / "utt2spk") == {"s1-a": "s1", "s2-b": "s2"}
+    assert data_dir.read_map(out / "wav.scp") == data_dir.read_map(segmented / "wav.scp")
+    assert (out / "frame_shift").read_text() == "0.0125\n"
+    data_ops.subset(segmented, out, ["s2-b"])
+    assert list(data_dir.read_map(out / "wav.scp")) == list(data_dir.read_map(out / "reco2dur")) == ["r2"]
+    data_dir.validate(out, feats=False, text=False)
+    with pytest.raises(InputError, match="no utterances would be left"):
+        data_ops.subset(segmented, tmp_path / "none", ["unknown"])
+
+
+def test_split_never_splits_a_speaker_and_loses_nothing(plain):
+    folder = data_ops.split(plain, 2)
+    assert folder == plain / "split2"
+    parts = [data_dir.read_map(folder / str(number) / "utt2spk") for number in (1, 2)]
+    assert not set(parts[0].values()) & set(parts[1].values())
+    assert {**parts[0], **parts[1]} == data_dir.read_map(plain / "utt2spk")
+    for number in (1, 2):
+        data_dir.validate(folder / str(number))
+    assert [len(part) for part in parts] == [2, 3]
+
+
+def test_split_by_utterance(plain, segmented):
+    folder = data_ops.split(plain, 5, per_utterance=True)
+    assert folder.name == "split5utt"
+    assert [len(data_dir.read_map(folder / str(number) / "utt2spk")) for number in range(1, 6)] == [1] * 5
+    folder = data_ops.split(segmented, 5, per_utterance=True)
+    assert [list(data_dir.read_map(folder / str(number) / "wav.scp")) for number in (3, 4)] == [["r1"], ["r2"]]
+
+
+def test_split_is_done_again_only_when_the_directory_changed(plain):
+    first = data_ops.split(plain, 2) / "1" / "feats.scp"
+    first.write_text("left alone\n")
+    data_ops.split(plain, 2)
+    assert first.read_text() == "left alone\n"
+    write(plain / "feats.scp", (plain / "feats.scp").read_text().replace("/feats.ark", "/new.ark"))
+    data_ops.split(plain, 2)
+    assert first.read_text().startswith("s1-a /new.ark")
+    (plain / "text").unlink()
+    data_ops.split(plain, 2)
+    assert not (first.parent / "text").exists()
+
+
+def test_split_into_too_many_parts(plain):
+    with pytest.raises(InputError, match="has 3 speakers, too few for 4 parts: use fewer jobs, or --per-utt"):
+        data_ops.split(plain, 4)
+    with pytest.raises(InputError, match="cannot split the 5 utterances of"):
+        data_ops.split(plain, 6, per_utterance=True)
+
+
+def test_combine(plain, segmented, tmp_path):
+    other = tmp_path / "other"
+    data_ops.copy(plain, other, ("", "-n"))
+    out = tmp_path / "out"
+    assert data_ops.combine(out, [plain, other]) == [f"not combining utt2uniq: {plain} has none"]
+    assert data_dir.validate(out) == 10
+    assert data_dir.read_lists(out / "spk2utt")["s3"] == ["s3-a", "s3-a-n"]
+
+    write(other / "trials2", "s1-a-n x\n")
+    write(plain / "trials2", "s1-a x\n")
+    data_ops.combine(out, [plain, other], ["trials2", "feats.scp"])
+    assert data_dir.read_map(out / "trials2") == {"s1-a": "x", "s1-a-n": "x"}
+
+
+def test_combine_gives_segments_to_those_without(plain, segmented, tmp_path):
+    data_ops.copy(segmented, tmp_path / "s", ("", "-x"))
+    write(plain / "utt2dur", "".join(f"{name} 3.25\n" for name in data_dir.read_map(plain / "utt2spk")))
+    out = tmp_path / "out"
+    data_ops.combine(out, [plain, tmp_path / "s"])
+    assert data_dir.validate(out, feats=False, text=False) == 10
+    segments = data_dir.read_segments(out / "segments")
+    assert segments["s1-a"] == ("s1-a", 0, 3.25) and segments["s1-a-x"] == ("r1", 0, 2)
+    (plain / "utt2dur").unlink()
+    data_ops.combine(out, [plain, tmp_path / "s"])
+    assert data_dir.read_segments(out / "segments")["s1-a"] == ("s1-a", 0, -1)
+
+
+def test_combine_refuses_contradictions(plain, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(plain, other)
+    data_ops.combine(tmp_path / "same", [plain, other])  # the same utterances twice are one
+    assert data_dir.validate(tmp_path / "same") == 5
+    write(other / "wav.scp", (other / "wav.scp").read_text().replace("/audio/s2-b", "/elsewhere/s2-b"))
+    with pytest.raises(InputError, match="other/wav.scp: 's2-b' has '/elsewhere/s2-b.wav', but '/audio/s2-b.wav' in"):
+        data_ops.combine(tmp_path / "out", [plain, other])
+    assert not (tmp_path / "out").exists()
+    write(plain / "frame_shift", "0.01\n")
+    shutil.copytree(plain, tmp_path / "slow")
+    write(tmp_path / "slow/frame_shift", "0.02\n")
+    with pytest.raises(InputError, match="different frame shifts"):
+        data_ops.combine(tmp_path / "out", [plain, tmp_path / "slow"])
+
+
+def test_copy_renames_utterances_and_speakers(plain, segmented, tmp_path):
+    out = tmp_path / "out"
+    data_ops.copy(plain, out, ("p-", "-n"), ("p-", "-m"))
+    assert data_dir.read_map(out / "utt2spk")["p-s2-a-n"] == "p-s2-m"
+    assert data_dir.read_map(out / "utt2uniq")["p-s2-a-n"] == "s2-a"
+    assert data_dir.read_map(out / "wav.scp")["p-s2-a-n"] == "/audio/s2-a.wav"
+    assert data_dir.read_map(out / "spk2gender") == {"p-s1-m": "f", "p-s2-m": "m", "p-s3-m": "f"}
+    data_dir.validate(out, speaker_order=False)
+    data_ops.copy(segmented, out, ("", "-n"))
+    assert data_dir.read_map(out / "segments")["s2-a-n"] == "r1 5 6.25"
+    assert data_dir.read_map(out / "wav.scp") == data_dir.read_map(segmented / "wav.scp")
+    assert not (out / "text").exists()  # of the directory that was there before
+    data_dir.validate(out, feats=False, text=False)
+    with pytest.raises(InputError, match="cannot be copied onto itself"):
+        data_ops.copy(plain, f"{plain}/../plain")
+
+
+def test_subsegment(plain, segmented, tmp_path):
+    cuts = write(tmp_path / "subsegments", "s1-a-1 s1-a 0 0.5\ns1-a-2 s1-a 0.5 1.2\ns2-b-1 s2-b 0.252 0.617\n")
+    out = tmp_path / "out"
+    assert data_ops.subsegment(plain, cuts, out) == 3
+    assert data_dir.read_map(out / "segments") == {
+        "s1-a-1": "s1-a 0.000 0.500", "s1-a-2": "s1-a 0.500 1.200", "s2-b-1": "s2-b 0.252 0.617",
+    }  # fmt: skip
+    # Rounded to whole frames; the second ends with the features, which have 100 frames.
+    assert data_dir.read_map(out / "feats.scp") == {
+        "s1-a-1": "/feats.ark:0[0:49]", "s1-a-2": "/feats.ark:0[50:99]", "s2-b-1": "/feats.ark:3[25:61]",
+    }  # fmt: skip
+    assert list(data_dir.read_map(out / "wav.scp")) == ["s1-a", "s2-b"]
+    assert data_dir.validate(out, text=False) == 3
+
+    data_ops.subsegment(segmented, cuts, out, write(tmp_path / "text", "s1-a-1 x\ns1-a-2 y\ns2-b-1 z\n"))
+    assert data_dir.read_map(out / "segments")["s2-b-1"] == "r2 0.752 1.117"
+    assert data_dir.validate(out, feats=False) == 3
+
+    # Of a row range, a part.
+    again = write(tmp_path / "again", "s1-a-2-x s1-a-2 0.1 0.3\n")
+    data_ops.subsegment(plain, cuts, tmp_path / "once")
+    data_ops.subsegment(tmp_path / "once", again, tmp_path / "twice")
+    assert data_dir.read_map(tmp_path / "twice/feats.scp") == {"s1-a-2-x": "/feats.ark:0[60:79]"}
+    assert data_dir.read_map(tmp_path / "twice/segments") == {"s1-a-2-x": "s1-a 0.600 0.800"}
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("x nosuch 0 1", "subsegments:1: utterance 'nosuch' of 'x' is not in"),
+        ("x s1-a 1 0.5", "subsegments:1: 'x' goes from 1 to 0.5 s"),
+        ("x s1-a 1 -1", "subsegments:1: 'x' needs an end in seconds"),
+        ("x s1-a 1.5 1.7", "subsegments:1: from 1.5 to 1.7 s there is no frame of /feats.ark:0"),
+    ],
+)
+def test_bad_subsegments(plain, tmp_path, line, message):
+    with pytest.raises(InputError, match=message):
+        data_ops.subsegment(plain, write(tmp_path / "subsegments", line + "\n"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_standard_library_is_needed():
+    code = "import sys, sdpn_k2.kaldi.data_ops, sdpn_k2.kaldi.script; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([shutil.which("python3"), "-c", code]).returncode == 0

@@ -1,0 +1,163 @@
+"""Exported encoders against PyTorch on real speech, and what cannot be exported."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tiny_models import MELSPEC, write_data, write_model
+
+import sdpn_k2.engine.export as export_module
+from sdpn_k2.cli import cli
+from sdpn_k2.config import FeaturesConfig
+from sdpn_k2.engine.export import export, load_exported
+from sdpn_k2.engine.extraction import Extractor
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.utterances import read_utterances
+from sdpn_k2.signal.convolution import ConvolvedFrontEnd
+from sdpn_k2.signal.front_end import front_end
+
+needs_onnx = pytest.mark.skipif(not hasattr(torch, "export"), reason="ONNX export wants torch 2.5 or later")
+
+@pytest.fixture(scope="module")
+def data(shared, tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"), shared)
+
+
+@pytest.fixture(scope="module")
+def speech(data):
+    return [samples for _, samples in read_utterances(data, 16000)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {"fbank": write_model(folder / "fbank.pt"), "melspec": write_model(folder / "melspec.pt", MELSPEC)}
+
+
+@pytest.mark.parametrize("config", [
+    FeaturesConfig(), MELSPEC, FeaturesConfig(kind="melspec", low_freq=40.0, high_freq=-500.0),
+    FeaturesConfig(sample_rate=8000, num_mel_bins=40, high_freq=3700.0),
+])
+def test_front_ends_as_a_convolution(speech, config):
+    waveforms = torch.from_numpy(np.stack([samples[:20000] for samples in speech[:2]]))
+    usual, convolved = front_end(config), ConvolvedFrontEnd(front_end(config))
+    expected = usual(waveforms)
+    assert convolved(waveforms).shape == expected.shape
+    # Quiet bins lose what the FFT's float32 loses too, in other places.
+    difference = convolved(waveforms) - expected
+    assert float(difference.norm() / expected.norm()) < 1e-5 and float(difference.abs().max()) < 0.02
+
+
+def test_front_end_as_a_convolution_with_an_offset(speech):
+    """A constant in the recording is removed to float32's precision."""
+    waveforms = torch.from_numpy(speech[0])[None] + 0.01
+    difference = ConvolvedFrontEnd(front_end(FeaturesConfig()))(waveforms) - front_end(FeaturesConfig())(waveforms)
+    assert float(difference.abs().mean()) < 1e-3
+
+
+@pytest.mark.parametrize("kind, source, suffix", [
+    ("fbank", "waveform", ".ts"), ("fbank", "fbank", ".ts"), ("melspec", "waveform", ".ts"),
+    pytest.param("fbank", "waveform", ".pt2", marks=needs_onnx),
+    pytest.param("fbank", "waveform", ".onnx", marks=needs_onnx),
+    pytest.param("fbank", "fbank", ".onnx", marks=needs_onnx),
+])
+def test_exports_equal_pytorch_at_other_lengths(models, data, speech, tmp_path, kind, source, suffix):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    output = tmp_path / f"encoder{suffix}"
+    result = CliRunner().invoke(cli, ["export", "--input", source, str(models[kind]), str(data), str(output)])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    assert f"{source} (batch, " in result.output and "→ embedding (batch, 24)" in result.output
+    assert float(re.search(r"on 8 utterances: (\S+)", result.output).group(1)) < 1e-4
+    run, extractor = load_exported(output), Extractor.load(models[kind])
+
+    def given(samples):
+        return samples if source == "waveform" else extractor.compute_features(samples).numpy()
+
+    long = np.concatenate(speech[:6])
+    for samples in (long, speech[8], speech[8][:3000], speech[8][: extractor_shortest(extractor)]):
+        ours, expected = run(given(samples)[None])[0], extractor.embed(samples)
+        assert np.linalg.norm(ours - expected) < 1e-4 * np.linalg.norm(expected)
+    batch = np.stack([given(samples[:16000]) for samples in speech[:5]])
+    expected = np.stack([extractor.embed(samples[:16000]) for samples in speech[:5]])
+    np.testing.assert_allclose(run(batch), expected, rtol=1e-3, atol=1e-4 * float(np.abs(expected).max()))
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def extractor_shortest(extractor):
+    return next(n for n in range(1, 5000) if extractor.front_end.num_frames(n) >= 5)
+
+
+@needs_onnx
+def test_int8_and_its_cost(models, data, speech, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    output = tmp_path / "small.onnx"
+    result = CliRunner().invoke(cli, ["export", "--int8", str(models["melspec"]), str(data), str(output)])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    said = re.search(r"int8: (\S+) MB in place of (\S+); EER (\S+) % in place of (\S+) % on (\d+) trials; .* (\S+)\n",
+                     result.output)
+    small, large, int8_eer, float_eer, trials, cosine = map(float, said.groups())
+    assert small < large and trials == 36 and cosine > 0.99 and 0 <= int8_eer <= 100
+    graph = onnx.load(str(output))
+    operations = [node.op_type for node in graph.graph.node]
+    assert operations.count("ConvInteger") > 20 and operations.count("Conv") == 1
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
+    assert metadata["input"] == "waveform" and json.loads(metadata["features"])["kind"] == "melspec"
+
+    # The EERs are those of the scores by definition.
+    extractor, run = Extractor.load(models["melspec"]), load_exported(output)
+    names = [name for name, _ in read_utterances(data, 16000)]
+    for eer, embeddings in ((float_eer, [extractor.embed(samples) for samples in speech]),
+                            (int8_eer, [run(samples[None])[0] for samples in speech])):
+        unit = dict(zip(names, (e / np.linalg.norm(e) for e in embeddings)))
+        trials = [line.split() for line in (data / "trials").read_text().splitlines()]
+        scores = np.array([unit[a] @ unit[b] for a, b, _ in trials])
+        target = np.array([kind == "target" for _, _, kind in trials])
+        thresholds = np.sort(scores)
+        miss = np.array([(scores[target] < t).mean() for t in thresholds])
+        false_alarm = np.array([(scores[~target] >= t).mean() for t in thresholds])
+        crossing = np.argmax(miss >= false_alarm)
+        low, high = sorted((100 * min(miss[crossing], false_alarm[crossing - 1]),
+                            100 * max(false_alarm[crossing - 1], miss[crossing])))
+        assert low - 0.01 <= eer <= high + 0.01
+
+
+# Bad input.
+
+
+def test_what_cannot_be_exported(models, data, tmp_path):
+    def refused(message, *arguments, **options):
+        with pytest.raises(InputError, match=message):
+            export(*arguments, **options)
+        assert not list(tmp_path.glob("e*"))
+
+    refused("its front end is melspec, so Kaldi's fbank cannot go in", models["melspec"], data, tmp_path / "e.ts",
+            source="fbank")
+    refused("the suffix says the format: .onnx, .pt2, .ts", models["fbank"], data, tmp_path / "e.tflite")
+    refused("int8 is for .onnx", models["fbank"], data, tmp_path / "e.ts", int8=True)
+    refused("no such folder", models["fbank"], data, tmp_path / "none" / "e.ts")
+    empty = tmp_path / "data"
+    empty.mkdir()
+    (empty / "wav.scp").write_text("a nowhere.wav\n")
+    refused("no usable utterance", models["fbank"], empty, tmp_path / "e.ts")
+    refused("trials", models["fbank"], empty, tmp_path / "e.onnx", int8=True)
+
+
+def test_an_export_that_differs_is_not_written(models, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "TOLERANCE", 1e-12)
+    with pytest.raises(InputError, match="not written: it differs from PyTorch by .*more than 1e-12"):
+        export(models["fbank"], data, tmp_path / "e.ts")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_onnx_packages_are_named(models, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(InputError, match=r"pip install 'sdpn_k2\[export\]'"):
+        export(models["fbank"], data, tmp_path / "e.onnx")

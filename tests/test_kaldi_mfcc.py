@@ -1,0 +1,82 @@
+"""MFCC: against Kaldi's files, kaldi-native-fbank and the cosine transform of the filterbank."""
+
+import kaldi_native_fbank as knf
+import numpy as np
+import pytest
+import soundfile
+from kaldi_support import load, refuse, run_golden_line, speech_like, succeed
+from scipy.fft import dct
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.features import FbankOptions, MfccOptions, fbank, mfcc
+
+
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("mfcc30.scp", "ark,scp:mfcc30.ark,mfcc30.scp"),
+        ("mfcc_default.scp", "ark,scp:mfcc_default.ark,mfcc_default.scp"),
+        ("mfcc_energy.ark", "ark:mfcc_energy.ark"),
+    ],
+)
+def test_command_gives_kaldis_features(name, part, shared, tmp_path):
+    golden = run_golden_line(shared, tmp_path, part)
+    ours, kaldis = load(tmp_path / name), load(golden / name)
+    assert list(ours) == list(kaldis)
+    for key, reference in kaldis.items():
+        assert ours[key].shape == reference.shape
+        assert abs(ours[key] - reference).max() <= 3e-2
+
+
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [
+        ({}, {}),
+        ({"use_energy": False}, {"use_energy": False}),
+        ({"use_energy": False, "htk_compat": True}, {"use_energy": False, "htk_compat": True}),
+        ({"htk_compat": True}, {"htk_compat": True}),
+        ({"raw_energy": False, "energy_floor": 1e8}, {"raw_energy": False, "energy_floor": 1e8}),
+        ({"num_mel_bins": 40, "num_ceps": 40}, {"num_bins": 40, "num_ceps": 40}),
+        ({"num_ceps": 20, "cepstral_lifter": 0.0}, {"num_ceps": 20, "cepstral_lifter": 0.0}),
+        ({"num_ceps": 5, "cepstral_lifter": 10.0}, {"num_ceps": 5, "cepstral_lifter": 10.0}),
+    ],
+    ids=lambda settings: ",".join(map(str, settings.values())) or "-",
+)
+def test_options_agree_with_kaldi_native_fbank(ours, theirs):
+    options = knf.MfccOptions()
+    options.frame_opts.dither = 0
+    for name, value in theirs.items():
+        setattr(options if hasattr(options, name) else options.mel_opts, name, value)
+    samples = speech_like(seed=len(str(ours)))
+    computer = knf.OnlineMfcc(options)
+    computer.accept_waveform(16000, samples.astype(np.float32).tolist())
+    computer.input_finished()
+    reference = np.array([computer.get_frame(i) for i in range(computer.num_frames_ready)])
+    np.testing.assert_allclose(mfcc(samples, MfccOptions(dither=0, **ours)), reference, atol=5e-3)
+
+
+def test_cepstra_are_the_liftered_cosine_transform_of_the_filterbank():
+    samples = speech_like(4)
+    cepstra = dct(fbank(samples, FbankOptions(dither=0)).astype(np.float64), norm="ortho")[:, :13]
+    cepstra *= 1 + 11 * np.sin(np.pi * np.arange(13) / 22)
+    np.testing.assert_allclose(mfcc(samples, MfccOptions(dither=0, use_energy=False)), cepstra, atol=1e-4)
+
+
+def test_more_cepstra_than_filters_are_refused(tmp_path):
+    with pytest.raises(InputError, match="num-ceps"):
+        mfcc(speech_like(), MfccOptions(dither=0, num_ceps=24))
+    soundfile.write(str(tmp_path / "a.wav"), speech_like(), 16000)
+    (tmp_path / "wav.scp").write_text("a a.wav\n")
+    assert "num-ceps" in refuse("compute-mfcc-feats --num-ceps=0 scp:wav.scp ark:f.ark", tmp_path)
+
+
+def test_htk_kind_says_mfcc_with_energy(tmp_path):
+    soundfile.write(str(tmp_path / "a.wav"), speech_like(), 16000)
+    (tmp_path / "wav.scp").write_text("a a.wav\n")
+    (tmp_path / "htk.scp").write_text("a a.htk\n")
+    succeed("compute-mfcc-feats --frame-shift=12.5 --output-format=htk scp:wav.scp scp:htk.scp", tmp_path)
+    frames, shift, bytes_per_frame, kind = (
+        int(np.frombuffer((tmp_path / "a.htk").read_bytes(), dtype, 1, offset)[0])
+        for dtype, offset in ((">i4", 0), (">i4", 4), (">i2", 8), (">u2", 10))
+    )
+    assert (frames, shift, bytes_per_frame, kind) == (1 + (16000 - 400) // 200, 125000, 52, 0o6 | 0o100)

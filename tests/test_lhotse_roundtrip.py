@@ -1,0 +1,381 @@
+"""Manifests, features and x-vectors from lhotse to Kaldi and back: the same on real speech, and every loss named."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+from lhotse import (
+    CutSet,
+    Fbank,
+    FbankConfig,
+    NumpyFilesWriter,
+    Recording,
+    RecordingSet,
+    SupervisionSegment,
+    SupervisionSet,
+    validate,
+)
+from lhotse.audio import AudioSource
+from lhotse.kaldi import export_to_kaldi, load_kaldi_data_dir
+
+from tiny_models import write_data, write_model
+
+from sdpn_k2.cli import cli
+from sdpn_k2.data.cuts import load_manifest, write_manifest
+from sdpn_k2.data.kaldi_exchange import read_kaldi_dir, write_kaldi_dir
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi import data_ops
+from sdpn_k2.kaldi.data_dir import read_map, validate as validate_data_dir
+from sdpn_k2.kaldi.tables import TableWriter, read_table
+from sdpn_k2.kaldi.utterances import read_utterances
+
+
+@pytest.fixture(scope="module")
+def audio(shared, tmp_path_factory):
+    """Real speech as a mono FLAC, a stereo FLAC, an 8 kHz WAV, a 16-bit WAV with a blank in its name, and a command."""
+    folder = tmp_path_factory.mktemp("audio")
+    pieces = [samples for _, samples in read_utterances(write_data(folder / "data", shared), 16000)]
+    soundfile.write(folder / "mono.flac", np.concatenate(pieces[:2]), 16000)
+    length = min(map(len, pieces[2:4]))
+    soundfile.write(folder / "stereo.flac", np.stack([piece[:length] for piece in pieces[2:4]], axis=1), 16000)
+    soundfile.write(folder / "telephone.wav", pieces[4][::2], 8000, subtype="PCM_16")
+    soundfile.write(folder / "with blank.wav", pieces[5], 16000, subtype="PCM_16")
+    return folder
+
+
+def recordings_of(audio):
+    blank = soundfile.info(audio / "with blank.wav")
+    command = AudioSource("command", [0], f"cat '{audio}/with blank.wav'")
+    return [
+        Recording.from_file(audio / "mono.flac", recording_id="mono"),
+        Recording.from_file(audio / "stereo.flac", recording_id="one"),
+        Recording.from_file(audio / "stereo.flac", recording_id="two"),
+        Recording.from_file(audio / "telephone.wav", recording_id="telephone").resample(16000),
+        Recording.from_file(audio / "with blank.wav", recording_id="blank"),
+        Recording("command", [command], 16000, blank.frames, blank.frames / 16000),
+    ]
+
+
+def supervisions_of(recordings):
+    length = {recording.id: recording.duration for recording in recordings}
+    fields = [  # id, recording, start, duration, channel, speaker, text
+        ("a-1", "mono", 0.0, 1.3, 0, "a", "hello world"),
+        ("a-2", "mono", 1.3000625, 0.9, 0, "a", None),
+        ("b-1", "one", 0.1, 0.2, 1, "b", "ein Satz"),
+        ("c-left", "two", 0.0, length["two"], 0, "c", None),
+        ("c-right", "two", 0.5, 1.0, 1, "c", None),
+        ("d", "telephone", 0.25, 1.0, 0, "d", None),
+        ("e-1", "blank", 0.0, length["blank"], 0, "e", "日本語"),
+        ("e-2", "command", 0.0, length["command"], 0, "e", None),
+    ]
+    return [SupervisionSegment(id, recording, start, duration, channel, text, language="xx", speaker=speaker,
+                               gender="f" if speaker in "abc" else "m")
+            for id, recording, start, duration, channel, speaker, text in fields]
+
+
+def as_dicts(items):
+    return {item.id: item.to_dict() for item in items}
+
+
+def run(*words):
+    result = CliRunner().invoke(cli, [*map(str, words)])
+    if isinstance(result.exception, InputError):
+        raise result.exception
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result.output
+
+
+def test_manifests_come_back_from_kaldi_as_they_were(audio, tmp_path):
+    recordings = recordings_of(audio)
+    supervisions = supervisions_of(recordings)
+    write_manifest(recordings, tmp_path / "recordings.jsonl.gz")
+    write_manifest(supervisions, tmp_path / "supervisions.jsonl.gz")
+    manifests = (tmp_path / "recordings.jsonl.gz", tmp_path / "supervisions.jsonl.gz")
+    said = run("lhotse", "to-kaldi", *manifests, tmp_path / "data")
+    assert "8 utterances of 5 speakers in 6 recordings" in said
+    validate_data_dir(tmp_path / "data", feats=False)
+    assert read_map(tmp_path / "data" / "reco2file_and_channel") == {
+        "blank": "blank 1", "command": "command 1", "mono": "mono 1", "one": "one 2", "telephone": "telephone 1",
+        "two-1": "two 1", "two-2": "two 2"}
+    run("lhotse", "from-kaldi", tmp_path / "data", tmp_path / "manifests")
+    back = (RecordingSet.from_file(tmp_path / "manifests" / "recordings_data.jsonl.gz"),
+            SupervisionSet.from_file(tmp_path / "manifests" / "supervisions_data.jsonl.gz"))
+    assert as_dicts(back[0]) == as_dicts(recordings)
+    assert as_dicts(back[1]) == as_dicts(supervisions)
+    validate(CutSet.from_manifests(*back))
+
+
+def test_the_audio_of_every_utterance_is_the_same(audio, tmp_path):
+    recordings = recordings_of(audio)
+    supervisions = supervisions_of(recordings)
+    write_kaldi_dir(recordings, supervisions, tmp_path / "data")
+    by_id = {recording.id: recording for recording in recordings}
+    ours = dict(read_utterances(tmp_path / "data", 16000))
+    for supervision in supervisions:
+        expected = by_id[supervision.recording_id].load_audio(
+            channels=supervision.channel, offset=supervision.start, duration=supervision.duration)[0]
+        samples = ours[supervision.id]
+        assert abs(len(samples) - len(expected)) <= 1
+        size = min(len(samples), len(expected))
+        # The two resample 8 kHz with other filters.
+        tolerance = 0.05 * np.abs(expected).max() if supervision.id == "d" else 1e-6
+        assert np.abs(samples[:size] - expected[:size]).mean() < tolerance
+
+
+def test_a_kaldi_directory_comes_back_as_it_was(audio, tmp_path):
+    write_kaldi_dir(recordings_of(audio), supervisions_of(recordings_of(audio)), tmp_path / "first")
+    write_kaldi_dir(*read_kaldi_dir(tmp_path / "first"), tmp_path / "second")
+    names = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "second").iterdir())
+    assert {"segments", "spk2gender", "utt2lang", "text"} <= set(names)
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+def test_lhotses_import_of_our_directories(audio, tmp_path):
+    """Everything but what its import does not read: which channel of which file."""
+    recordings = [recording for recording in recordings_of(audio) if recording.id != "telephone"]
+    supervisions = [s for s in supervisions_of(recordings_of(audio)) if s.recording_id != "telephone"]
+    write_kaldi_dir(recordings, supervisions, tmp_path / "data")
+    back, spoken, _ = load_kaldi_data_dir(tmp_path / "data", 16000)
+    ours = {s.id: s for s in supervisions}
+    assert {s.id: (s.start, s.speaker, s.gender, s.language, s.text) for s in spoken} == {
+        s.id: (s.start, s.speaker, s.gender, s.language, s.text or "") for s in supervisions}
+    for supervision in spoken:
+        assert supervision.duration == pytest.approx(ours[supervision.id].duration, abs=1 / 16000)
+    for recording in recordings:
+        for name in (recording.id, f"{recording.id}-1"):
+            assert name not in back or back[name].duration == recording.duration
+    # Its command sources go back into a wav.scp as they came.
+    write_kaldi_dir(back, spoken, tmp_path / "again")
+    assert (tmp_path / "again" / "wav.scp").read_bytes() == (tmp_path / "data" / "wav.scp").read_bytes()
+    assert (tmp_path / "again" / "utt2spk").read_bytes() == (tmp_path / "data" / "utt2spk").read_bytes()
+
+
+def test_lhotses_export_with_the_spk2utt_it_lacks(audio, tmp_path):
+    recordings = [recording for recording in recordings_of(audio) if recording.id == "blank"]
+    supervisions = [s for s in supervisions_of(recordings_of(audio)) if s.id == "e-1"]
+    manifests = (RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions))
+    export_to_kaldi(*manifests, tmp_path / "data")
+    with pytest.raises(InputError, match="spk2utt: no such file"):
+        read_kaldi_dir(tmp_path / "data")
+    data_ops.fix(tmp_path / "data")
+    back = read_kaldi_dir(tmp_path / "data")
+    assert as_dicts(back[0]) == as_dicts(recordings)
+    (ours,), (theirs,) = back[1], supervisions
+    for field in ("id", "recording_id", "start", "duration", "channel", "speaker", "text", "language"):
+        assert getattr(ours, field) == getattr(theirs, field)
+
+
+def test_whole_recordings_need_no_segments(shared, tmp_path):
+    data = write_data(tmp_path / "data", shared)
+    recordings, supervisions = read_kaldi_dir(data)
+    assert [s.id for s in supervisions] == sorted(read_map(data / "utt2spk"))
+    assert all(s.start == 0 and s.recording_id == s.id and s.text is None for s in supervisions)
+    for recording in recordings:
+        info = soundfile.info(recording.sources[0].source)
+        assert (recording.num_samples, recording.sampling_rate) == (info.frames, info.samplerate)
+    write_kaldi_dir(recordings, supervisions, tmp_path / "again")
+    for name in ("wav.scp", "utt2spk", "spk2utt"):
+        assert (tmp_path / "again" / name).read_bytes() == (data / name).read_bytes()
+    assert not (tmp_path / "again" / "segments").exists() and not (tmp_path / "again" / "text").exists()
+
+
+def test_ids_that_do_not_begin_with_the_speaker(audio, tmp_path):
+    recordings = recordings_of(audio)[:1]
+    supervisions = [SupervisionSegment("x", "mono", 0.0, 1.0, speaker="zoe"),
+                    SupervisionSegment("y", "mono", 1.0, 1.0, speaker="adam"),
+                    SupervisionSegment("z", "mono", 2.0, 0.5)]
+    with pytest.raises(InputError, match="let every utterance id begin with its speaker id"):
+        write_kaldi_dir(recordings, supervisions, tmp_path / "data")
+    write_kaldi_dir(recordings, supervisions, tmp_path / "prefixed", prefix_speaker=True)
+    assert read_map(tmp_path / "prefixed" / "utt2spk") == {"adam-y": "adam", "z": "z", "zoe-x": "zoe"}
+
+
+# Features.
+
+
+@pytest.fixture(scope="module")
+def cuts(shared, tmp_path_factory):
+    """Cuts of real speech with lhotse-stored features."""
+    folder = tmp_path_factory.mktemp("cuts")
+    recordings, supervisions = read_kaldi_dir(write_data(folder / "data", shared, speakers=2))
+    made = CutSet.from_manifests(RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions))
+    made = CutSet.from_cuts(cut.with_id(cut.supervisions[0].id) for cut in made)
+    extractor = Fbank(FbankConfig(num_mel_bins=20))
+    made = made.compute_and_store_features(extractor, folder / "feats", storage_type=NumpyFilesWriter)
+    write_manifest(made, folder / "cuts.jsonl.gz")
+    return folder / "cuts.jsonl.gz"
+
+
+def test_stored_features_go_to_kaldi(cuts, tmp_path):
+    assert "feats.scp: 6 utterances" in run("lhotse", "export-feats", cuts, tmp_path / "data")
+    ours = kaldiio.load_scp(str(tmp_path / "data" / "feats.scp"))
+    stored = {cut.id: cut for cut in load_manifest(cuts)}
+    assert set(ours) == set(stored)
+    for name, cut in stored.items():
+        np.testing.assert_array_equal(ours[name], cut.load_features())
+    assert read_map(tmp_path / "data" / "utt2num_frames") == {name: str(cut.num_frames) for name, cut in stored.items()}
+    assert validate_data_dir(tmp_path / "data", wav=False, text=False) == 6
+    # A part of a cut has a part of the frames.
+    part = next(iter(stored.values())).truncate(offset=0.5, duration=0.4)
+    write_manifest([part], tmp_path / "part.jsonl.gz")
+    run("lhotse", "export-feats", tmp_path / "part.jsonl.gz", tmp_path / "part")
+    ((_, matrix),) = read_table(f"scp:{tmp_path}/part/feats.scp", "matrix")
+    np.testing.assert_array_equal(matrix, ours[next(iter(stored))][50:90])
+
+
+def test_features_of_kaldi_are_trained_on(shared, tmp_path):
+    """A Kaldi directory with feats.scp, as compute-fbank-feats left it, to a checkpoint."""
+    data = write_data(tmp_path / "data" / "train", shared, speakers=4)
+    bin_ = [sys.executable, "-m", "sdpn_k2", "kaldi"]
+    subprocess.run([*bin_, "compute-fbank-feats", "--dither=0", "--num-mel-bins=80", f"scp:{data}/wav.scp",
+                    f"ark,scp:{data}/feats.ark,{data}/feats.scp"], check=True, capture_output=True)
+    subprocess.run([*bin_, "feat-to-len", f"scp:{data}/feats.scp", f"ark,t:{data}/utt2num_frames"], check=True,
+                   capture_output=True)
+    run("lhotse", "from-kaldi", data, tmp_path / "data" / "manifests")
+    run("cuts", tmp_path / "data", "train")
+    cuts = tmp_path / "data" / "manifests" / "cuts_train.jsonl.gz"
+    features = dict(read_table(f"scp:{data}/feats.scp", "matrix"))
+    for cut in load_manifest(cuts):
+        np.testing.assert_array_equal(cut.load_features(), features[cut.id])
+    settings = ["model.channels=16", "model.attention_channels=4", "model.se_channels=4", "model.embedding_dim=8",
+                "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5", "train.batch_size=4",
+                "crops.global_seconds=1", "crops.local_seconds=0.5", "train.steps=2", "train.workers=0", "input=fbank"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    run("multi-crop", *options, cuts, tmp_path / "multi.jsonl.gz")
+    run("train", "--device", "cpu", *options, tmp_path / "multi.jsonl.gz", tmp_path / "exp")
+    run("extract", "--device", "cpu", tmp_path / "exp" / "final.pt", data, tmp_path / "x")
+    assert len(dict(read_table(f"scp:{tmp_path}/x/xvector.scp", "vector"))) == 12
+
+
+# X-vectors.
+
+
+def test_xvectors_on_cuts_and_back_and_in_shards(cuts, tmp_path):
+    model = write_model(tmp_path / "final.pt")
+    data = cuts.parent / "data"
+    run("extract", "--device", "cpu", model, data, tmp_path / "x")
+    said = run("lhotse", "attach-xvectors", cuts, f"scp:{tmp_path}/x/xvector.scp", tmp_path / "with.jsonl.gz")
+    assert "6 cuts with an x-vector, 0 without" in said
+    vectors = dict(read_table(f"scp:{tmp_path}/x/xvector.scp", "vector"))
+    attached = CutSet.from_file(tmp_path / "with.jsonl.gz")
+    for cut in attached:
+        assert cut.xvector.shape == [24]
+        np.testing.assert_array_equal(cut.load_xvector(), vectors[cut.id])
+
+    run("lhotse", "export-xvectors", tmp_path / "with.jsonl.gz", f"ark:{tmp_path}/back.ark")
+    back = dict(read_table(f"ark:{tmp_path}/back.ark", "vector"))
+    assert {name: vector.tobytes() for name, vector in back.items()} == {n: v.tobytes() for n, v in vectors.items()}
+
+    (tmp_path / "shar").mkdir()
+    attached.to_shar(tmp_path / "shar", fields={"recording": "flac", "xvector": "numpy"}, shard_size=4)
+    shards = CutSet.from_shar(in_dir=tmp_path / "shar")
+    read = {cut.id: (cut.load_xvector(), cut.load_audio()) for cut in shards}
+    assert set(read) == set(vectors)
+    for cut in attached:
+        np.testing.assert_array_equal(read[cut.id][0], vectors[cut.id])
+        np.testing.assert_allclose(read[cut.id][1], cut.load_audio(), atol=1e-4)
+
+
+def test_some_cuts_have_no_xvector(cuts, tmp_path):
+    stored = list(load_manifest(cuts))
+    with TableWriter(f"ark:{tmp_path}/some.ark", "vector") as writer:
+        writer.write(stored[2].id, np.ones(3, np.float32))
+    renamed = [cut.with_id(f"cut-{index}") for index, cut in enumerate(stored)]
+    write_manifest(renamed, tmp_path / "renamed.jsonl.gz")
+    output = tmp_path / "o.jsonl.gz"
+    said = run("lhotse", "attach-xvectors", tmp_path / "renamed.jsonl.gz", f"ark:{tmp_path}/some.ark", output)
+    assert "1 cuts with an x-vector, 5 without" in said
+    said = run("lhotse", "export-xvectors", output, f"ark,t:{tmp_path}/o.txt")
+    assert "1 x-vectors; 5 cuts without" in said
+    assert (tmp_path / "o.txt").read_text() == "cut-2  [ 1 1 1 ]\n"
+
+
+# Bad input.
+
+
+def test_directories_that_are_not_valid(shared, tmp_path):
+    def refused(message, **tables):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        write_data(tmp_path / "data", shared)
+        for name, text in tables.items():
+            (tmp_path / "data" / name.replace("_scp", ".scp")).write_text(text)
+        with pytest.raises(InputError, match=message):
+            run("lhotse", "from-kaldi", tmp_path / "data", tmp_path / "manifests")
+        assert not (tmp_path / "manifests").exists()
+
+    names = sorted(read_map(write_data(tmp_path / "data", shared) / "utt2spk"))
+    wav = (tmp_path / "data" / "wav.scp").read_text()
+    everyone = "".join(f"{name} {name} 0 1\n" for name in names)
+    refused("utt2spk:2: .* is not in C-locale order", utt2spk="b x\na x\n")
+    refused("wav.scp: 8 of 9 ids in .*utt2spk are missing", wav_scp=wav.splitlines(keepends=True)[0])
+    refused("segments:1: .* goes from 2 to 1 s: it must end after", segments=everyone.replace("0 1", "2 1", 1))
+    refused(f"segments: '{names[0]}' ends at 1000 s, but recording", segments=everyone.replace("0 1", "0 1000", 1))
+    refused("segments:1: recording 'nobody' is not in", segments=everyone.replace(f" {names[0]}", " nobody", 1))
+    refused(r"wav.scp: recording '.*' cannot be read", wav_scp=wav.replace(".flac", ".gone", 1))
+    channels = "".join(f"{name} {name} 1\n" for name in names)
+    unknown = channels.replace("1\n", "C\n", 1)
+    refused("reco2file_and_channel:1: expected recording, file and channel", reco2file_and_channel=unknown)
+    twice = channels.replace(f"{names[1]} {names[1]}", f"{names[1]} {names[0]}")
+    refused("channel 1 of .* is there twice", reco2file_and_channel=twice)
+
+
+def test_what_kaldi_cannot_hold(audio, tmp_path, caplog):
+    mono, stereo = recordings_of(audio)[:2]
+
+    def refused(message, recordings, *supervisions):
+        with pytest.raises(InputError, match=message):
+            write_kaldi_dir(recordings, supervisions, tmp_path / "data")
+        assert not (tmp_path / "data").exists() or not list((tmp_path / "data").iterdir())
+
+    whole = SupervisionSegment("mono", "mono", 0.0, mono.duration, speaker="mono")
+    faster = SupervisionSegment("a", "mono_sp1.1", 0.0, 1.0)
+    refused("changed by Speed as it is read", [mono.perturb_speed(1.1)], faster)
+    refused("'a' is from recording 'other', which is not among", [mono], SupervisionSegment("a", "other", 0.0, 1.0))
+    refused(r"'a' lies on channels \[0, 1\]", [stereo], SupervisionSegment("a", "one", 0.0, 1.0, channel=[0, 1]))
+    refused("'one' has no channel 5", [stereo], SupervisionSegment("a", "one", 0.0, 1.0, channel=5))
+    refused("no utterances to write", [mono])
+    refused("utterance 'mono' is there twice", [mono], whole, whole)
+    remote = Recording("far", [AudioSource("url", [0], "https://example.org/a.wav")], 16000, 16000, 1.0)
+    refused("'far' comes from a url of 1", [remote], SupervisionSegment("a", "far", 0.0, 1.0))
+    gone = Recording("gone", [AudioSource("file", [0], str(tmp_path / "gone.wav"))], 16000, 16000, 1.0)
+    refused("'gone': .*gone.wav: cannot read audio", [gone], SupervisionSegment("a", "gone", 0.0, 1.0))
+    man, woman = (SupervisionSegment(f"x-{g}", "mono", 0.0, 1.0, speaker="x", gender=g) for g in "mf")
+    refused("speaker 'x' is of two genders", [mono], man, woman)
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "notes").write_text("mine")
+    with pytest.raises(InputError, match="is there already, and not empty"):
+        write_kaldi_dir([mono], [whole], tmp_path / "data")
+
+    richer = SupervisionSegment("mono", "mono", 0.0, mono.duration, speaker="mono", custom={"mood": 3})
+    write_kaldi_dir([mono, stereo], [richer], tmp_path / "other")
+    assert "1 recordings without an utterance are left out" in caplog.text
+    assert "1 utterances have a field custom" in caplog.text
+
+
+def test_cuts_without_what_is_asked_for(cuts, tmp_path):
+    bare = [cut.drop_features() for cut in load_manifest(cuts)]
+    write_manifest(bare, tmp_path / "bare.jsonl.gz")
+    with pytest.raises(InputError, match="has no stored features"):
+        run("lhotse", "export-feats", tmp_path / "bare.jsonl.gz", tmp_path / "data")
+    with pytest.raises(InputError, match="none of the 6 cuts has an x-vector"):
+        run("lhotse", "export-xvectors", tmp_path / "bare.jsonl.gz", f"ark:{tmp_path}/x.ark")
+    with TableWriter(f"ark:{tmp_path}/other.ark", "vector") as writer:
+        writer.write("somebody", np.ones(3, np.float32))
+    with pytest.raises(InputError, match="no x-vector for any of the 6 cuts"):
+        output = tmp_path / "o.jsonl.gz"
+        run("lhotse", "attach-xvectors", tmp_path / "bare.jsonl.gz", f"ark:{tmp_path}/other.ark", output)
+    assert not output.exists()
+    lost = next(iter(load_manifest(cuts))).to_dict()
+    lost["features"]["storage_key"] = "aa/gone.npy"
+    (tmp_path / "lost.jsonl").write_text(json.dumps(lost) + "\n")
+    with pytest.raises(InputError, match="cannot read its features"):
+        run("lhotse", "export-feats", tmp_path / "lost.jsonl", tmp_path / "lost")
+    assert not (tmp_path / "lost" / "feats.scp").exists()

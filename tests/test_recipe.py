@@ -1,0 +1,139 @@
+"""egs/voxceleb/run.sh, stage by stage, on a miniature VoxCeleb made of real speech."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from voxceleb_tree import VOX1_DEV, VOX1_TEST, make_voxceleb_tree
+
+from sdpn_k2.data.cuts import CutTable
+from sdpn_k2.kaldi.data_dir import read_map
+
+RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
+TINY = ("model.channels=16 model.attention_channels=4 model.se_channels=4 model.embedding_dim=8 model.mlp_hidden_dim=16 "
+        "model.projection_dim=6 objective.num_prototypes=5 train.batch_size=8 train.steps=3 train.workers=0")
+
+
+def run(*arguments, check=True):
+    # The recipe takes the Python that runs the tests.
+    environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
+    result = subprocess.run(["bash", str(RECIPE / "run.sh"), "--nj", "2", "--ngpu", "0", *map(str, arguments)],
+                            capture_output=True, text=True, env=environment)
+    assert "Traceback" not in result.stderr, result.stderr
+    if check:
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def voxceleb(shared, tmp_path_factory):
+    """Every stage of the recipe on the miniature tree: (arguments, data, exp, what it said)."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg, for m4a")
+    root = tmp_path_factory.mktemp("voxceleb")
+    files = sorted((shared / "corpora" / "dev").rglob("*.flac"))
+    speech = (soundfile.read(path)[0] for path in itertools.cycle(files))
+    make_voxceleb_tree(root, speech, num_train_speakers=8)
+    data, exp = root / "data", root / "exp"
+    arguments = ["--corpus", "voxceleb", "--voxceleb1-root", root / "vox1", "--voxceleb2-root", root / "vox2",
+                 "--musan-root", root / "musan", "--rirs-root", root / "RIRS_NOISES", "--data", data, "--exp", exp,
+                 "--config", "conf/sdpn_small.yaml", "--config-set", TINY]
+    return arguments, data, exp, run(*arguments).stdout
+
+
+def test_every_stage_leaves_its_files(voxceleb):
+    _, data, exp, said = voxceleb
+    for number in range(8):
+        assert f"Stage {number}:" in said
+    utterances = read_map(data / "train" / "utt2spk")
+    assert len(utterances) == 24 and list(utterances) == sorted(utterances)
+    for name in ("train", "vox1"):
+        for table in ("wav.scp", "spk2utt", "utt2dur", "feats.scp", "vad.scp", "utt2num_frames"):
+            assert (data / name / table).stat().st_size
+        for table in ("xvector.scp", "spk_xvector.scp", "num_utts.ark"):
+            assert (exp / f"xvectors_{name}" / table).stat().st_size
+        assert len(read_map(exp / f"xvectors_{name}" / "xvector.scp")) == len(read_map(data / name / "utt2spk"))
+    for file in ("final.pt", "backend/mean.vec", "backend/transform.mat", "backend/plda", "RESULTS.md",
+                 "report.html"):
+        assert (exp / file).stat().st_size
+
+
+def test_no_evaluated_speaker_is_trained_on_and_no_label_reaches_training(voxceleb):
+    _, data, _, _ = voxceleb
+    evaluated = set(VOX1_DEV + VOX1_TEST)
+    assert set(read_map(data / "vox1" / "utt2spk").values()) == evaluated
+    assert not evaluated & set(read_map(data / "train" / "utt2spk").values())
+    table = CutTable(data / "manifests" / "multi_crop_train.jsonl.gz")
+    for index in range(len(table)):
+        cut = table[index]
+        assert not cut.supervisions and cut.id[:7] not in evaluated
+
+
+def test_results_cover_every_list_and_back_end(voxceleb):
+    _, data, exp, _ = voxceleb
+    lists = {path.name for path in (data / "vox1").glob("trials*")}
+    assert {"trials_o", "trials_o_cleaned", "trials_e_cleaned", "trials_h_cleaned"} <= lists
+    results = json.loads((exp / "results.json").read_text())
+    text = json.dumps(results)
+    for name in lists:
+        for backend in ("cosine", "cosine_mean", "plda"):
+            assert (exp / "scores" / "vox1" / f"{name}.{backend}").stat().st_size
+            assert backend in text
+    scores = [line.split() for line in (exp / "scores" / "vox1" / "trials_o.cosine").read_text().splitlines()]
+    trials = [line.split()[:2] for line in (data / "vox1" / "trials_o").read_text().splitlines()]
+    assert [score[:2] for score in scores] == trials
+
+
+def test_cosine_scores_are_the_cosines_of_the_archives(voxceleb):
+    import kaldiio
+
+    _, _, exp, _ = voxceleb
+    xvectors = kaldiio.load_scp(str(exp / "xvectors_vox1" / "xvector.scp"))
+    for line in (exp / "scores" / "vox1" / "trials_o.cosine").read_text().splitlines():
+        enroll, test, score = line.split()
+        a, b = xvectors[enroll].astype(np.float64), xvectors[test].astype(np.float64)
+        assert float(score) == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=2e-6)
+
+
+def test_complete_stages_are_skipped_and_changed_inputs_are_not(voxceleb):
+    arguments, data, exp, _ = voxceleb
+    said = run(*arguments).stdout
+    assert said.count("complete, nothing to do") == 8
+    (exp / "xvectors_train" / "xvector.scp").touch()
+    said = run(*arguments, "--stage", "4").stdout
+    assert [line.split(":")[0] for line in said.splitlines() if "nothing to do" in line] == ["Stage 4"]
+    assert "Stage 5: back end" in said and "Stage 7: results" in said
+
+
+def test_vad_and_corpus_labels_are_options(voxceleb):
+    arguments, _, exp, _ = voxceleb
+    said = run(*arguments, "--stage", "4", "--use-vad", "true", "--plda-labels", "corpus").stdout
+    assert "corpus" in (exp / "backend" / "plda_labels").read_text()
+    assert len(set(read_map(exp / "backend" / "utt2spk").values())) == 8
+    assert "speaker labels" in said
+
+
+def test_a_stage_names_the_earlier_stage_that_it_misses(tmp_path):
+    result = run("--corpus", "audio-dir", "--data", tmp_path / "d", "--exp", tmp_path / "e", "--stage", "3", check=False)
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("which stage 0 makes: run with --stage 0")
+    (tmp_path / "d" / "eval_sets").write_text("test\n")
+    result = run("--corpus", "audio-dir", "--data", tmp_path / "d", "--exp", tmp_path / "e", "--stage", "3", check=False)
+    assert result.returncode == 1 and "which stage 2 makes: run with --stage 2" in result.stderr
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--corpus", "nothing"], "choose demo, audio-dir, kaldi-dir or voxceleb"),
+    (["--no-such-option", "1"], "no-such-option"),
+    (["--corpus", "audio-dir", "--audio-root", "/nowhere"], "/nowhere"),
+])
+def test_bad_options(tmp_path, arguments, message):
+    result = run("--data", tmp_path / "d", "--exp", tmp_path / "e", *arguments, check=False)
+    assert result.returncode == 1 and message in result.stderr

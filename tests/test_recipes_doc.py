@@ -1,0 +1,72 @@
+"""docs/recipes.md as written: every block of it, in order, on real speech."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tiny_models import write_data
+
+from sdpn_k2.kaldi.data_dir import write_data_dir
+from sdpn_k2.kaldi.utterances import read_utterances
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = """
+model: {channels: 16, attention_channels: 4, se_channels: 4, embedding_dim: 8, mlp_hidden_dim: 16, projection_dim: 6}
+objective: {num_prototypes: 5}
+"""
+TRAINING = """
+crops: {global_seconds: 1.0, local_seconds: 0.5}
+train: {batch_size: 4, steps: 2, workers: 0}
+"""
+
+
+def blocks():
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    return re.findall(r"^```(sh|python)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def workplace(shared, golden, tmp_path):
+    """What the recipes say is there."""
+    shutil.copy(shared / "interop" / "3dspeaker-sdpn-tiny.pth", tmp_path / "sdpn.pth")
+    (tmp_path / "utils").symlink_to(ROOT / "utils")
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "sdpn.yaml").write_text(MODEL + TRAINING)
+    (tmp_path / "train.yaml").write_text(TRAINING)
+    train = write_data(tmp_path / "data" / "train", shared, speakers=2)
+    subprocess.run([sys.executable, "-m", "sdpn_k2", "kaldi", "compute-fbank-feats", "--dither=0", "--num-mel-bins=80",
+                    f"scp:{train}/wav.scp", f"ark,scp:{train}/feats.ark,{train}/feats.scp"], check=True)
+    test = write_data(tmp_path / "data" / "test", shared)
+    (tmp_path / "backend").mkdir()
+    for name in ("mean.vec", "transform.mat", "plda"):
+        shutil.copy(golden / name, tmp_path / "backend")
+    pause = np.random.default_rng(0).normal(size=16000) * 1e-4
+    pieces = [piece for _, samples in list(read_utterances(test, 16000))[::2] for piece in (samples, pause)]
+    soundfile.write(tmp_path / "meeting.wav", np.concatenate(pieces), 16000, subtype="PCM_16")
+    write_data_dir(tmp_path / "data" / "meeting", {"meeting": str(tmp_path / "meeting.wav")}, {"meeting": "meeting"})
+    return tmp_path
+
+
+def test_every_block_runs_as_written(workplace):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    found = blocks()
+    assert len(found) > 12
+    for language, block in found:
+        command = ["bash", "-e", "-o", "pipefail", "-c", block] if language == "sh" else [sys.executable, "-c", block]
+        done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    assert "EER" in subprocess.run(["sdpn-k2", "eval", "exp/released/scores_plda", "data/test/trials"], cwd=workplace,
+                                   env=environment, capture_output=True, text=True).stdout
+    windows = (workplace / "exp" / "meeting_windows" / "segments").read_text().splitlines()
+    labels = (workplace / "exp" / "meeting_windows" / "labels").read_text().splitlines()
+    assert [line.split()[0] for line in windows] == sorted(line.split()[0] for line in labels)

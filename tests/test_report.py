@@ -1,0 +1,377 @@
+"""report.html holds what was measured and fetches nothing; and in a browser it is drawn, sorted and printed."""
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import Browser, find_chromium
+from click.testing import CliRunner
+
+from sdpn_k2.cli import cli
+from sdpn_k2.config import config_to_yaml, load_config
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.tables import TableWriter
+from sdpn_k2.scoring.corpus import known_conditions, summarise_set
+from sdpn_k2.scoring.panels import speaker_panels
+from sdpn_k2.scoring.report import write_report
+from sdpn_k2.scoring.results import collect, write
+from sdpn_k2.scoring.trials import read_trials
+
+SPEAKERS = 8
+UTTERANCES = [f"s{speaker}-u{number}" for speaker in range(SPEAKERS) for number in range(6)]
+
+
+def make_data(folder: Path) -> Path:
+    """A data folder with a training set and a test set of 8 speakers with 6 utterances each."""
+    test, train = folder / "test", folder / "train"
+    for path in (test, train):
+        path.mkdir(parents=True)
+        (path / "utt2spk").write_text("".join(f"{name} {name[:2]}\n" for name in UTTERANCES))
+        (path / "utt2dur").write_text("".join(f"{name} {2 + i % 6}\n" for i, name in enumerate(UTTERANCES)))
+    (test / "spk2gender").write_text("".join(f"s{i} {'fm'[i % 2]}\n" for i in range(SPEAKERS)))
+    pairs = [(a, b) for i, a in enumerate(UTTERANCES) for b in UTTERANCES[i + 1:]]
+    (test / "trials").write_text("".join(f"{a} {b} {'non' * (a[:2] != b[:2])}target\n" for a, b in pairs))
+    return folder
+
+
+def make_experiment(exp: Path, data: Path, noise: float, *overrides: str) -> Path:
+    """An experiment folder whose embeddings are speakers and noise, scored and measured."""
+    rng = np.random.default_rng(0)
+    folder = exp / "xvectors_test"
+    folder.mkdir(parents=True)
+    centres = rng.standard_normal((SPEAKERS, 8))
+    vectors = {name: (centres[int(name[1])] + noise * rng.standard_normal(8)).astype(np.float32) for name in UTTERANCES}
+    with TableWriter(f"ark,scp:{folder}/xvector.ark,{folder}/xvector.scp", "vector") as writer:
+        for name, vector in vectors.items():
+            writer.write(name, vector)
+    scores = exp / "scores" / "test"
+    scores.mkdir(parents=True)
+    unit = {name: vector / np.linalg.norm(vector) for name, vector in vectors.items()}
+    pairs = [line.split()[:2] for line in (data / "test" / "trials").read_text().splitlines()]
+    for backend, factor in (("cosine", 1.0), ("plda", 20.0)):
+        lines = [f"{a} {b} {factor * float(unit[a] @ unit[b]):.6f}\n" for a, b in pairs]
+        (scores / f"trials.{backend}").write_text("".join(lines))
+    (exp / "config.yaml").write_text(config_to_yaml(load_config(None, ["train.steps=40", *overrides])))
+    (exp / "metrics.jsonl").write_text("".join(
+        json.dumps({"step": step, "loss": 5 - step / 20, "loss_ce": 4.5, "prototypes_in_use": 900.5,
+                    "effective_rank": 12.0, "mean_cosine": 0.1, "utterances_per_second": 321.0,
+                    "data_wait_share": 0.25}) + "\n"
+        for step in range(2, 41, 2)))
+    (exp / "train.log").write_text("2026-01-01 10:00:00 INFO training from step 0 to 40, batch 384, on cpu\n"
+                                   "2026-01-01 10:00:01 INFO training, steps: 1 of 40\n"
+                                   "2026-01-01 10:00:02 WARNING skipped utterance s0-u0: <broken> & gone\n")
+    (exp / "stamps").mkdir()
+    (exp / "stamps" / "stage3.done").write_text("settings: --set seed=0 --set train.steps=40\nread: x\n")
+    (exp / "backend" / "log").mkdir(parents=True)
+    (exp / "backend" / "log" / "mean.log").write_text("# ivector-mean scp:a.scp mean.vec\n# Running on here\n")
+    write(exp, collect(data, exp, f"sdpn-k2 results {data} {exp}"))
+    return exp
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("corpus") / "data")
+
+
+@pytest.fixture(scope="module")
+def first(data, tmp_path_factory):
+    return make_experiment(tmp_path_factory.mktemp("runs") / "first", data, 1.0, "objective.num_prototypes=64")
+
+
+@pytest.fixture(scope="module")
+def second(data, tmp_path_factory):
+    return make_experiment(tmp_path_factory.mktemp("runs") / "second", data, 0.6)
+
+
+@pytest.fixture(scope="module")
+def report(data, first):
+    """The page of one experiment, by the command line."""
+    done = CliRunner().invoke(cli, ["report", "--data", str(data), str(first)])
+    assert done.exit_code == 0, done.output
+    assert "missing" not in done.output
+    return first / "report.html"
+
+
+@pytest.fixture(scope="module")
+def comparison(data, first, second, tmp_path_factory):
+    output = tmp_path_factory.mktemp("comparison") / "compared.html"
+    assert write_report([first, second], data, output) == []
+    return output
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the cells of each table."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags, self.tables, self._cell = [], {}, None
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "table":
+            self._rows = self.tables.setdefault(dict(attributes)["id"], [])
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._cell = ""
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._rows[-1].append(self._cell.strip())
+            self._cell = None
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell += data
+
+
+def labels(path):
+    return [attributes["aria-label"] for _, attributes in Page(path).tags if "aria-label" in attributes]
+
+
+def text_of(path):
+    return html.unescape(re.sub(r"<[^>]*>", "", path.read_text(encoding="utf-8")))
+
+
+def test_results_are_those_of_results_json(report, first):
+    measured = json.loads((first / "results.json").read_text())["results"]
+    heading, *rows = Page(report).tables["results-table"]
+    assert heading[:4] == ["set", "trials", "back end", "EER\xa0%"]
+    for row, result in zip(rows, measured):
+        low, high = result["eer_interval"]
+        assert row == [result["set"], result["trials"], result["backend"], f"{100 * result['eer']:.2f}",
+                       f"{100 * low:.1f} – {100 * high:.1f}", f"{result['min_dcf_01']:.4f}",
+                       f"{result['min_dcf_05']:.4f}", "120", "1\u202f008"]
+    assert len(rows) == len(measured) == 2
+
+
+def test_every_picture_is_there(report):
+    assert labels(report) == [
+        "DET curves", "score histograms of cosine", "score histograms of plda", "EER by duration of the shorter side",
+        "EER by gender", "map of the embeddings of test", "loss by training step", "prototypes_in_use by training step",
+        "effective_rank by training step", "mean_cosine by training step", "utterances_per_second by training step",
+        "data_wait_share by training step"]
+    assert re.search(r"silhouette −?0\.\d{3}", text_of(report).replace("-", "−"))
+
+
+def test_training_configuration_corpus_and_commands_are_told(report, first, data):
+    tables, text = Page(report).tables, text_of(report)
+    health = {row[0]: row[1:5] for row in tables["health-table"]}
+    assert health["loss"] == ["4.85", "3.05", "3", "4.9"]  # means of the first and last two values, then extremes
+    assert ["objective.num_prototypes", "1024", "64"] in tables["configuration-table"]
+    assert ["train.steps", "null", "40"] in tables["configuration-table"]
+    assert len(tables["configuration-table"]) == 3
+    assert tables["corpus-table"][1] == ["train", "48", "8", "0.06", "2.00", "2.00", "4.50", "7.00", "7.00"]
+    assert "WARNING skipped utterance s0-u0: <broken> & gone" in text and "training, steps: 1 of 40" not in text
+    assert "stage 3: --set seed=0 --set train.steps=40" in text and "ivector-mean scp:a.scp mean.vec" in text
+    assert f"sdpn-k2 results {data} {first}" in text and f"numpy {np.__version__}" in text
+
+
+@pytest.mark.parametrize("which", ["report", "comparison"])
+def test_the_page_needs_nothing_from_outside(which, request):
+    path = request.getfixturevalue(which)
+    source = path.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//[a-z]|@import", re.sub(r"<pre>.*?</pre>|\n *// .*", "", source, flags=re.DOTALL))
+    ids = [attributes["id"] for _, attributes in Page(path).tags if "id" in attributes]
+    for tag, attributes in Page(path).tags:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base")
+        assert "src" not in attributes and "srcset" not in attributes
+        for name in ("href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#")
+            assert attributes.get(name, "#")[1:] in ids + [""]
+    for name in re.findall(r"url\(#([^)]+)\)", source):
+        assert name in ids
+    assert "default-src 'none'" in source
+
+
+def test_several_experiments_are_compared(comparison, first, second):
+    tables = Page(comparison).tables
+    heading, *rows = tables["results-table"]
+    assert heading[3] == "experiment"
+    assert [row[2:4] for row in rows] == [
+        ["cosine", "first"], ["cosine", "second"], ["plda", "first"], ["plda", "second"]]
+    assert tables["configuration-table"] == [["key", "published", "first", "second"],
+                                             ["objective.num_prototypes", "1024", "64", "as published"],
+                                             ["train.steps", "null", "40", "40"]]
+    assert tables["health-table"][0][:3] == ["metric at the end", "first", "second"]
+    assert "DET curves of cosine" in labels(comparison) and "DET curves of plda" in labels(comparison)
+    assert text_of(comparison).count("silhouette 0.") == 2
+
+
+def test_experiments_of_one_name_are_told_apart(data, first, tmp_path):
+    shutil.copytree(first, tmp_path / "other" / "first")
+    write_report([first, tmp_path / "other" / "first"], None, tmp_path / "page.html")
+    assert Page(tmp_path / "page.html").tables["results-table"][1][3] == str(first)
+
+
+def without(first, tmp_path, *parts):
+    copy = tmp_path / "exp"
+    shutil.copytree(first, copy)
+    for part in parts:
+        (shutil.rmtree if (copy / part).is_dir() else Path.unlink)(copy / part)
+    return copy
+
+
+@pytest.mark.parametrize("part, said, gone", [
+    ("results.json", "results.json: not there; measure with: sdpn-k2 results", "results-table"),
+    ("metrics.jsonl", "metrics.jsonl: not there; sdpn-k2 train writes it", "health-table"),
+    ("config.yaml", "config.yaml: not there; sdpn-k2 train writes it", "configuration-table"),
+    ("scores", "scores: not there; score first", "DET curves"),
+    ("xvectors_test/xvector.scp", "xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
+])
+def test_a_missing_part_is_named_and_the_rest_is_there(data, first, tmp_path, part, said, gone):
+    exp = without(first, tmp_path, part)
+    output = tmp_path / "report.html"
+    done = CliRunner().invoke(cli, ["report", "--data", str(data), "-o", str(output), str(exp)])
+    assert done.exit_code == 0 and f"missing: {exp}" in done.output and said in done.output
+    assert said in text_of(output)
+    everything = list(Page(output).tables) + labels(output)
+    expected = set(Page(first / "report.html").tables) | set(labels(first / "report.html"))
+    assert gone in expected and gone not in everything
+    assert len(everything) >= len(expected) - 7
+
+
+def test_without_data_the_tables_are_there(first, tmp_path):
+    missing = write_report([first], None, tmp_path / "report.html")
+    assert len(missing) == 1 and missing[0].startswith("no data folder (--data DATA)")
+    assert list(Page(tmp_path / "report.html").tables) == ["results-table", "health-table", "configuration-table"]
+
+
+def test_broken_parts_are_named(data, first, tmp_path):
+    exp = without(first, tmp_path)
+    (exp / "results.json").write_text('{"results": [{"set": "x"}], "measured": {}}')
+    (exp / "metrics.jsonl").write_text("nonsense\n{}\n")
+    (exp / "config.yaml").write_text("trian: 3\n")
+    scores = exp / "scores" / "test" / "trials.cosine"
+    scores.write_text(scores.read_text().replace("s0-u0", "nobody"))
+    missing = "\n".join(write_report([exp], data, tmp_path / "report.html"))
+    for said in ("results.json: not the results of an experiment", "metrics.jsonl:1: not a JSON object",
+                 "unknown key trian", "no score for s0-u0 s0-u1"):
+        assert said in missing
+    assert "DET curves" in labels(tmp_path / "report.html")  # of the other back end
+
+
+def test_results_older_than_the_scores_are_named(data, first, tmp_path):
+    exp = without(first, tmp_path)
+    (exp / "scores" / "test" / "trials.plda").touch()
+    assert "older than" in write_report([exp], data, tmp_path / "report.html")[0]
+
+
+def test_what_is_no_experiment_gives_one_line(first, tmp_path):
+    nowhere = tmp_path / "none"
+    for arguments, said in (([tmp_path], "not an experiment folder"), ([nowhere], "no such experiment folder"),
+                            ([first, first], "given twice"), (["--data", nowhere, first], "no such data folder")):
+        # main() turns InputError into one line and exit status 1.
+        done = CliRunner().invoke(cli, ["report", *map(str, arguments)])
+        assert isinstance(done.exception, InputError) and said in str(done.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_conditions_part_the_trials_in_about_thirds(data):
+    trials = read_trials(data / "test" / "trials")
+    conditions = known_conditions(data / "test", trials)
+    assert list(conditions) == ["duration of the shorter side", "gender"]
+    duration = conditions["duration of the shorter side"]
+    assert duration.names == ["< 3 s", "3-4 s", ">= 4 s"]
+    assert np.bincount(duration.of_trial).min() > len(trials) / 5
+
+
+def test_one_duration_is_no_condition(data, tmp_path):
+    shutil.copytree(data / "test", tmp_path / "test")
+    (tmp_path / "test" / "utt2dur").write_text("".join(f"{name} 8\n" for name in UTTERANCES))
+    assert list(known_conditions(tmp_path / "test", read_trials(data / "test" / "trials"))) == ["gender"]
+
+
+def test_a_set_without_durations_is_still_counted(data, tmp_path):
+    shutil.copytree(data / "test", tmp_path / "test")
+    (tmp_path / "test" / "utt2dur").unlink()
+    summary = summarise_set(tmp_path / "test")
+    assert (summary.utterances, summary.speakers, summary.hours, summary.seconds) == (48, 8, None, None)
+
+
+def test_panels_hold_the_same_utterances_of_every_system(data, first, second):
+    panels = speaker_panels({"a": first / "xvectors_test", "b": second / "xvectors_test"}, data / "test" / "utt2spk",
+                            speakers=3, max_utterances=4)
+    assert [panel.title for panel in panels] == ["a", "b"]
+    assert panels[0].speakers == panels[1].speakers == ["s0"] * 4 + ["s1"] * 4 + ["s2"] * 4
+    assert panels[0].vectors.shape == (12, 8) and not np.array_equal(panels[0].vectors, panels[1].vectors)
+
+
+def test_embeddings_are_found_beside_their_script_after_a_move(data, first, tmp_path):
+    shutil.copytree(first / "xvectors_test", tmp_path / "moved")
+    script = tmp_path / "moved" / "xvector.scp"
+    script.write_text(script.read_text().replace(str(first / "xvectors_test"), "gone/elsewhere"))
+    here, there = (speaker_panels({"x": folder}, data / "test" / "utt2spk")[0].vectors
+                   for folder in (tmp_path / "moved", first / "xvectors_test"))
+    np.testing.assert_array_equal(here, there)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if find_chromium() is None:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+def column(browser, table, index):
+    return browser.evaluate(f"[...document.querySelectorAll('#{table} tbody tr')]"
+                            f".map(row => row.cells[{index}].textContent.trim())")
+
+
+@pytest.mark.parametrize("which", ["report", "comparison"])
+@pytest.mark.parametrize("width, dark", [(1280, False), (1280, True), (390, False)])
+def test_in_a_browser_every_picture_is_drawn(browser, which, width, dark, request, tmp_path):
+    path = request.getfixturevalue(which)
+    browser.console.clear()
+    browser.requests.clear()
+    browser.open(path, width=width, dark=dark)
+    drawn = browser.evaluate("""[...document.querySelectorAll('figure svg')].map(svg => {
+        const box = svg.getBoundingClientRect(), inside = svg.getBBox();
+        const shapes = svg.querySelectorAll('path, use').length;
+        return Math.min(box.width, box.height, inside.width, inside.height, 20 * shapes);
+    })""")
+    assert len(drawn) == len(labels(path)) and min(drawn) > 100
+    # Nothing hangs out of the page: wide things scroll in their own frames.
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    ink, ground = (browser.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, ground)]
+    assert (brightness[0] > brightness[1]) == dark
+    browser.screenshot(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 50_000
+    assert browser.console == []
+    assert set(browser.requests) == {path.resolve().as_uri()}
+
+
+def test_in_a_browser_tables_are_sorted_by_a_click(browser, report, comparison):
+    browser.open(comparison)
+    eer = [float(value) for value in column(browser, "results-table", 4)]
+    assert eer != sorted(eer)
+    browser.click("#results-table th:nth-child(5) button")
+    assert [float(value) for value in column(browser, "results-table", 4)] == sorted(eer)
+    assert browser.evaluate("document.querySelector('#results-table th:nth-child(5)').ariaSort") == "ascending"
+    browser.click("#results-table th:nth-child(5) button")
+    assert [float(value) for value in column(browser, "results-table", 4)] == sorted(eer, reverse=True)
+    browser.click("#results-table th:nth-child(4) button")
+    assert column(browser, "results-table", 3) == ["first", "first", "second", "second"]
+    browser.open(report)
+    browser.click("#health-table th:nth-child(1) button")
+    names = column(browser, "health-table", 0)
+    assert names == sorted(names) and len(names) == 7
+
+
+def test_in_a_browser_it_prints(browser, report, tmp_path):
+    browser.open(report, width=720, dark=True)  # A4 between margins
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.evaluate("document.documentElement.scrollWidth") == 720
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    browser.pdf(tmp_path / "page.pdf")
+    content = (tmp_path / "page.pdf").read_bytes()
+    assert content.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", content)) > 1
+    browser.call("Emulation.setEmulatedMedia", media="")

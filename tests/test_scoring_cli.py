@@ -1,0 +1,138 @@
+"""``sdpn-k2 score``, ``calibrate`` and ``apply-calibration`` from files to files."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from sdpn_k2.cli.apply_calibration import apply_calibration
+from sdpn_k2.cli.calibrate import calibrate
+from sdpn_k2.cli.evaluate import evaluate
+from sdpn_k2.cli.score import score
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.tables import TableWriter
+from sdpn_k2.scoring import metrics
+from sdpn_k2.scoring.embeddings import read_embeddings
+from sdpn_k2.scoring.trials import match_scores, read_scores, read_trials
+
+
+def run(command, *arguments, **options):
+    done = CliRunner().invoke(command, [str(argument) for argument in arguments], **options)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Twelve speakers of six utterances around a common mean, and a cohort."""
+    rng = np.random.default_rng(0)
+
+    def table(name, n_speakers):
+        centres = rng.standard_normal((n_speakers, 10))
+        with TableWriter(f"ark,scp:{tmp_path / name}.ark,{tmp_path / name}.scp", "vector") as writer:
+            for s in range(n_speakers):
+                for u in range(6):
+                    vector = centres[s] + 0.7 * rng.standard_normal(10) + 1
+                    writer.write(f"{name}{s:02d}-{u}", vector.astype(np.float32))
+
+    table("test", 12)
+    table("train", 40)
+    ids = [f"test{s:02d}-{u}" for s in range(12) for u in range(6)]
+    (tmp_path / "trials").write_text("".join(
+        f"{a} {b} {'target' if a[:6] == b[:6] else 'nontarget'}\n" for i, a in enumerate(ids) for b in ids[:i]))
+    return tmp_path
+
+
+def read_values(corpus, name):
+    return match_scores(read_scores(corpus / name), read_trials(corpus / "trials"))
+
+
+def test_scores_of_a_trial_list(corpus):
+    run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "out")
+    embeddings = read_embeddings(f"{corpus}/test.ark")
+    unit = embeddings.vectors / np.linalg.norm(embeddings.vectors, axis=1)[:, None]
+    i, j = np.tril_indices(len(unit), -1)
+    np.testing.assert_allclose(read_values(corpus, "out"), (unit @ unit.T)[i, j], atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [
+    ["--norm", "as-norm", "--top-n", 30],
+    ["--norm", "s-norm", "--cohort-clusters", 20],
+    ["--whiten", "train.scp"],
+])
+def test_normalisation_and_whitening_change_the_scores_and_keep_the_order_useful(corpus, options):
+    cohort = ["--cohort", corpus / "train.scp"] if "--norm" in options else []
+    options = [corpus / o if o == "train.scp" else o for o in options]
+    run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", *cohort, *options, corpus / "out")
+    run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "plain")
+    trials = read_trials(corpus / "trials")
+    eer, plain = (metrics.eer(metrics.ErrorRates.from_scores(read_values(corpus, name), trials.is_target)).value
+                  for name in ("out", "plain"))
+    assert 0.0 < eer < plain
+
+
+def test_pipes_and_unlabelled_trials(corpus):
+    done = run(score, "--enroll", corpus / "test.scp", "--trials", "-", "-", input="test00-0 test00-1\n")
+    line = next(line for line in done.output.splitlines() if line.startswith("test00-0 "))
+    assert -1.0 <= float(line.split()[2]) <= 1.0
+
+
+def test_score_matrix(corpus):
+    run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", corpus / "matrix.npy")
+    matrix = np.load(corpus / "matrix.npy")
+    assert matrix.shape == (72, 240) and matrix.dtype == np.float32
+    run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", corpus / "lines")
+    np.testing.assert_allclose(read_scores(corpus / "lines").values, matrix.ravel(), atol=1e-6)
+    with pytest.raises(InputError, match="all pairs"):
+        run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "matrix.npy")
+
+
+def test_enrolment_from_several_utterances(corpus):
+    (corpus / "spk2utt").write_text("test00 test00-0 test00-1\ntest01 test01-0\n")
+    (corpus / "models").write_text("test00 test00-2 target\ntest01 test00-2 nontarget\n")
+    run(score, "--enroll", corpus / "test.scp", "--test", corpus / "test.scp", "--enroll-spk2utt", corpus / "spk2utt",
+        "--trials", corpus / "models", corpus / "out")
+    vectors = dict(zip(*[(e := read_embeddings(f"{corpus}/test.ark")).ids, e.vectors]))
+    unit = {name: vector / np.linalg.norm(vector) for name, vector in vectors.items()}
+    model = unit["test00-0"] + unit["test00-1"]
+    expected = [model @ unit["test00-2"] / np.linalg.norm(model), unit["test01-0"] @ unit["test00-2"]]
+    np.testing.assert_allclose(read_scores(corpus / "out").values, expected, atol=1e-6)
+
+
+def test_options_that_do_not_go_together(corpus):
+    for options in (["--norm", "as-norm"], ["--cohort", corpus / "train.scp"], ["--top-n", "3"],
+                    ["--norm", "s-norm", "--cohort", corpus / "train.scp", "--top-n", "3"]):
+        done = CliRunner().invoke(score, ["--enroll", "x", *map(str, options), "out"])
+        assert done.exit_code == 2 and "Usage" in done.output
+
+
+def test_bad_input_leaves_no_output(corpus):
+    (corpus / "trials_bad").write_text("test00-0 nobody target\n")
+    with pytest.raises(InputError, match="needs nobody, which has no embedding"):
+        run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials_bad", corpus / "out")
+    with pytest.raises(InputError, match="fewer than the 300"):
+        run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", "--norm", "as-norm", "--cohort",
+            corpus / "train.scp", corpus / "out")
+    assert not (corpus / "out").exists()
+
+
+def test_calibration_and_fusion(corpus):
+    run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "one")
+    run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", "--whiten", corpus / "train.scp",
+        corpus / "two")
+    run(calibrate, corpus / "trials", corpus / "one", corpus / "two", corpus / "fusion.json")
+    run(apply_calibration, corpus / "fusion.json", corpus / "one", corpus / "two", corpus / "fused")
+    trials = read_trials(corpus / "trials")
+    rates = metrics.ErrorRates.from_scores(read_values(corpus, "fused"), trials.is_target)
+    best_single = min(metrics.min_cllr(metrics.ErrorRates.from_scores(read_values(corpus, name), trials.is_target))
+                      for name in ("one", "two"))
+    assert metrics.cllr(rates) < best_single + 0.02
+    assert metrics.cllr(rates) < 1.1 * metrics.min_cllr(rates)
+
+
+def test_eval_with_intervals(corpus):
+    run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "out")
+    (corpus / "utt2spk").write_text("".join(f"test{s:02d}-{u} test{s:02d}\n" for s in range(12) for u in range(6)))
+    done = run(evaluate, corpus / "out", corpus / "trials", "--utt2spk", corpus / "utt2spk")
+    assert "EER % (95 %, 12 speakers)" in done.output

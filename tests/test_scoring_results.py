@@ -1,0 +1,123 @@
+"""Stage 7: from a score folder to results.json, RESULTS.md and a table; and ``sdpn-k2 eval``."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from sdpn_k2.cli.evaluate import evaluate
+from sdpn_k2.cli.results import results as results_command
+from sdpn_k2.errors import InputError
+from sdpn_k2.scoring import results
+from sdpn_k2.scoring.summary import summarise
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A data folder with two lists and an experiment that has scored them."""
+    data, exp = tmp_path / "data", tmp_path / "exp"
+    for folder in (data / "test", data / "train", exp / "scores" / "test", exp / "backend"):
+        folder.mkdir(parents=True)
+    (data / "test" / "trials").write_text("a x target\nb y target\na y nontarget\nb x nontarget\n")
+    (data / "test" / "trials_o").write_text("a x target\na y nontarget\n")
+    scores = exp / "scores" / "test"
+    (scores / "trials.cosine").write_text("a x 0.9\nb y 0.2\na y 0.3\nb x 0.1\n")
+    (scores / "trials.plda").write_text("b x -4\na y -3\nb y 1\na x 2\n")
+    (scores / "trials_o.cosine").write_text("a x 0.9\na y 0.3\n")
+    (scores / "log").mkdir()
+    (exp / "backend" / "plda_labels").write_text("clusters\n")
+    return data, exp
+
+
+def test_results_of_every_list_and_back_end(folders):
+    data, exp = folders
+    report = results.collect(data, exp, "some command")
+    assert [(r.set, r.trials, r.backend, r.n_targets, r.n_nontargets) for r in report.results] == [
+        ("test", "trials", "cosine", 2, 2), ("test", "trials", "plda", 2, 2), ("test", "trials_o", "cosine", 1, 1)]
+    cosine, plda, _ = report.results
+    assert (cosine.eer, cosine.min_dcf_01, cosine.min_dcf_05) == (0.5, 0.5, 0.5)
+    assert (plda.eer, plda.min_dcf_01) == (0.0, 0.0)
+    assert report.missing == ["test/trials_o has no plda scores"]
+    assert report.plda_labels == "clusters"
+
+
+def test_result_files(folders):
+    data, exp = folders
+    done = CliRunner().invoke(results_command, [str(data), str(exp)])
+    assert done.exit_code == 0, done.output
+    row = next(line for line in done.output.splitlines() if "plda" in line)
+    assert row.split() == ["test", "trials", "plda", "2", "2", "0.00", "0.0000", "0.0000"]
+    assert "Missing: test/trials_o has no plda scores" in done.output
+    assert "no speaker labels were used" in done.output
+    page = (exp / "RESULTS.md").read_text()
+    assert "| test | trials | cosine | 2 | 2 | 50.00 |  | 0.5000 | 0.5000 |" in page
+    assert "no speaker labels were used" in page and "sdpn-k2 " in page and "numpy" in page
+    stored = json.loads((exp / "results.json").read_text())
+    assert stored["results"][1]["eer"] == 0.0
+    assert set(stored["measured"]["versions"]) >= {"python", "numpy"}
+
+
+def test_what_the_plda_used_is_said_or_said_to_be_unknown(folders):
+    data, exp = folders
+    (exp / "backend" / "plda_labels").write_text("corpus\n")
+    assert "with the speaker labels of the training set" in results.table(results.collect(data, exp))
+    (exp / "backend" / "plda_labels").unlink()
+    assert "not recorded" in results.table(results.collect(data, exp))
+    (exp / "backend" / "plda_labels").write_text("oracle\n")
+    with pytest.raises(InputError, match="oracle"):
+        results.collect(data, exp)
+
+
+def test_lists_without_scores_are_reported(folders):
+    data, exp = folders
+    (data / "train" / "trials").write_text("a b target\n")
+    missing = results.collect(data, exp).missing
+    assert "train/trials has no cosine scores" in missing and "train/trials has no plda scores" in missing
+
+
+def test_experiments_that_cannot_be_measured(folders):
+    data, exp = folders
+    (exp / "scores" / "test" / "trials.cosine").write_text("a x 0.5\nb y 0.5\na y 0.5\nb x 0.5\n")
+    with pytest.raises(InputError, match=r"trials.cosine: all 4 scores are 0.5"):
+        results.collect(data, exp)
+    (data / "test" / "trials").unlink()
+    with pytest.raises(InputError, match="no such trial list"):
+        results.collect(data, exp)
+    shutil.rmtree(exp / "scores")
+    with pytest.raises(InputError, match="no score files .* run the scoring stage first"):
+        results.collect(data, exp)
+
+
+def test_eval_prints_kaldis_digits(shared):
+    golden = shared / "kaldi-golden"
+    done = CliRunner().invoke(evaluate, [str(golden / "scores"), str(golden / "trials"), "--p-target", "0.001",
+                                             "--p-target", "0.05", "--nist", "sre16"])
+    assert done.exit_code == 0, done.output
+    lines = dict(line.rsplit("  ", 1) for line in done.output.splitlines())
+    figures = {name.strip(): value for name, value in lines.items()}
+    assert figures["EER % (Kaldi's compute-eer)"] == "4.688"
+    assert figures["minDCF (p_target 0.001)"] == "0.4276"
+    assert figures["minDCF (p_target 0.05)"] == "0.2423"
+    assert "sre16 min" in figures
+
+
+def test_eval_reads_a_pipe_and_prints_json(folders):
+    data, exp = folders
+    done = CliRunner().invoke(evaluate, ["-", str(data / "test" / "trials"), "--json"],
+                              input=(exp / "scores" / "test" / "trials.cosine").read_text())
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.output)
+    assert figures["n_targets"] == 2 and figures["eer"] == 0.5 and figures["costs"][0]["min_dcf"] == 0.5
+
+
+def test_eval_refuses(folders, tmp_path):
+    data, exp = folders
+    scores = exp / "scores" / "test" / "trials.cosine"
+    with pytest.raises(InputError, match="p_target"):
+        summarise(scores, data / "test" / "trials", p_targets=(1.5,))
+    (tmp_path / "targets").write_text("a x target\n")
+    with pytest.raises(InputError, match="trials.cosine: no nontarget trials"):
+        summarise(scores, tmp_path / "targets")
+    done = CliRunner().invoke(evaluate, ["-", "-"])
+    assert isinstance(done.exception, InputError)

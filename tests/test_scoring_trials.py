@@ -1,0 +1,161 @@
+"""Trial lists and score files: reading, writing, joining, and every way they can be wrong."""
+
+import io
+
+import numpy as np
+import pytest
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.scoring import trials as module
+from sdpn_k2.scoring.trials import (Scores, check_labels_agree, match_scores, read_scores, read_trials, write_scores)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(name, text):
+        path = tmp_path / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+    return write_file
+
+
+def pairs(trials):
+    return [trials.pair(i) for i in range(len(trials))]
+
+
+def test_trials_keep_order_and_labels(write):
+    trials = read_trials(write("trials", "a x target\nb y nontarget\n\ta\t y  nontarget \nc x target"))
+    assert pairs(trials) == ["a x", "b y", "a y", "c x"]
+    assert trials.is_target.tolist() == [True, False, False, True]
+    assert trials.enroll_ids == ["a", "b", "c"] and trials.test_ids == ["x", "y"]
+    assert trials.enroll.dtype == np.int32
+
+
+def test_numeric_labels_and_windows_line_ends(write):
+    trials = read_trials(write("trials", "a x 1\r\nb y 0\r\n"))
+    assert trials.is_target.tolist() == [True, False]
+
+
+def test_trials_without_labels(write):
+    trials = read_trials(write("trials", "a x\nb y\n"))
+    assert trials.is_target is None
+    with pytest.raises(InputError, match="no labels"):
+        trials.labels()
+
+
+def test_ids_are_split_at_ascii_blanks_only(write):
+    trials = read_trials(write("trials", "é\u00a0a x target\n"))
+    assert trials.enroll_ids == ["é\u00a0a"]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7, 64, 1 << 24])
+def test_blocks_do_not_show(write, monkeypatch, block_bytes):
+    monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
+    lines = [f"e{i % 7} t{i % 11} {'target' if i % 3 else 'nontarget'}" for i in range(100)]
+    trials = read_trials(write("trials", "\n".join(lines)))
+    assert [f"{pair} {'target' if t else 'nontarget'}" for pair, t in zip(pairs(trials), trials.is_target)] == lines
+    with pytest.raises(InputError, match=r":100: has 2 fields"):
+        read_trials(write("bad", "\n".join(lines[:99] + ["e1 t1"])))
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "trials: is empty"),
+    ("a x target\n\nb y target\n", ":2: has 0 fields, must be 'enroll test target|nontarget'"),
+    ("a x target\nb y\n", ":2: has 2 fields where the lines before it have 3"),
+    ("a x target 1\n", ":1: has 4 fields"),
+    ("a\n", ":1: has 1 fields"),
+    ("a x target\nb y\nc z w target\n", ":2: has 2 fields"),
+    ("a x target\nb y impostor\n", ":2: the label is 'impostor', must be target or nontarget"),
+    (b"a x target\n\xff\xfe y target\n", "is not UTF-8"),
+])
+def test_bad_trial_lists_name_the_line(write, text, message):
+    with pytest.raises(InputError) as error:
+        read_trials(write("trials", text))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("a x 1.0\nb y nan\n", ":2: the score is 'nan', must be a finite number"),
+    ("a x 1.0\nb y inf\n", ":2: the score is 'inf'"),
+    ("a x 1.0\nb y high\n", ":2: the score is 'high'"),
+    ("a x\n", ":1: has 2 fields, must be 'enroll test score'"),
+    ("", "is empty"),
+])
+def test_bad_score_files_name_the_line(write, text, message):
+    with pytest.raises(InputError) as error:
+        read_scores(write("scores", text))
+    assert message in str(error.value)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match="cannot read: No such file"):
+        read_trials(tmp_path / "none")
+    with pytest.raises(InputError, match="cannot read: Is a directory"):
+        read_scores(tmp_path)
+
+
+def test_standard_input_and_output(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a x 0.25\nb y -1e-3\n")))
+    scores = read_scores("-")
+    assert scores.values.tolist() == [0.25, -0.001]
+    write_scores("-", scores)
+    assert capsys.readouterr().out == "a x 0.25\nb y -0.001\n"
+
+
+def test_scores_survive_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    trials = module.Trials([f"e{i}" for i in range(50)], [f"t{i}" for i in range(70)],
+                           rng.integers(0, 50, 200_000).astype(np.int32), rng.integers(0, 70, 200_000).astype(np.int32))
+    values = rng.standard_normal(200_000).astype(np.float32)
+    write_scores(tmp_path / "scores", Scores(trials, values))
+    again = read_scores(tmp_path / "scores")
+    assert pairs(again.trials) == pairs(trials)
+    np.testing.assert_allclose(again.values, values, rtol=5.1e-7)
+
+
+def test_kaldi_score_files_are_read(shared):
+    golden = shared / "kaldi-golden"
+    trials = read_trials(golden / "trials")
+    values = match_scores(read_scores(golden / "scores"), trials)
+    expected = [line.split() for line in (golden / "eer_input").read_text().splitlines()]
+    assert values.tolist() == [float(score) for score, _ in expected]
+    assert trials.is_target.tolist() == [label == "target" for _, label in expected]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "scores"
+    path.write_text("old\n")
+    trials = module.Trials(["a"], ["x"], np.zeros(3, np.int32), np.array([0, 0, 5], np.int32))
+    with pytest.raises(IndexError):
+        write_scores(path, Scores(trials, np.zeros(3)))
+    assert path.read_text() == "old\n" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(InputError, match="cannot write"):
+        write_scores(tmp_path / "none" / "scores", Scores(trials, np.zeros(3)))
+
+
+def test_scores_are_matched_in_any_order(write):
+    trials = read_trials(write("trials", "a x target\nb y nontarget\na y nontarget\n"))
+    scores = read_scores(write("scores", "q x 9\na y 3\na z 8\na x 1\nb y 2\nb x 7\nb y 2\n"))
+    assert match_scores(scores, trials).tolist() == [1.0, 2.0, 3.0]
+
+
+def test_missing_scores_are_named_and_counted(write):
+    trials = read_trials(write("trials", "a x target\nb y nontarget\nc x target\n"))
+    scores = read_scores(write("scores", "a x 1\n"))
+    with pytest.raises(InputError, match=r"no score for b y of .*trials; 2 of 3 trials lack a score"):
+        match_scores(scores, trials)
+    with pytest.raises(InputError, match="has a score for none of the 3 trials"):
+        match_scores(read_scores(write("other", "q x 1\n")), trials)
+
+
+def test_one_trial_with_two_scores_is_refused(write):
+    trials = read_trials(write("trials", "a x target\nb y nontarget\n"))
+    scores = read_scores(write("scores", "a x 1\nb y 2\na x 1\nb y 2.5\n"))
+    with pytest.raises(InputError, match=r"b y has two scores, 2 \(trial 2\) and 2.5 \(trial 4\); 1 such"):
+        match_scores(scores, trials)
+
+
+def test_a_pair_with_both_labels_is_refused(write):
+    check_labels_agree(read_trials(write("trials", "a x target\na x target\n")))
+    with pytest.raises(InputError, match="a x is both target and nontarget"):
+        check_labels_agree(read_trials(write("trials", "a x target\nb x target\na x nontarget\n")))

@@ -1,0 +1,187 @@
+"""SDPN's objective against float64 NumPy, written from the formulas."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+from sdpn_k2.config import ObjectiveConfig, load_config
+from sdpn_k2.engine.gradient_cache import loss_and_gradients
+from sdpn_k2.methods import regularisation, sdpn
+
+VIEWS, UTTERANCES, DIM, K = 3, 6, 5, 7
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def sinkhorn_reference(p, iterations):
+    """Scales rows and columns of the plain probabilities in turn, as the paper's pseudo-code does."""
+    q = p / p.sum()
+    for _ in range(iterations):
+        q = q / q.sum(axis=0, keepdims=True) / q.shape[1]
+        q = q / q.sum(axis=1, keepdims=True) / q.shape[0]
+    return q * q.shape[0]
+
+
+def random_inputs(seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    e = torch.randn(VIEWS, UTTERANCES, DIM, generator=generator, dtype=dtype)
+    student = torch.rand(VIEWS, UTTERANCES, K, generator=generator, dtype=dtype) * 2 - 1
+    teacher = torch.rand(UTTERANCES, K, generator=generator, dtype=dtype) * 2 - 1
+    return e, student, teacher
+
+
+def test_every_term_equals_its_formula():
+    e, student, teacher = random_inputs()
+    config = ObjectiveConfig(num_prototypes=K)
+    loss, terms = sdpn.objective(e, student, teacher, config)
+
+    p_student = softmax(student.numpy() / 0.1)
+    p_teacher = softmax(teacher.numpy() / 0.1) ** (1 / 0.25)
+    p_teacher = sinkhorn_reference(p_teacher / p_teacher.sum(-1, keepdims=True), 3)
+    cross_entropy = np.mean([-np.sum(p_teacher[i] * np.log(p_student[v, i]))
+                             for v in range(VIEWS) for i in range(UTTERANCES)])
+    mean = p_student.reshape(-1, K).mean(0)
+    entropy = -np.sum(mean * np.log(mean))
+    dimension = 0.0
+    for view in e.numpy():
+        unit = view / np.linalg.norm(view, axis=1, keepdims=True)
+        nearest = [min(np.linalg.norm(unit[i] - unit[j]) for j in range(UTTERANCES) if j != i)
+                   for i in range(UTTERANCES)]
+        dimension -= np.mean(np.log(np.array(nearest) + 1e-8))
+
+    assert float(terms["loss_ce"]) == pytest.approx(cross_entropy, rel=1e-12)
+    assert float(terms["loss_me"]) == pytest.approx(np.log(K) - entropy, rel=1e-12)
+    assert float(terms["loss_dr"]) == pytest.approx(dimension, rel=1e-12)
+    assert float(loss) == pytest.approx(cross_entropy + np.log(K) - entropy + 0.1 * dimension, rel=1e-12)
+    assert float(terms["prototypes_in_use"]) == pytest.approx(np.exp(entropy), rel=1e-12)
+
+
+def test_gradient():
+    e, student, teacher = (x.requires_grad_() for x in random_inputs())
+    config = ObjectiveConfig(num_prototypes=K)
+    assert torch.autograd.gradcheck(
+        lambda e, student: sdpn.objective(e, student, teacher.detach(), config)[0], (e, student)
+    )
+
+
+def test_gradient_of_dimension_regularisation_reaches_both_ends():
+    e = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [-1.0, 0.3]]], dtype=torch.float64, requires_grad=True)
+    regularisation.koleo(e).backward()
+    assert (e.grad.abs().sum(-1) > 0).all()
+
+
+def test_identical_embeddings_give_a_finite_gradient():
+    e = torch.randn(2, 4, 8)
+    e[0, 1] = e[0, 0]
+    e.requires_grad_()
+    loss = regularisation.koleo(e)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(e.grad).all()
+    # The identical pair sits at the distance floor.
+    assert float(loss.detach()) > -np.log(1e-8) * 2 / 4 - 2
+
+
+def test_sinkhorn_equals_the_reference_and_balances_in_the_limit():
+    log_p = torch.log_softmax(torch.randn(40, K, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 4, 1)
+    three = sdpn.sinkhorn(log_p, 3).exp().numpy()
+    np.testing.assert_allclose(three, sinkhorn_reference(log_p.exp().numpy(), 3), rtol=1e-10)
+    np.testing.assert_allclose(three.sum(1), 1.0, atol=1e-6)
+    assert np.abs(three.sum(0) - 40 / K).max() > 1e-4
+    many = sdpn.sinkhorn(log_p, 2000).exp().numpy()
+    np.testing.assert_allclose(many.sum(0), 40 / K, rtol=1e-5)
+    np.testing.assert_allclose(many.sum(1), 1.0, atol=1e-6)
+
+
+def test_sinkhorn_survives_probabilities_that_underflow():
+    log_p = torch.log_softmax(torch.tensor([[0.0, -300.0], [0.0, -310.0]]), 1)
+    p = sdpn.sinkhorn(log_p, 3).exp()
+    assert torch.isfinite(p).all()
+    np.testing.assert_allclose(p.sum(1).numpy(), 1.0, atol=1e-6)
+
+
+def test_embedding_statistics_in_closed_form():
+    statistics = regularisation.embedding_statistics(torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]))
+    assert float(statistics["effective_rank"]) == pytest.approx(2.0, rel=1e-5)
+    # Six pairs: two with cosine -1, four with 0.
+    assert float(statistics["mean_cosine"]) == pytest.approx(-2 / 6, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_config(None, ["model.channels=16", "model.attention_channels=4", "model.se_channels=4",
+                              "model.embedding_dim=8", "model.mlp_hidden_dim=16", "model.projection_dim=6",
+                              f"objective.num_prototypes={K}"])
+
+
+def test_teacher_follows_the_student_in_closed_form(tiny):
+    torch.manual_seed(1)
+    model = sdpn.SDPN(tiny)
+    start = [p.clone() for p in model.teacher.parameters()]
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.add_(1.0)
+    for _ in range(5):
+        model.update_teacher(0.9)
+    for teacher, student, first in zip(model.teacher.parameters(), model.student.parameters(), start):
+        expected = student.double() + (first.double() - student.double()) * 0.9 ** 5
+        torch.testing.assert_close(teacher.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_teacher_keeps_its_own_running_statistics(tiny):
+    torch.manual_seed(1)
+    model = sdpn.SDPN(tiny).train()
+    buffers = lambda branch: {name: b.clone() for name, b in branch.named_buffers()}
+    before = buffers(model.teacher)
+    model.student(torch.randn(6, 30, 80) + 3)
+    model.update_teacher(0.5)
+    assert all(torch.equal(before[name], value) for name, value in buffers(model.teacher).items())
+    loss_and_gradients(model, torch.randn(6, 40, 80), torch.randn(2, 6, 30, 80), contextlib.nullcontext())
+    assert not torch.equal(before["encoder.conv0.norm.running_mean"], model.teacher.encoder.conv0.norm.running_mean)
+
+
+def test_gradients_reach_student_and_prototypes_alone(tiny):
+    torch.manual_seed(1)
+    model = sdpn.SDPN(tiny).train()
+    loss_and_gradients(model, torch.randn(6, 40, 80), torch.randn(2, 6, 30, 80), contextlib.nullcontext())
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad is not None for p in model.student.parameters())
+    assert float(model.prototypes.weight.grad.abs().sum()) > 0
+
+
+def test_prototypes_learn_through_the_student_alone(tiny):
+    """The gradient of the prototypes is that of the objective with the teacher's distribution held fixed."""
+    torch.manual_seed(1)
+    model = sdpn.SDPN(tiny).train()
+    z_student, z_teacher = (torch.nn.functional.normalize(torch.randn(*shape), dim=-1) for shape in ((2, 6, 6), (6, 6)))
+    e = torch.randn(2, 6, 8)
+    fixed = model.prototypes(z_teacher).detach()
+    loss, _ = sdpn.objective(e, model.prototypes(z_student), fixed, tiny.objective)
+    (gradient,) = torch.autograd.grad(loss, model.prototypes.weight)
+    model.zero_grad()
+    model.loss(e, z_student, z_teacher)[0].backward()
+    torch.testing.assert_close(model.prototypes.weight.grad, gradient)
+
+
+def test_dimension_regularisations_on_correlations_in_closed_form():
+    # Two dimensions with correlation 0.8, in one view; independent of scale and mean.
+    x = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.5, -0.5], [-0.5, 0.5]], dtype=torch.float64)
+    r = float(np.corrcoef(x.numpy().T)[0, 1])
+    e = torch.stack([x * torch.tensor([3.0, 0.2]) + 5.0, x])
+    assert float(regularisation.off_diagonal(e)) == pytest.approx(2 * (2 * r ** 2 / 2), rel=1e-6)
+    assert float(regularisation.frobenius(e)) == pytest.approx(2 * (np.sqrt(2 * r ** 2) / 2), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["koleo", "off_diagonal", "frobenius"])
+def test_gradients_of_dimension_regularisations(name):
+    e = torch.randn(2, 7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    assert torch.autograd.gradcheck(regularisation.DIMENSION_REGULARISATIONS[name], (e,))
+    config = ObjectiveConfig(num_prototypes=K, dim_reg=name)
+    _, student, teacher = random_inputs()
+    _, terms = sdpn.objective(e[:, :UTTERANCES], student[:2], teacher, config)
+    expected = regularisation.DIMENSION_REGULARISATIONS[name](e[:, :UTTERANCES])
+    assert float(terms["loss_dr"]) == pytest.approx(float(expected.detach()))

@@ -1,0 +1,334 @@
+"""make_fbank.sh, make_mfcc.sh, compute_vad_decision.sh and extract_xvectors.sh, called as recipes call them."""
+
+import os
+import subprocess
+import wave
+from pathlib import Path
+
+import kaldi_native_io
+import numpy as np
+import pytest
+
+from sdpn_k2.kaldi import data_dir, data_ops
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ROOT / "utils" / "kaldi-bin"
+
+
+@pytest.fixture
+def call(tmp_path):
+    def run(name, *arguments):
+        return subprocess.run([str(ROOT / name), *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True)
+
+    return run
+
+
+def succeeds(result):
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+def matrices(scp):
+    with kaldi_native_io.SequentialFloatMatrixReader(f"scp:{scp}") as reader:
+        return {key: np.array(value) for key, value in reader}
+
+
+def vectors(rspecifier):
+    with kaldi_native_io.SequentialFloatVectorReader(str(rspecifier)) as reader:
+        return {key: np.array(value) for key, value in reader}
+
+
+def tool(tmp_path, name, *arguments):
+    """What a tool writes as matrices when it is called once, for all utterances."""
+    output = tmp_path / f"{name}.expected"
+    command = [str(TOOLS / name), *arguments, f"ark,scp:{output}.ark,{output}.scp"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    return matrices(f"{output}.scp")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three speakers with 7 utterances each of 0.3 s and more, coloured noise at changing levels."""
+    random = np.random.default_rng(5)
+    (tmp_path / "audio").mkdir()
+    paths = {}
+    for index in range(21):
+        name = f"s{index // 7}-u{index % 7}"
+        paths[name] = str(tmp_path / f"audio/{name}.wav")
+        samples = np.convolve(random.normal(size=4800 + 500 * index), [1, 0.9, 0.5])
+        samples *= np.where(np.arange(len(samples)) // 1600 % 2, 3000, 30)
+        with wave.open(paths[name], "wb") as stream:
+            stream.setparams((1, 2, 16000, 0, "NONE", "none"))
+            stream.writeframes(np.clip(samples, -32768, 32767).astype("<i2").tobytes())
+    data_dir.write_data_dir(tmp_path / "data", paths, {name: name[:2] for name in paths})
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/fbank.conf").write_text("--dither=0  # the same every time\n--num-mel-bins=20\n")
+    (tmp_path / "conf/mfcc.conf").write_text("--dither=0\n--frame-shift=12.5\n")
+    (tmp_path / "conf/vad.conf").write_text("--vad-energy-threshold=5.5\n--vad-energy-mean-scale=0.5\n")
+    return tmp_path / "data"
+
+
+def num_frames(name, shift=160):
+    return 1 + (4800 + 500 * (7 * int(name[1]) + int(name[4])) + 2 - 400) // shift
+
+
+@pytest.mark.parametrize("nj", [1, 4])
+def test_fbank(call, corpus, tmp_path, nj):
+    said = succeeds(call("steps/make_fbank.sh", "--nj", nj, "--compress", "false", "data", "exp/log", "feats"))
+    assert said.endswith("make_fbank.sh: made fbank features of 21 utterances of data\n")
+    features = matrices(corpus / "feats.scp")
+    expected = tool(tmp_path, "compute-fbank-feats", "--config=conf/fbank.conf", "scp:data/wav.scp")
+    assert list(features) == sorted(expected)
+    for name, matrix in features.items():
+        assert matrix.shape == (num_frames(name), 20)
+        np.testing.assert_array_equal(matrix, expected[name])
+    assert data_dir.read_numbers(corpus / "utt2num_frames") == {name: num_frames(name) for name in features}
+    durations = {name: (4800 + 500 * index + 2) / 16000 for index, name in enumerate(features)}
+    assert data_dir.read_numbers(corpus / "utt2dur") == pytest.approx(durations, abs=1e-4)
+    assert (corpus / "frame_shift").read_text() == "0.01\n"
+    assert (corpus / "conf/fbank.conf").read_text() == (tmp_path / "conf/fbank.conf").read_text()
+    archives = {entry.rpartition(":")[0] for entry in data_dir.read_map(corpus / "feats.scp").values()}
+    assert archives == {str(tmp_path / f"feats/raw_fbank_data.{job}.ark") for job in range(1, nj + 1)}
+    assert (tmp_path / "exp/log/make_fbank_data.1.log").read_text().startswith("# compute-fbank-feats ")
+    assert data_dir.validate(corpus, text=False) == 21
+
+
+def test_compressed_by_default_and_old_features_kept(call, corpus, tmp_path):
+    (corpus / "feats.scp").write_text("old\n")
+    options = ["--nj", 2, "--write-utt2num-frames", "false", "--write-utt2dur", "false"]
+    succeeds(call("steps/make_fbank.sh", *options, "data"))
+    assert (corpus / ".backup/feats.scp").read_text() == "old\n"
+    assert not (corpus / "utt2num_frames").exists() and not (corpus / "utt2dur").exists()
+    expected = tool(tmp_path, "compute-fbank-feats", "--config=conf/fbank.conf", "scp:data/wav.scp")
+    features = matrices(corpus / "feats.scp")
+    sizes = [path.stat().st_size for path in (corpus / "data").glob("*.ark")]
+    assert sum(sizes) < 2 * sum(matrix.size for matrix in expected.values())
+    for name, matrix in features.items():
+        assert 0 < np.abs(matrix - expected[name]).max() < 0.15
+
+
+def test_more_jobs_than_utterances(call, corpus, tmp_path):
+    data_ops.subset(corpus, tmp_path / "few", ["s0-u0", "s0-u1", "s2-u3"])
+    said = succeeds(call("steps/make_fbank.sh", "--nj", 50, "few"))
+    assert "make_fbank.sh: 3 jobs instead of 50, since there are no more utterances\n" in said
+    assert len(list((tmp_path / "few/data").glob("*.ark"))) == 3
+
+
+def test_mfcc_with_segments(call, corpus, tmp_path):
+    segments = {"s0-u0-a": "s0-u0 0.05 0.2", "s0-u0-b": "s0-u0 0.1 -1", "s1-u1-a": "s1-u1 0 0.25"}
+    (tmp_path / "cut").mkdir()
+    data_dir.write_map(tmp_path / "cut/segments", segments)
+    recordings = data_dir.read_map(corpus / "wav.scp")
+    data_dir.write_data_dir(
+        tmp_path / "cut",
+        {name: recordings[name] for name in ("s0-u0", "s1-u1")},
+        {name: name[:2] for name in segments},
+    )
+    succeeds(call("steps/make_mfcc.sh", "--nj", 2, "--compress", "false", "cut"))
+    features = matrices(tmp_path / "cut/feats.scp")
+    # 25 ms frames every 12.5 ms.
+    seconds = {"s0-u0-a": 0.15, "s0-u0-b": 4802 / 16000 - 0.1, "s1-u1-a": 0.25}
+    assert {name: len(matrix) for name, matrix in features.items()} == {
+        name: int(1 + (16000 * length - 400) // 200) for name, length in seconds.items()
+    }
+    with wave.open(recordings["s0-u0"]) as stream:
+        samples = stream.readframes(4802)[2 * 800 : 2 * 3200]
+    with wave.open(str(tmp_path / "piece.wav"), "wb") as stream:
+        stream.setparams((1, 2, 16000, 0, "NONE", "none"))
+        stream.writeframes(samples)
+    (tmp_path / "piece.scp").write_text(f"s0-u0-a {tmp_path}/piece.wav\n")
+    expected = tool(tmp_path, "compute-mfcc-feats", "--config=conf/mfcc.conf", "scp:piece.scp")
+    np.testing.assert_array_equal(features["s0-u0-a"], expected["s0-u0-a"])
+    assert (tmp_path / "cut/frame_shift").read_text() == "0.0125\n"
+    assert data_dir.read_numbers(tmp_path / "cut/utt2dur") == pytest.approx(seconds, abs=1e-3)
+
+
+def test_vocal_tract_length_warps(call, corpus, tmp_path):
+    data_dir.write_map(corpus / "spk2warp", {"s0": 1.0, "s1": 0.9, "s2": 1.1})
+    succeeds(call("steps/make_fbank.sh", "--nj", 2, "--compress", "false", "data"))
+    plain = tool(tmp_path, "compute-fbank-feats", "--config=conf/fbank.conf", "scp:data/wav.scp")
+    for name, matrix in matrices(corpus / "feats.scp").items():
+        assert np.array_equal(matrix, plain[name]) == name.startswith("s0")
+
+
+def test_an_unreadable_recording_is_left_out(call, corpus, tmp_path):
+    (tmp_path / "audio/s1-u2.wav").write_bytes(b"RIFF....")
+    result = call("steps/make_fbank.sh", "--nj", 2, "data", "log")
+    assert result.returncode == 0, result.stderr
+    assert "1 of 21 utterances have no features, see log/make_fbank_data.*.log" in result.stderr
+    assert len(data_dir.read_map(corpus / "feats.scp")) == 20
+    succeeds(call("utils/fix_data_dir.sh", "data"))
+    assert data_dir.validate(corpus, text=False) == 20
+
+    for name in ("s0-u0", "s2-u6"):
+        (tmp_path / f"audio/{name}.wav").unlink()
+    result = call("steps/make_fbank.sh", "--nj", 2, "data", "log")
+    assert result.returncode == 1 and "make_fbank.sh: more than 5 % failed\n" in result.stderr
+
+
+def test_archives_on_several_disks(call, corpus, tmp_path):
+    succeeds(call("utils/create_split_dir.pl", "disk1", "disk2", "feats/storage"))
+    succeeds(call("steps/make_fbank.sh", "--nj", 4, "data", "log", "feats"))
+    links = list((tmp_path / "feats").glob("*.ark"))
+    assert len(links) == 4 and all(link.is_symlink() for link in links)
+    assert {link.resolve().parent.name for link in links} == {"disk1", "disk2"}
+    assert len(matrices(corpus / "feats.scp")) == 21
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--fbank-config", "no.conf", "data"], "make_fbank.sh: no.conf: no such file\n"),
+        (["nodata"], "make_fbank.sh: nodata/wav.scp: no such file\n"),
+        ([], "Usage: make_fbank.sh [options] <data-dir> [<log-dir> [<fbank-dir>]]; --help says more\n"),
+        (["--mfcc-config", "x", "data"], "make_fbank.sh: invalid option --mfcc-config (--help lists the options)\n"),
+    ],
+)
+def test_fbank_refuses(call, corpus, arguments, message):
+    result = call("steps/make_fbank.sh", *arguments)
+    assert (result.returncode, result.stderr) == (1, message)
+
+
+def test_bad_configuration_fails_with_its_log(call, corpus, tmp_path):
+    (tmp_path / "conf/fbank.conf").write_text("--no-such-option=1\n")
+    result = call("steps/make_fbank.sh", "--nj", 2, "data", "log")
+    assert result.returncode == 1
+    assert "run.pl: 2 / 2 failed, log is in log/make_fbank_data.*.log" in result.stderr
+    assert not (corpus / "feats.scp").exists()
+
+
+def test_fbank_and_vad_are_kaldis(call, shared, tmp_path):
+    golden = shared / "kaldi-golden"
+    names = list(data_dir.read_map(golden / "wav.scp"))
+    wav = {name: str(golden / path) for name, path in data_dir.read_map(golden / "wav.scp").items()}
+    data_dir.write_data_dir(tmp_path / "data", wav, {name: name for name in names})
+    (tmp_path / "fbank.conf").write_text("--dither=0\n--num-mel-bins=80\n--sample-frequency=16000\n")
+    (tmp_path / "vad.conf").write_text(
+        "--vad-energy-threshold=5.5\n--vad-energy-mean-scale=0.5\n"
+        "--vad-proportion-threshold=0.12\n--vad-frames-context=2\n"
+    )
+    options = ["--nj", 3, "--compress", "false", "--fbank-config", "fbank.conf"]
+    succeeds(call("steps/make_fbank.sh", *options, "data"))
+    with kaldi_native_io.SequentialFloatMatrixReader(f"ark:{golden / 'fbank80.ark'}") as reader:
+        expected = {key: np.array(value) for key, value in reader}
+    features = matrices(tmp_path / "data/feats.scp")
+    assert {key: len(value) for key, value in features.items()} == {key: len(value) for key, value in expected.items()}
+    differences = np.concatenate([np.abs(features[key] - expected[key]).ravel() for key in features])
+    assert np.median(differences) <= 5e-5
+
+    with kaldi_native_io.SequentialFloatMatrixReader(f"ark:{golden / 'mfcc30.ark'}") as reader:
+        with kaldi_native_io.FloatMatrixWriter(f"ark,scp:{tmp_path}/m.ark,{tmp_path}/m.scp") as writer:
+            for key, value in reader:
+                writer[key] = value
+    data_dir.write_map(tmp_path / "data/feats.scp", data_dir.read_map(tmp_path / "m.scp"))
+    succeeds(call("sid/compute_vad_decision.sh", "--nj", 3, "--vad-config", "vad.conf", "data", "log", "vad"))
+    decisions, kaldis = vectors(f"scp:{tmp_path}/data/vad.scp"), vectors(f"ark:{golden / 'vad.txt'}")
+    assert list(decisions) == sorted(kaldis)
+    for key, value in decisions.items():
+        np.testing.assert_array_equal(value, kaldis[key])
+
+
+def test_vad(call, corpus, tmp_path):
+    succeeds(call("steps/make_mfcc.sh", "--nj", 2, "data"))
+    said = succeeds(call("sid/compute_vad_decision.sh", "--nj", 3, "data", "exp/vad", "vad"))
+    assert said.endswith("compute_vad_decision.sh: made VAD decisions of 21 utterances of data\n")
+    decisions = vectors(f"scp:{corpus}/vad.scp")
+    frames = data_dir.read_numbers(corpus / "utt2num_frames")
+    assert {name: len(decision) for name, decision in decisions.items()} == frames
+    # Loud and quiet tenths of a second alternate.
+    assert all(0.2 < decision.mean() < 0.9 for decision in decisions.values())
+    assert data_dir.validate(corpus, text=False) == 21
+    assert sorted(path.name for path in (tmp_path / "exp/vad").iterdir())[0] == "vad_data.1.log"
+    result = call("sid/compute_vad_decision.sh", "--vad-config", "none.conf", "data")
+    assert (result.returncode, result.stderr) == (1, "compute_vad_decision.sh: none.conf: no such file, or empty\n")
+
+
+# Embeddings
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with final.pt, a small untrained model."""
+    import torch
+
+    from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig
+    from sdpn_k2.engine.checkpoint import Checkpoint, save_checkpoint
+    from sdpn_k2.methods.sdpn import SDPN
+
+    encoder = dict(channels=32, attention_channels=8, se_channels=8, embedding_dim=16)
+    config = Config(
+        features=FeaturesConfig(num_mel_bins=20),
+        model=ModelConfig(**encoder, mlp_hidden_dim=16, projection_dim=8),
+        objective=ObjectiveConfig(num_prototypes=8),
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder / "final.pt", Checkpoint(0, config, SDPN(config).state_dict(), {}))
+    return folder
+
+
+def test_extract_xvectors(call, corpus, model, tmp_path):
+    from sdpn_k2.engine.extraction import Extractor
+
+    succeeds(call("steps/make_fbank.sh", "--nj", 2, "--compress", "false", "data"))
+    command = ["sid/nnet3/xvector/extract_xvectors.sh", "--cmd", "run.pl --mem 2G", "--cache-capacity", 64]
+    said = succeeds(call(*command, "--nj", 2, model, "data", "xvectors"))
+    assert said.endswith(f"extract_xvectors.sh: 21 embeddings in {tmp_path}/xvectors/xvector.scp\n")
+    embeddings = vectors(f"scp:{tmp_path}/xvectors/xvector.scp")
+    features = matrices(corpus / "feats.scp")
+    assert list(embeddings) == list(features)
+    expected = Extractor.load(model / "final.pt").embed_fbank(list(features.values()))
+    np.testing.assert_allclose(np.stack(list(embeddings.values())), expected, rtol=1e-4, atol=1e-5)
+
+    assert (tmp_path / "xvectors/num_utts.ark").read_text().split() == ["s0", "7", "s1", "7", "s2", "7"]
+    speakers = vectors(f"scp:{tmp_path}/xvectors/spk_xvector.scp")
+    for index, (name, mean) in enumerate(speakers.items()):
+        assert name == f"s{index}"
+        np.testing.assert_allclose(mean, expected[7 * index : 7 * index + 7].mean(axis=0), rtol=1e-4, atol=1e-5)
+
+    # In chunks of 20 frames; the last stages alone change nothing.
+    before = embeddings["s2-u6"]
+    chunks = call(*command, "--nj", 1, "--chunk-size", 20, model, "data", "xvectors_chunks")
+    succeeds(chunks)
+    assert not np.allclose(vectors(f"scp:{tmp_path}/xvectors_chunks/xvector.scp")["s2-u6"], before, rtol=1e-3)
+    succeeds(call(*command, "--nj", 2, "--stage", 1, model, "data", "xvectors"))
+    np.testing.assert_array_equal(vectors(f"scp:{tmp_path}/xvectors/xvector.scp")["s2-u6"], before)
+
+
+def test_extract_xvectors_from_speech_frames(call, corpus, model, tmp_path):
+    from sdpn_k2.engine.extraction import Extractor
+
+    succeeds(call("steps/make_fbank.sh", "--nj", 2, "--compress", "false", "data"))
+    data_ops.subset(corpus, tmp_path / "two", ["s0-u0", "s1-u3"])
+    features = matrices(tmp_path / "two/feats.scp")
+    keep = {name: np.arange(len(matrix)) % 3 > 0 for name, matrix in features.items()}
+    with kaldi_native_io.FloatVectorWriter(f"ark,scp:{tmp_path}/v.ark,{tmp_path}/v.scp") as writer:
+        for name, decisions in keep.items():
+            writer[name] = decisions.astype(np.float32)
+    os.rename(tmp_path / "v.scp", tmp_path / "two/vad.scp")
+    command = ["sid/nnet3/xvector/extract_xvectors.sh", "--nj", 9, "--use-vad", "true"]
+    succeeds(call(*command, model, "two", "xvectors"))
+    expected = Extractor.load(model / "final.pt").embed_fbank([features[name][keep[name]] for name in features])
+    embeddings = vectors(f"scp:{tmp_path}/xvectors/xvector.scp")
+    np.testing.assert_allclose(np.stack(list(embeddings.values())), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_extract_xvectors_refuses(call, corpus, model):
+    name = "sid/nnet3/xvector/extract_xvectors.sh"
+    result = call(name, "nomodel", "data", "xvectors")
+    assert (result.returncode, result.stderr) == (1, "extract_xvectors.sh: nomodel/final.pt: no such file, or empty\n")
+    (corpus / "wav.scp").unlink()
+    result = call(name, model, "data", "xvectors")
+    assert (result.returncode, result.stderr) == (1, "extract_xvectors.sh: data/wav.scp: no such file, or empty\n")
+    assert call(name, model, "data").returncode == 1
+    assert "Usage: sid/nnet3/xvector/extract_xvectors.sh" in succeeds(call(name, "--help"))
+
+
+def test_extraction_failure_names_the_log(call, corpus, model):
+    # Features of another dimension than the model's.
+    (corpus.parent / "conf/fbank.conf").write_text("--dither=0\n--num-mel-bins=21\n")
+    succeeds(call("steps/make_fbank.sh", "--nj", 2, "data"))
+    result = call("sid/nnet3/xvector/extract_xvectors.sh", "--nj", 1, model, "data", "xvectors")
+    assert result.returncode == 1
+    assert "run.pl: job failed (code 1), log is in " in result.stderr and "extract.1.log" in result.stderr
+    assert "dimensions" in result.stderr
