@@ -1,0 +1,76 @@
+#!/usr/bin/env python
+"""How many utterances a second does the loader alone deliver, from FLAC of 8 s on disk?
+
+    python benchmarks/loader.py [--workers 0 1 2] [--utterances 512]
+
+The limit is libsndfile alone: every file decoded once, in one process, nothing else done. The peer reads each of the five
+crops with a call of its own, as many multi-crop data sets do.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from lhotse import Recording
+
+from sdpn_k2.config import load_config
+from sdpn_k2.data.cuts import CutTable, write_manifest
+from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches, multi_crop_loader
+
+SECONDS, RATE, BATCH = 8, 16000, 64
+
+
+def make_corpus(folder: Path, count: int) -> Path:
+    """Coloured noise with the spectral tilt of speech, so that FLAC has to work as it does on speech."""
+    rng = np.random.default_rng(0)
+    cuts = []
+    for index in range(count):
+        samples = np.cumsum(rng.normal(size=SECONDS * RATE))
+        samples -= np.convolve(samples, np.ones(64) / 64, mode="same")
+        path = folder / f"u{index:05d}.flac"
+        soundfile.write(path, 0.3 * samples / np.abs(samples).max(), RATE, subtype="PCM_16")
+        cuts.append(Recording.from_file(path).to_cut())
+    write_manifest(cuts, folder / "cuts.jsonl.gz")
+    return folder / "cuts.jsonl.gz"
+
+
+def rate(name: str, count: int, start: float) -> None:
+    seconds = time.perf_counter() - start
+    print(f"{name:<40} {count / seconds:8.0f} utterances/s", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--utterances", type=int, default=512)
+    arguments = parser.parse_args()
+    config = load_config()
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = make_corpus(Path(folder), arguments.utterances)
+        files = sorted(Path(folder).glob("*.flac"))
+        for warm in (True, False):
+            start = time.perf_counter()
+            for path in files:
+                soundfile.read(path, dtype="int16")
+            if not warm:
+                rate("limit: libsndfile alone, 1 process", len(files), start)
+        start = time.perf_counter()
+        for path in files:
+            for seconds in (4, 2, 2, 2, 2):
+                soundfile.read(path, start=RATE, frames=seconds * RATE, dtype="int16")
+        rate("peer: one call a crop, 1 process", len(files), start)
+        steps = 4 * (arguments.utterances // BATCH)
+        for workers in arguments.workers:
+            table = CutTable(manifest)
+            batches = StepBatches(table, BATCH, steps, seed=0)
+            loader = iter(multi_crop_loader(MultiCropDataset(table, config), batches, workers, pin=False))
+            next(loader)
+            start = time.perf_counter()
+            rate(f"ours, {workers} loader processes", BATCH * sum(1 for _ in loader), start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+"""How long do scoring and metrics take at the size of VoxCeleb1-H, and of 10^8 scores?
+
+    python benchmarks/scoring.py [--cohorts 3000 20000] [--scores 100000000]
+
+550,000 random trials over 138,000 random 512-d embeddings. The peers are what most toolkits do, a loop over trials with
+one cosine each; they are timed on a sample of the trials and scaled up. Reading files is timed apart.
+"""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from sdpn_k2.scoring import metrics
+from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
+from sdpn_k2.scoring.cosine import score_trials
+from sdpn_k2.scoring.embeddings import Embeddings, subtract_mean
+from sdpn_k2.scoring.normalization import normalized_scores
+from sdpn_k2.scoring.trials import Scores, Trials, match_scores, read_scores, read_trials, write_scores
+
+UTTERANCES, TRIALS, DIM, SPEAKERS = 138_000, 550_000, 512, 1_150  # 120 utterances each
+PEER_SAMPLE = 2_000
+
+
+def timed(name, function, limit=None):
+    start = time.perf_counter()
+    result = function()
+    seconds = time.perf_counter() - start
+    print(f"{name:<58} {seconds:8.2f} s{f'   (at most {limit:g})' if limit else ''}", flush=True)
+    return result
+
+
+def numpy_cosine(x, y):
+    return np.dot(x, y) / (np.linalg.norm(x) * np.linalg.norm(y))
+
+
+def peer(name, cosine, embeddings, trials):
+    """One trial at a time."""
+    start = time.perf_counter()
+    for e, t in zip(trials.enroll[:PEER_SAMPLE], trials.test[:PEER_SAMPLE]):
+        cosine(embeddings.vectors[e], embeddings.vectors[t])
+    seconds = (time.perf_counter() - start) / PEER_SAMPLE
+    print(f"{'peer: ' + name:<58} {seconds * TRIALS:8.2f} s   ({seconds * 1e6:.0f} us a pair)", flush=True)
+
+
+def scoring(cohorts):
+    rng = np.random.default_rng(0)
+    speaker = np.arange(UTTERANCES) % SPEAKERS
+    ids = [f"id{10001 + s}-5r0dWxy17C8-{u:05d}" for u, s in enumerate(speaker)]
+    vectors = rng.standard_normal((UTTERANCES, DIM), dtype=np.float32)
+    vectors += rng.standard_normal((SPEAKERS, DIM), dtype=np.float32)[speaker]
+    embeddings = Embeddings(ids, vectors)
+    pairs = rng.permutation(np.unique(rng.integers(0, UTTERANCES ** 2, TRIALS + 1000)))[:TRIALS]
+    enroll, test = (side.astype(np.int32) for side in np.divmod(pairs, UTTERANCES))
+    # Every second trial is a target: another utterance of the same speaker.
+    test[::2] = (enroll[::2] + SPEAKERS * rng.integers(1, UTTERANCES // SPEAKERS, len(test[::2]))) % UTTERANCES
+    trials = Trials(ids, ids, enroll, test, speaker[enroll] == speaker[test])
+
+    peer("a Python loop with NumPy", numpy_cosine, embeddings, trials)
+    try:
+        from sklearn.metrics.pairwise import cosine_similarity
+        peer("a Python loop with scikit-learn, as in WeSpeaker", lambda x, y: cosine_similarity(x[None], y[None])[0][0],
+             embeddings, trials)
+    except ImportError:
+        print("peer: scikit-learn is not installed")
+    scores = timed("cosine", lambda: score_trials(embeddings, embeddings, trials), 1.3)
+
+    mean = embeddings.vectors.mean(axis=0)
+
+    def centred_scores():
+        centred = subtract_mean(embeddings, mean)
+        return score_trials(centred, centred, trials)
+    timed("cosine, mean subtracted", centred_scores)
+    for size in cohorts:
+        cohort = Embeddings([str(i) for i in range(size)], rng.standard_normal((size, DIM), dtype=np.float32))
+        timed(f"as-norm, top 300 of {size}",
+              lambda: normalized_scores(embeddings, embeddings, trials, cohort, "as-norm", 300),
+              {3000: 5, 20000: 30}.get(size))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, list_path = Path(folder) / "scores", Path(folder) / "trials"
+        timed("write the scores", lambda: write_scores(path, Scores(trials, scores)))
+        list_path.write_text("".join(f"{ids[e]} {ids[t]} {'target' if label else 'nontarget'}\n"
+                                     for e, t, label in zip(enroll, test, trials.is_target)))
+        read = timed("read the trials", lambda: read_trials(list_path))
+        again = timed("read the scores", lambda: read_scores(path))
+        values = timed("join them", lambda: match_scores(again, read))
+    everything(values, read.is_target)
+    timed("95 % intervals over speakers, 1000 draws",
+          lambda: bootstrap_intervals(scores, trials.is_target, TrialSpeakers(speaker[enroll], speaker[test])))
+
+
+def everything(scores, is_target):
+    """EER by three rules, costs at two priors, Cllr and minCllr, from one sort."""
+    def all_metrics():
+        rates = metrics.ErrorRates.from_scores(scores, is_target)
+        return ([metrics.eer(rates, rule).value for rule in metrics.EER_RULES]
+                + [dcf(rates, p).value for dcf in (metrics.min_dcf, metrics.actual_dcf) for p in (0.01, 0.05)]
+                + [metrics.cllr(rates), metrics.min_cllr(rates)])
+    timed(f"all metrics of {len(scores)} scores", all_metrics, 60 if len(scores) >= 10 ** 8 else None)
+
+
+def many_scores(n):
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal(n, dtype=np.float32)
+    is_target = rng.random(n, dtype=np.float32) < 0.01
+    scores[is_target] += 3
+    before = peak_gigabytes()
+    everything(scores, is_target)
+    print(f"peak memory {peak_gigabytes():.2f} GB, {before:.2f} GB before")
+
+
+def peak_gigabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cohorts", type=int, nargs="*", default=[3000, 20000])
+    parser.add_argument("--scores", type=int, default=10 ** 8, help="0 leaves that part out")
+    arguments = parser.parse_args()
+    print(f"{os.cpu_count()} cores, NumPy {np.__version__}")
+    if arguments.scores:
+        many_scores(arguments.scores)
+    scoring(arguments.cohorts)
+
+
+if __name__ == "__main__":
+    main()
