@@ -73,9 +73,10 @@ def test_mel_spectrogram_equals_theirs(speech, expected):
     for name, samples in speech.items():
         ours, theirs = melspec.mel_powers(torch.from_numpy(samples)[None])[0].T.numpy(), expected[f"mel/{name}"]
         assert ours.shape == theirs.shape == (80, melspec.num_frames(len(samples)))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-        logarithms = melspec(torch.from_numpy(samples)[None])[0].T
-        np.testing.assert_allclose(logarithms, np.log(theirs + 1e-6), rtol=1e-5, atol=1e-5)
+        # An FFT rounds by a share of the frame's energy, so its quietest bins differ between processors.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * theirs.max())
+        logarithms = melspec(torch.from_numpy(samples)[None])[0].T.numpy()
+        assert relative(logarithms, np.log(theirs + 1e-6)) < 1e-4
 
 
 def test_scale_is_that_of_the_samples(speech):

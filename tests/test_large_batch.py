@@ -30,8 +30,11 @@ def make(method, *overrides):
 
 
 def views(utterances=12):
+    """Utterances far enough apart that rounding does not change who is nearest to whom in KoLeo."""
     generator = torch.Generator().manual_seed(1)
-    return (torch.randn(utterances, 30, 80, generator=generator), torch.randn(3, utterances, 20, 80, generator=generator))
+    means = 2 * torch.randn(utterances, 1, 80, generator=generator)
+    return (means + torch.randn(utterances, 30, 80, generator=generator),
+            means + torch.randn(3, utterances, 20, 80, generator=generator))
 
 
 def gradients(model, micro_batch_size, inputs=None):
