@@ -129,12 +129,13 @@ def test_killed_and_run_again_ends_with_the_same_bits(cuts, tmp_path, steps):
     assert steps_logged == [2, 4, 6, 8]
 
 
-def test_sigterm_saves_and_leaves_with_75(cuts, tmp_path):
-    arguments = command(cuts, tmp_path)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_to_all_its_processes_saves_and_leaves_with_75(cuts, tmp_path, workers):
+    arguments = command(cuts, tmp_path) + ["--set", f"train.workers={workers}"]
     arguments[arguments.index("train.steps=8")] = "train.steps=100000"
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     wait_for_checkpoint(tmp_path, process, 2)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors.decode()
     assert b"SIGTERM" in errors and b"Traceback" not in errors

@@ -7,6 +7,7 @@ Nothing here keeps state: which utterances form step ``s`` and where their crops
 from __future__ import annotations
 
 import logging
+import signal
 from dataclasses import dataclass, field
 from typing import Iterator, List, Tuple, Union
 
@@ -221,10 +222,13 @@ class FbankSource:
 
 def multi_crop_loader(dataset: MultiCropDataset, batches: StepBatches, workers: int, pin: bool) -> DataLoader:
     """A loader of :class:`MultiCropBatch` in the order of ``batches``."""
-    options = {"num_workers": workers, "worker_init_fn": _single_threaded, "prefetch_factor": 4} if workers else {}
+    options = {"num_workers": workers, "worker_init_fn": _start_worker, "prefetch_factor": 4} if workers else {}
     return DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pin, **options)
 
 
-def _single_threaded(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # A grid stops a job by a signal to all its processes; the trainer saves first and then ends its workers.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     logging.getLogger().setLevel(logging.ERROR)
