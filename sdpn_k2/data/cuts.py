@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, Union
+from typing import Any, Iterable, Iterator, Union
 
 import numpy as np
-from lhotse import CutSet, Features, MonoCut, RecordingSet, SupervisionSet
+from lhotse import CutSet, Features, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
@@ -20,6 +22,13 @@ from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.data_dir import read_map
+
+# What manifests hold: the class of an item, and its name.
+ITEMS = {
+    CutSet: (Cut, "cut"),
+    RecordingSet: (Recording, "recording"),
+    SupervisionSet: (SupervisionSegment, "supervision"),
+}
 
 
 def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[MonoCut]:
@@ -115,14 +124,44 @@ def multi_crop_cuts(cuts: Iterable[MonoCut], config: Config, summary: MultiCropS
 
 
 def load_manifest(path: Path, kind: type = CutSet):
-    """A lazily opened lhotse manifest of ``kind``.
+    """A lazily opened lhotse manifest of ``kind``: CutSet, RecordingSet or SupervisionSet.
 
     Raises:
-        InputError: no such file.
+        InputError: no such file; as the manifest is read, a file that is cut short, or a line that is no such item.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such manifest; run the stage that writes it first")
-    return kind.from_jsonl_lazy(path)
+    return kind(_Items(path, kind))
+
+
+class _Items:
+    """The items of a ``.jsonl`` or ``.jsonl.gz``, which is read anew by each iteration."""
+
+    def __init__(self, path: Path, kind: type):
+        self.path, self.kind = path, kind
+
+    def __iter__(self) -> Iterator:
+        number = 0
+        try:
+            with open(self.path, "rb") as stream:
+                packed = stream.read(2) == b"\x1f\x8b"
+            with gzip.open(self.path) if packed else open(self.path, "rb") as stream:
+                for number, line in enumerate(stream, start=1):
+                    yield _parse(line, self.path, number, self.kind)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{self.path}: cannot read the manifest beyond line {number}: {error}") from error
+
+
+def _parse(line: bytes, path: Path, number: int, kind: type) -> Any:
+    """The item in line ``number`` of a manifest of ``kind``. Raises InputError."""
+    wanted, name = ITEMS[kind]
+    try:
+        item = deserialize_item(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: line {number} is not a lhotse {name}: {error}") from error
+    if not isinstance(item, wanted):
+        raise InputError(f"{path}: line {number} is not a lhotse {name}, but a {type(item).__name__}")
+    return item
 
 
 def write_manifest(items: Iterable, path: Path, allow_empty: bool = False) -> int:
@@ -160,7 +199,7 @@ class CutTable:
             data = self.path.read_bytes()
             if data[:2] == b"\x1f\x8b":
                 data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{self.path}: cannot read the cut manifest: {error}") from error
         if not data.strip():
             raise InputError(f"{self.path}: no cuts in it")
@@ -176,8 +215,4 @@ class CutTable:
 
     def __getitem__(self, index: int) -> MonoCut:
         start = self._ends[index - 1] + 1 if index else 0
-        try:
-            item: Dict = json.loads(self._buffer[start : self._ends[index]].tobytes())
-            return deserialize_item(item)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.path}: line {index + 1} is not a lhotse cut: {error}") from error
+        return _parse(self._buffer[start : self._ends[index]].tobytes(), self.path, index + 1, CutSet)

@@ -1,0 +1,89 @@
+"""Manifests that cannot be read, or hold something else: one line that names file and line, from every command."""
+
+import gzip
+import json
+
+import pytest
+from click.testing import CliRunner
+from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse.audio import AudioSource
+
+from sdpn_k2.cli import cli
+from sdpn_k2.data.cuts import load_manifest, write_manifest
+from sdpn_k2.errors import InputError
+
+RECORDINGS = [Recording(f"r{index}", [AudioSource("file", [0], f"/nowhere/{index}.wav")], 16000, 16000, 1.0)
+              for index in range(400)]
+SUPERVISIONS = [SupervisionSegment(recording.id, recording.id, 0.0, 1.0, speaker="s") for recording in RECORDINGS]
+CUTS = [MonoCut(recording.id, 0.0, 1.0, 0, recording=recording) for recording in RECORDINGS]
+
+CUT_COMMANDS = [
+    ["multi-crop", "{}", "out.jsonl.gz"],
+    ["shar", "{}", "out"],
+    ["lhotse", "export-feats", "{}", "out"],
+    ["lhotse", "attach-xvectors", "{}", "ark:/dev/null", "out.jsonl.gz"],
+    ["lhotse", "export-xvectors", "{}", "ark:out.ark"],
+]
+
+
+def broken(folder, name):
+    """A manifest and what is said of it."""
+    path = folder / f"{name}.jsonl.gz"
+    if name == "half":
+        write_manifest(CUTS, path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return path, r"half.jsonl.gz: cannot read the manifest beyond line \d+: Compressed file ended before"
+    if name == "flipped":
+        path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 100)  # no such kind of block
+        return path, "flipped.jsonl.gz: cannot read the manifest beyond line 0: Error -3"
+    if name == "text":
+        path.write_text("one two\n")
+        return path, "text.jsonl.gz: line 1 is not a lhotse cut: Expecting value"
+    if name == "partial":
+        path.write_text(json.dumps(CUTS[0].to_dict()) + '\n{"id": "x"}\n')
+        return path, "partial.jsonl.gz: line 2 is not a lhotse cut: .*missing"
+    if name == "word":
+        path.write_text('"word"\n')
+        return path, "word.jsonl.gz: line 1 is not a lhotse cut"
+    write_manifest({"recordings": RECORDINGS, "supervisions": SUPERVISIONS}[name], path)
+    kind = {"recordings": "Recording", "supervisions": "SupervisionSegment"}[name]
+    return path, f"{name}.jsonl.gz: line 1 is not a lhotse cut, but a {kind}"
+
+
+@pytest.mark.parametrize("name, command", [
+    (name, command) for name in ("half", "flipped", "text", "partial", "word", "recordings", "supervisions")
+    for command in CUT_COMMANDS if "export-feats" not in command or name not in ("half", "partial")  # line 1 has none
+])
+def test_commands_on_cuts(name, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, message = broken(tmp_path, name)
+    result = CliRunner().invoke(cli, [word.format(path) for word in command])
+    assert isinstance(result.exception, InputError), result.output
+    with pytest.raises(InputError, match=message):
+        raise result.exception
+    assert not any(path.is_file() for path in tmp_path.glob("out*"))
+
+
+def test_the_manifests_of_to_kaldi(tmp_path):
+    recordings, supervisions, data = (tmp_path / name for name in ("r.jsonl.gz", "s.jsonl.gz", "data"))
+    write_manifest(RECORDINGS, recordings)
+    write_manifest(SUPERVISIONS, supervisions)
+    result = CliRunner().invoke(cli, ["lhotse", "to-kaldi", *map(str, (supervisions, recordings, data))])
+    with pytest.raises(InputError, match="s.jsonl.gz: line 1 is not a lhotse recording, but a SupervisionSegment"):
+        raise result.exception
+    supervisions.write_bytes(gzip.compress(b'{"id": "a"}\n'))
+    result = CliRunner().invoke(cli, ["lhotse", "to-kaldi", *map(str, (recordings, supervisions, data))])
+    with pytest.raises(InputError, match="s.jsonl.gz: line 1 is not a lhotse supervision: .*missing"):
+        raise result.exception
+    assert not data.exists()
+
+
+@pytest.mark.parametrize("items, kind", [(CUTS, CutSet), (RECORDINGS, RecordingSet), (SUPERVISIONS, SupervisionSet)])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_whole_manifest_is_read_anew_each_time(items, kind, packed, tmp_path):
+    path = tmp_path / "items.jsonl.gz"
+    write_manifest(items, path)
+    if not packed:
+        path.write_bytes(gzip.decompress(path.read_bytes()))
+    manifest = load_manifest(path, kind)
+    assert isinstance(manifest, kind) and list(manifest) == list(manifest) == list(manifest.to_eager()) == items
