@@ -312,6 +312,20 @@ def test_embeddings_are_found_beside_their_script_after_a_move(data, first, tmp_
     np.testing.assert_array_equal(here, there)
 
 
+@pytest.mark.parametrize("vector, said", [
+    ([1.0, 2.0], "xvector.scp: s0-u1 has dimension 2, others have 3"),
+    ([1.0, np.inf, 3.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
+    ([0.0, 0.0, 0.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
+    ([1.0, np.nan, 3.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
+])
+def test_embeddings_that_make_no_map_are_named(data, tmp_path, vector, said):
+    with TableWriter(f"ark,scp:{tmp_path}/xvector.ark,{tmp_path}/xvector.scp", "vector") as writer:
+        for name in UTTERANCES:
+            writer.write(name, np.array(vector if name == "s0-u1" else [1.0, 2.0, 3.0], np.float32))
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/{said}")):
+        speaker_panels({"x": tmp_path}, data / "test" / "utt2spk")
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if find_chromium() is None:

@@ -50,6 +50,12 @@ def test_det_curve_draws_the_steps_of_few_trials():
     assert axes.lines[0].get_drawstyle() == "steps-pre"
 
 
+def test_det_curves_mark_the_eer_of_coarse_scores():
+    """Between the points (3/4, 1/3) and (0, 1/3) of the ROC the EER is 1/3, which no threshold has."""
+    axes = plots.det_curves({"system": ErrorRates.from_split([1.0, 3.0, 3.0], [0.0, 2.0, 2.0, 2.0])}).axes[0]
+    np.testing.assert_allclose(np.ravel(axes.lines[1].get_data()), ndtri([1 / 3, 1 / 3]))
+
+
 def test_histograms_are_densities():
     axes = plots.score_histograms(ErrorRates.from_split([1.0, 2.0, 2.0, 4.0], [0.0, 1.0]), n_bins=4).axes[0]
     densities = [patch.get_data().values for patch in axes.patches]
@@ -126,6 +132,8 @@ def test_silhouettes_of_extremes_and_mistakes():
         silhouette(np.ones((2, 2)), ["a", "a"])
     with pytest.raises(InputError, match="embedding 2 of 2 has zero norm"):
         silhouette(np.array([[1.0], [0.0]]), ["a", "b"])
+    with pytest.raises(InputError, match="embedding 1 of 2 is not finite"):
+        silhouette(np.array([[np.nan], [1.0]]), ["a", "b"])
     with pytest.raises(InputError, match="2 embeddings, but 1"):
         silhouette(np.ones((2, 2)), ["a"])
 
@@ -142,6 +150,46 @@ def test_embedding_maps_show_each_system_with_its_silhouette():
     points = np.concatenate([collection.get_offsets() for collection in figure.axes[1].collections])
     distances = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag(np.full(40, np.inf))
     assert (distances.argmin(axis=1) // 8 == np.arange(40) // 8).mean() > 0.9
+
+
+@pytest.mark.parametrize("vectors, said", [
+    (np.ones((4, 2)), "x: a map needs five embeddings or more, there are 4"),
+    (np.arange(1.0, 7.0)[:, None], "x: a map needs embeddings of two dimensions or more"),
+    (np.full((6, 3), 0.1) * np.arange(1, 7)[:, None], "x: all 6 embeddings are alike"),
+])
+def test_embeddings_that_have_no_map(vectors, said):
+    with pytest.raises(InputError, match=said):
+        plots.embedding_maps([Panel("x", vectors, ["a", "b"] * (len(vectors) // 2))])
+
+
+NAMES = ["$a_", "_b$ of $c$", "__"]  # mathematics and what is to be hidden, to matplotlib
+
+
+@pytest.mark.parametrize("draw", [
+    lambda names: plots.det_curves({name: gaussian_rates(50) for name in names}),
+    lambda names: plots.condition_bars(names, {name: [Bar(0.1)] * len(names) for name in names}),
+    lambda names: plots.embedding_maps([Panel(names[0], np.eye(6) + 1, 2 * names)]),
+], ids=["curves", "bars", "maps"])
+def test_names_are_shown_as_they_are(draw):
+    shown = texts(draw(NAMES))
+    for name in NAMES:
+        assert any(text.startswith(name) for text in shown)
+
+
+def test_metrics_and_runs_are_named_as_they_are(tmp_path):
+    paths = {name: tmp_path / str(i) for i, name in enumerate(NAMES)}
+    for path in paths.values():
+        path.write_text('{"step": 1, "$x$": 2}\n')
+    (figure,) = plots.training_curves(paths).values()
+    assert {"$x$", *NAMES} <= set(texts(figure))
+
+
+def test_the_seventh_system_does_not_look_like_the_first():
+    lines = [line for line in plots.det_curves({str(i): gaussian_rates(50) for i in range(13)}).axes[0].lines
+             if line.get_drawstyle() == "steps-pre"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 13
+    patches = plots.condition_bars(["all"], {str(i): [Bar(0.1)] for i in range(13)}).axes[0].patches
+    assert len({(patch.get_facecolor(), patch.get_hatch()) for patch in patches}) == 13
 
 
 def test_bars_have_the_height_of_their_eer():

@@ -26,7 +26,8 @@ def speaker_panels(systems: Mapping[str, Path], utt2spk: Path, speakers: int = S
         max_utterances: of each speaker; evenly spread over the sorted names where there are more.
 
     Raises:
-        InputError: a table is missing or broken, or fewer than two speakers have embeddings in all systems.
+        InputError: a table is missing or broken, fewer than two speakers have embeddings in all systems, or an
+            embedding is zero, not finite, or of another dimension than the first.
     """
     tables = {name: read_map(folder / "xvector.scp") for name, folder in systems.items()}
     of_speaker: Dict[str, List[str]] = {}
@@ -39,7 +40,7 @@ def speaker_panels(systems: Mapping[str, Path], utt2spk: Path, speakers: int = S
     chosen = sorted(of_speaker, key=lambda speaker: (-len(of_speaker[speaker]), speaker))[:speakers]
     utterances = [utterance for speaker in sorted(chosen) for utterance in _spread(of_speaker[speaker], max_utterances)]
     labels = [speaker for speaker in sorted(chosen) for _ in _spread(of_speaker[speaker], max_utterances)]
-    return [Panel(name, np.stack([_read_vector(table[utterance], systems[name]) for utterance in utterances]), labels)
+    return [Panel(name, _read_vectors({utterance: table[utterance] for utterance in utterances}, systems[name]), labels)
             for name, table in tables.items()]
 
 
@@ -47,6 +48,20 @@ def _spread(items: List[str], count: int) -> List[str]:
     if len(items) <= count:
         return items
     return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def _read_vectors(rxfilenames: Mapping[str, str], folder: Path) -> np.ndarray:
+    """The vectors of the utterances, shape (n, dim)."""
+    vectors: List[np.ndarray] = []
+    for utterance, rxfilename in rxfilenames.items():
+        vector = _read_vector(rxfilename, folder)
+        if vectors and len(vector) != len(vectors[0]):
+            raise InputError(f"{folder / 'xvector.scp'}: {utterance} has dimension {len(vector)}, others have "
+                             f"{len(vectors[0])}")
+        if not np.isfinite(vector).all() or not vector.any():
+            raise InputError(f"{folder / 'xvector.scp'}: the embedding of {utterance} is zero, NaN or infinite")
+        vectors.append(vector)
+    return np.stack(vectors)
 
 
 def _read_vector(rxfilename: str, folder: Path) -> np.ndarray:

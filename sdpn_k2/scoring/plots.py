@@ -5,8 +5,9 @@ whose lines and letters take the colour of the page around them, so that one pic
 """
 
 import io
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -16,10 +17,14 @@ from sdpn_k2.scoring.history import read_metrics
 from sdpn_k2.scoring.metrics import CostModel, ErrorRates
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours for colour-blind readers, without those that vanish on white or on black.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+LINES = ("-", "--", ":", "-.")  # once the colours are used up
+HATCHES = ("", "//", "..", "xx")  # the same for bars
 INK = "#767a7d"  # readable on white and on black; SVG replaces it by the page's own colour
 DET_TICKS = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 MAX_CURVE_POINTS = 2000
@@ -59,14 +64,15 @@ def det_curves(systems: Mapping[str, ErrorRates], cost: CostModel = CostModel(0.
 
     figure, (axes,) = _figure(5.4, 5.0)
     lowest = 0.4
-    for (name, rates), colour in zip(systems.items(), _colours()):
+    shown = {}
+    for (name, rates), (colour, line, _) in zip(systems.items(), _styles()):
         fa, miss = _det_points(rates)
-        axes.plot(ndtri(fa), ndtri(miss), drawstyle="steps-pre", color=colour, linewidth=1.6,
-                  label=f"{name}: EER {100 * metrics.eer(rates).value:.2f} %, "
-                        f"minDCF {metrics.min_dcf(rates, *cost).value:.3f}")
-        for point, marker in ((metrics.eer(rates).threshold, "o"), (metrics.min_dcf(rates, *cost).threshold, "D")):
-            x, y = (_inside(rate, n) for rate, n in ((rates.false_alarm_rate(point), len(rates.nontargets)),
-                                                    (rates.miss_rate(point), len(rates.targets))))
+        eer, (least, threshold) = metrics.eer(rates).value, metrics.min_dcf(rates, *cost)
+        (shown[f"{name}: EER {100 * eer:.2f} %, minDCF {least:.3f}"],) = axes.plot(
+            ndtri(fa), ndtri(miss), drawstyle="steps-pre", color=colour, linestyle=line, linewidth=1.6)
+        for point, marker in (((eer, eer), "o"),
+                              ((rates.false_alarm_rate(threshold), rates.miss_rate(threshold)), "D")):
+            x, y = (_inside(rate, len(scores)) for rate, scores in zip(point, (rates.nontargets, rates.targets)))
             axes.plot(ndtri(x), ndtri(y), marker, color=colour, markersize=6, markeredgecolor=INK)
         lowest = min(lowest, fa.min(), miss.min())
     limits = ndtri(max(lowest, DET_TICKS[0])) - 0.1, ndtri(0.8)
@@ -77,7 +83,7 @@ def det_curves(systems: Mapping[str, ErrorRates], cost: CostModel = CostModel(0.
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.plot(limits, limits, linestyle=":", linewidth=1, color=INK)
     axes.grid(True, linewidth=0.4, alpha=0.4)
-    _legend(axes)
+    _legend(axes, shown)
     return figure
 
 
@@ -93,16 +99,17 @@ def score_histograms(rates: ErrorRates, threshold: Optional[float] = None, n_bin
     low = float(min(rates.targets[0], rates.nontargets[0]))
     high = float(max(rates.targets[-1], rates.nontargets[-1]))
     edges = np.linspace(low, high, n_bins + 1)
+    shown = {}
     for name, scores, colour in (("nontarget", rates.nontargets, COLOURS[1]), ("target", rates.targets, COLOURS[0])):
         # The scores are sorted already: counting is a search for the edges. The last bin includes its upper end.
         places = np.searchsorted(scores, edges[:-1], side="left")
         density = np.diff(np.append(places, len(scores))) / (len(scores) * (edges[1] - edges[0]))
         axes.stairs(density, edges, fill=True, alpha=0.35, color=colour)
-        axes.stairs(density, edges, color=colour, linewidth=1.4, label=f"{name} ({len(scores)})")
-    axes.axvline(metrics.eer(rates).threshold if threshold is None else threshold, color=INK, linestyle="--",
-                 linewidth=1, label="EER threshold" if threshold is None else "threshold")
+        shown[f"{name} ({len(scores)})"] = axes.stairs(density, edges, color=colour, linewidth=1.4)
+    shown["EER threshold" if threshold is None else "threshold"] = axes.axvline(
+        metrics.eer(rates).threshold if threshold is None else threshold, color=INK, linestyle="--", linewidth=1)
     axes.set(xlabel="score", ylabel="density", xlim=(low, high))
-    _legend(axes)
+    _legend(axes, shown)
     return figure
 
 
@@ -136,12 +143,14 @@ def _group(metric: str) -> str:
 
 def _course(title: str, curves: Mapping[str, Tuple[np.ndarray, np.ndarray]]) -> "Figure":
     figure, (axes,) = _figure(3.6, 2.6)
-    for (label, (steps, values)), colour in zip(curves.items(), _colours()):
+    shown = {}
+    for (label, (steps, values)), (colour, line, _) in zip(curves.items(), _styles()):
         axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35, marker="o" if len(steps) == 1 else None)
-        axes.plot(*_moving_average(steps, values, max(1, len(steps) // 50)), color=colour, linewidth=1.6, label=label)
+        (shown[label],) = axes.plot(*_moving_average(steps, values, max(1, len(steps) // 50)), color=colour,
+                                    linestyle=line, linewidth=1.6)
     axes.set(title=title, xlabel="step")
     if len(curves) > 1:
-        _legend(axes)
+        _legend(axes, shown)
     return figure
 
 
@@ -155,7 +164,8 @@ def embedding_maps(panels: Sequence[Panel], seed: int = 0) -> "Figure":
         seed: of t-SNE.
 
     Raises:
-        InputError: scikit-learn is missing, fewer than five embeddings, and all that ``silhouette`` raises.
+        InputError: scikit-learn is missing, fewer than five embeddings, embeddings of one dimension or all alike, and
+            all that ``silhouette`` raises.
     """
     try:
         from sklearn.manifold import TSNE
@@ -164,25 +174,28 @@ def embedding_maps(panels: Sequence[Panel], seed: int = 0) -> "Figure":
 
     speakers = sorted({speaker for panel in panels for speaker in panel.speakers})
     figure, all_axes = _figure(4.0 * len(panels), 4.2, 1, len(panels))
+    shown = {}
     for axes, panel in zip(all_axes, panels):
         separation = silhouette(panel.vectors, panel.speakers)
         if len(panel.vectors) < 5:
             raise InputError(f"{panel.title}: a map needs five embeddings or more, there are {len(panel.vectors)}")
+        if panel.vectors.shape[1] < 2:
+            raise InputError(f"{panel.title}: a map needs embeddings of two dimensions or more, these have one")
         unit = _unit(panel.vectors)
+        if np.ptp(unit, axis=0).max() < 1e-6:  # t-SNE would crash; less is rounding
+            raise InputError(f"{panel.title}: all {len(unit)} embeddings are alike: there is nothing to map")
         perplexity = min(30.0, (len(unit) - 1) / 3)
         points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit.astype(np.float32))
         of_point = np.array(panel.speakers)
         for i, speaker in enumerate(speakers):
             x, y = points[of_point == speaker].T
             round_ = i // len(COLOURS)
-            axes.scatter(x, y, s=18, color=COLOURS[i % len(COLOURS)], marker="osD^v"[round_ % 5], label=speaker)
+            shown[speaker] = axes.scatter(x, y, s=18, color=COLOURS[i % len(COLOURS)], marker="osD^v"[round_ % 5])
         axes.set(title=panel.title, xticks=[], yticks=[], xlabel=f"silhouette {separation:.3f}")
         axes.spines[:].set_visible(True)
-    handles, names = all_axes[0].get_legend_handles_labels()
     # As many columns as fit: letters of 8 points are some 0.07 inches wide, a marker and its blanks half an inch.
-    columns = int(4.0 * len(panels) / (0.5 + 0.07 * max(map(len, names))))
-    figure.legend(handles, names, loc="outside lower center", ncols=min(max(1, columns), len(names)), frameon=False,
-                  fontsize=8, labelcolor=INK)
+    columns = int(4.0 * len(panels) / (0.5 + 0.07 * max(map(len, speakers))))
+    _legend(figure, shown, loc="outside lower center", ncols=min(max(1, columns), len(speakers)))
     return figure
 
 
@@ -195,11 +208,12 @@ def condition_bars(conditions: Sequence[str], systems: Mapping[str, Sequence[Opt
     """
     figure, (axes,) = _figure(max(4.0, 1.1 * len(conditions) * max(1, 0.6 * len(systems))), 3.2)
     width = 0.8 / len(systems)
-    for i, ((name, bars), colour) in enumerate(zip(systems.items(), _colours())):
+    shown = {}
+    for i, ((name, bars), (colour, _, hatch)) in enumerate(zip(systems.items(), _styles())):
         places = np.arange(len(conditions)) - 0.4 + width * (i + 0.5)
         measured = [(place, bar) for place, bar in zip(places, bars) if bar is not None]
-        axes.bar([place for place, _ in measured], [100 * bar.eer for _, bar in measured], width * 0.92, color=colour,
-                 label=name)
+        shown[name] = axes.bar([place for place, _ in measured], [100 * bar.eer for _, bar in measured], width * 0.92,
+                               color=colour, hatch=hatch, edgecolor=INK, linewidth=0)
         for place, bar in measured:
             low, high = bar.interval or (bar.eer, bar.eer)
             axes.vlines(place, 100 * low, 100 * high, color=INK, linewidth=1.2)
@@ -208,10 +222,10 @@ def condition_bars(conditions: Sequence[str], systems: Mapping[str, Sequence[Opt
             if bar is None:
                 _note(axes, "none", place, 0.0)
     axes.set(ylabel="EER (%)", xticks=range(len(conditions)), xlim=(-0.5, len(conditions) - 0.5))
-    axes.set_xticklabels(conditions)
+    axes.set_xticklabels(conditions, parse_math=False)
     axes.margins(y=0.15)
     if len(systems) > 1:
-        _legend(axes)
+        _legend(axes, shown)
     return figure
 
 
@@ -227,7 +241,7 @@ def silhouette(vectors: np.ndarray, speakers: Sequence[str]) -> float:
         speakers: length n.
 
     Raises:
-        InputError: fewer than two speakers, lengths that differ, or an embedding of zero norm.
+        InputError: fewer than two speakers, lengths that differ, or an embedding that is not finite or of zero norm.
     """
     names, labels = np.unique(np.asarray(speakers), return_inverse=True)
     if len(labels) != len(vectors):
@@ -274,13 +288,16 @@ def _figure(width: float, height: float, n_rows: int = 1, n_columns: int = 1):
             spine.set_color(INK)
         axes.spines[["top", "right"]].set_visible(False)
         for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
-            text.set_color(INK)
-            text.set_fontsize(10)
+            text.set(color=INK, fontsize=10, parse_math=False)
     return figure, panels
 
 
-def _legend(axes) -> None:
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+def _legend(owner: "Union[Axes, Figure]", shown: "Mapping[str, Artist]", **options) -> None:
+    """A legend of what is drawn, by name; names stay as they are, also with the "$" and leading "_" of matplotlib."""
+    legend = owner.legend(list(shown.values()), ["name"] * len(shown), frameon=False, fontsize=8, labelcolor=INK,
+                          **options)
+    for text, name in zip(legend.get_texts(), shown):
+        text.set(text=name, parse_math=False)
 
 
 def _note(axes, text: str, x: float, y: float) -> None:
@@ -289,12 +306,11 @@ def _note(axes, text: str, x: float, y: float) -> None:
                   fontsize=8)
 
 
-def _colours():
-    """The palette, over and over."""
-    i = 0
-    while True:
-        yield COLOURS[i % len(COLOURS)]
-        i += 1
+def _styles() -> Iterator[Tuple[str, str, str]]:
+    """Colour, line style and hatch of one curve or bar after the other."""
+    for i in count():
+        round_ = i // len(COLOURS)
+        yield COLOURS[i % len(COLOURS)], LINES[round_ % len(LINES)], HATCHES[round_ % len(HATCHES)]
 
 
 def _det_points(rates: ErrorRates) -> Tuple[np.ndarray, np.ndarray]:
@@ -320,6 +336,8 @@ def _inside(rate: np.ndarray, n: int) -> np.ndarray:
 def _unit(vectors: np.ndarray) -> np.ndarray:
     vectors = np.asarray(vectors, np.float64)
     norms = np.linalg.norm(vectors, axis=1)
+    if not np.isfinite(norms).all():
+        raise InputError(f"embedding {int(np.argmin(np.isfinite(norms))) + 1} of {len(norms)} is not finite")
     if not (norms > 0).all():
         raise InputError(f"embedding {int(np.argmin(norms)) + 1} of {len(norms)} has zero norm")
     return vectors / norms[:, None]
