@@ -240,11 +240,14 @@ def test_features_of_kaldi_are_trained_on(shared, tmp_path):
     subprocess.run([*bin_, "feat-to-len", f"scp:{data}/feats.scp", f"ark,t:{data}/utt2num_frames"], check=True,
                    capture_output=True)
     run("lhotse", "from-kaldi", data, tmp_path / "data" / "manifests")
+    with pytest.raises(InputError, match="feats.scp: features of 80 dimensions, but features.num_mel_bins = 40: take"):
+        run("cuts", "--set", "features.num_mel_bins=40", tmp_path / "data", "train")
     run("cuts", tmp_path / "data", "train")
     cuts = tmp_path / "data" / "manifests" / "cuts_train.jsonl.gz"
     features = dict(read_table(f"scp:{data}/feats.scp", "matrix"))
     for cut in load_manifest(cuts):
         np.testing.assert_array_equal(cut.load_features(), features[cut.id])
+        assert cut.num_features == 80
     settings = ["model.channels=16", "model.attention_channels=4", "model.se_channels=4", "model.embedding_dim=8",
                 "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5", "train.batch_size=4",
                 "crops.global_seconds=1", "crops.local_seconds=0.5", "train.steps=2", "train.workers=0", "input=fbank"]

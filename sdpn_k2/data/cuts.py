@@ -22,6 +22,7 @@ from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.data_dir import read_map
+from sdpn_k2.kaldi.tables import read_table
 
 # What manifests hold: the class of an item, and its name.
 ITEMS = {
@@ -37,12 +38,17 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
     Utterances without features (too short, or skipped when features were made) have no cut.
 
     Raises:
-        InputError: a manifest or table of an earlier stage is missing or broken.
+        InputError: a manifest or table of an earlier stage is missing or broken; features of another dimension than
+            ``features`` says.
     """
     directory = data / name
     recordings = load_manifest(data / "manifests" / f"recordings_{name}.jsonl.gz", RecordingSet).to_eager()
     num_frames = read_map(directory / "utt2num_frames")
     feats_scp = str((directory / "feats.scp").resolve())
+    dimension = _feature_dimension(feats_scp)
+    if features.kind == "fbank" and dimension != features.num_mel_bins:
+        raise InputError(f"{directory / 'feats.scp'}: features of {dimension} dimensions, but features.num_mel_bins = "
+                         f"{features.num_mel_bins}: take the config that they were made for, or make them again")
     frame_shift = features.frame_shift_ms / 1000
     for supervision in load_manifest(data / "manifests" / f"supervisions_{name}.jsonl.gz", SupervisionSet):
         if supervision.id not in num_frames:
@@ -54,7 +60,7 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
         stored = Features(
             type="kaldi-fbank",
             num_frames=frames,
-            num_features=features.num_mel_bins,
+            num_features=dimension,
             frame_shift=frame_shift,
             sampling_rate=features.sample_rate,
             start=supervision.start,
@@ -74,6 +80,14 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
             supervisions=[fastcopy(supervision, start=0.0, duration=duration)],
             features=stored,
         )
+
+
+def _feature_dimension(feats_scp: str) -> int:
+    """Columns of the first matrix. Raises InputError."""
+    with read_table(f"scp:{feats_scp}", "matrix") as table:
+        for _, matrix in table:
+            return matrix.shape[1]
+    raise InputError(f"{feats_scp}: no features in it")
 
 
 @dataclass
