@@ -160,14 +160,17 @@ def load_config(path: Optional[Path] = None, overrides: Sequence[str] = ()) -> C
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path}: cannot read the configuration: {error.strerror}") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
             raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
         config = _update(config, {} if tree is None else tree, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise InputError(f"--set {override}: expected section.key=value, for example train.batch_size=128")
-        tree: Any = yaml.safe_load(value)
+        try:
+            tree: Any = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise InputError(f"--set {override}: not valid YAML: {' '.join(str(error).split())}") from error
         for name in reversed(key.split(".")):
             tree = {name: tree}
         config = _update(config, tree, f"--set {override}")

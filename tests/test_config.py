@@ -54,6 +54,8 @@ def test_round_trip(tmp_path):
     ("objective.num_prototypes=1", "at least 2"),
     ("train.base_lr=-1", "cannot be negative"),
     ("seed", "expected section.key=value"),
+    ("augment.noise_snr=[1", r"--set augment.noise_snr=\[1: not valid YAML"),
+    ("seed=2020-13-45", "--set seed=2020-13-45: not valid YAML"),
 ])
 def test_bad_overrides(override, message):
     with pytest.raises(InputError, match=message):
@@ -62,10 +64,13 @@ def test_bad_overrides(override, message):
 
 def test_bad_files(tmp_path):
     (tmp_path / "broken.yaml").write_text("train: [1, 2\n")
+    (tmp_path / "latin.yaml").write_bytes(b"seed: 1  # caf\xe9\n")
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(InputError, match="not valid YAML"):
         load_config(tmp_path / "broken.yaml")
+    with pytest.raises(InputError, match="latin.yaml: not valid YAML"):
+        load_config(tmp_path / "latin.yaml")
     with pytest.raises(InputError, match="should be a mapping"):
         load_config(tmp_path / "list.yaml")
     with pytest.raises(InputError, match="cannot read"):

@@ -288,9 +288,10 @@ def test_one_duration_is_no_condition(data, tmp_path):
     assert list(known_conditions(tmp_path / "test", read_trials(data / "test" / "trials"))) == ["gender"]
 
 
-def test_a_set_without_durations_is_still_counted(data, tmp_path):
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("")])
+def test_a_set_without_durations_is_still_counted(data, tmp_path, spoil):
     shutil.copytree(data / "test", tmp_path / "test")
-    (tmp_path / "test" / "utt2dur").unlink()
+    spoil(tmp_path / "test" / "utt2dur")
     summary = summarise_set(tmp_path / "test")
     assert (summary.utterances, summary.speakers, summary.hours, summary.seconds) == (48, 8, None, None)
 
@@ -310,6 +311,37 @@ def test_embeddings_are_found_beside_their_script_after_a_move(data, first, tmp_
     here, there = (speaker_panels({"x": folder}, data / "test" / "utt2spk")[0].vectors
                    for folder in (tmp_path / "moved", first / "xvectors_test"))
     np.testing.assert_array_equal(here, there)
+
+
+@pytest.mark.parametrize("part, content, said", [
+    ("metrics.jsonl", b"\xff\xfe\n{}\n", "metrics.jsonl:1: not a JSON object with a step"),
+    ("metrics.jsonl", b'{"step": Infinity}\n{}\n', "metrics.jsonl:1: not a JSON object with a step"),
+    ("config.yaml", b"seed: 1  # caf\xe9\n", "config.yaml: not valid YAML"),
+    ("results.json", b"\xff", "results.json: not the results of an experiment"),
+])
+def test_parts_of_other_letters_are_named(first, tmp_path, part, content, said):
+    exp = without(first, tmp_path)
+    (exp / part).write_bytes(content)
+    assert any(said in line for line in write_report([exp], None, tmp_path / "report.html"))
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda results: results["results"][0].update(eer=None),
+    lambda results: results["results"][0].update(eer_interval=[0.1]),
+    lambda results: results["results"][0].update(backend=3),
+    lambda results: results["measured"].update(versions=[]),
+    lambda results: results["measured"].update(command=None),
+    lambda results: results.update(missing=3),
+    lambda results: results.update(plda_labels=["corpus"]),
+    lambda results: results.update(results=[[]]),
+])
+def test_results_that_are_none_are_named(first, tmp_path, spoil):
+    exp = without(first, tmp_path)
+    results = json.loads((exp / "results.json").read_text())
+    spoil(results)
+    (exp / "results.json").write_text(json.dumps(results))
+    missing = write_report([exp], None, tmp_path / "report.html")
+    assert any("results.json: not the results of an experiment" in line for line in missing)
 
 
 @pytest.mark.parametrize("vector, said", [

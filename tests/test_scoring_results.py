@@ -64,9 +64,10 @@ def test_what_the_plda_used_is_said_or_said_to_be_unknown(folders):
     assert "with the speaker labels of the training set" in results.table(results.collect(data, exp))
     (exp / "backend" / "plda_labels").unlink()
     assert "not recorded" in results.table(results.collect(data, exp))
-    (exp / "backend" / "plda_labels").write_text("oracle\n")
-    with pytest.raises(InputError, match="oracle"):
-        results.collect(data, exp)
+    for content, said in ((b"oracle\n", "oracle"), (b"caf\xe9\n", "plda_labels: says 'caf")):
+        (exp / "backend" / "plda_labels").write_bytes(content)
+        with pytest.raises(InputError, match=said):
+            results.collect(data, exp)
 
 
 def test_lists_without_scores_are_reported(folders):

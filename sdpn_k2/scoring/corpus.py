@@ -16,7 +16,7 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 @dataclass(frozen=True)
 class SetSummary:
-    """One data directory; times are None without utt2dur.
+    """One data directory; times are None where utt2dur is missing or empty.
 
     Attributes:
         name: of the set.
@@ -41,9 +41,9 @@ def summarise_set(folder: Path) -> SetSummary:
     """
     utt2spk = read_map(folder / "utt2spk")
     hours = seconds = None
-    if (folder / "utt2dur").is_file():
-        durations = np.array(list(read_numbers(folder / "utt2dur").values()))
-        hours, seconds = float(durations.sum() / 3600), np.quantile(durations, QUANTILES).tolist()
+    durations = list(read_numbers(folder / "utt2dur").values()) if (folder / "utt2dur").is_file() else []
+    if durations:
+        hours, seconds = sum(durations) / 3600, np.quantile(durations, QUANTILES).tolist()
     return SetSummary(folder.name, len(utt2spk), len(set(utt2spk.values())), hours, seconds)
 
 

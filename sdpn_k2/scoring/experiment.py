@@ -9,6 +9,7 @@
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,6 @@ ScoreKey = Tuple[str, str, str]  # set, trial list, back end
 # Where the launchers of run.sh leave their logs; the first line of each is the command.
 LOGS = ("make_fbank/*/*.log", "make_energy/*/*.log", "make_vad/*/*.log", "xvectors_*/log/*.log", "backend/log/*.log",
         "scores/*/log/*.log")
-_MEASURED_KEYS = ("command", "date", "versions", "git_revision")
-_RESULT_KEYS = ("set", "trials", "backend", "n_targets", "n_nontargets", "eer", "eer_interval", "min_dcf_01",
-                "min_dcf_05")
 
 
 @dataclass(frozen=True)
@@ -135,11 +133,25 @@ def read_experiment(path: Path, name: str) -> Experiment:
 
 def _read_results(path: Path) -> dict:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if (all(key in row for row in results["results"] for key in _RESULT_KEYS)
-                and all(key in results["measured"] for key in _MEASURED_KEYS)):
-            return {"missing": [], "plda_labels": None, **results}
-    except (OSError, ValueError, KeyError, TypeError):
+        results = {"missing": [], "plda_labels": None, **json.loads(path.read_text(encoding="utf-8"))}
+        measured = results["measured"]
+        if (all(map(_is_result, results["results"])) and isinstance(results["missing"], list)
+                and all(isinstance(measured[key], str) for key in ("command", "date"))
+                and isinstance(measured["versions"], dict)
+                and all(value is None or isinstance(value, str)
+                        for value in (results["plda_labels"], measured["git_revision"]))):
+            return results
+    except (OSError, ValueError, LookupError, TypeError):
         pass
     raise InputError(f"{path}: not the results of an experiment; write them again with: "
                      f"sdpn-k2 results DATA {path.parent}")
+
+
+def _is_result(row: dict) -> bool:
+    """Whether a row of results.json has the fields of ``results.Result``; raises KeyError or TypeError if one lacks."""
+    figures = [row[key] for key in ("n_targets", "n_nontargets", "eer", "min_dcf_01", "min_dcf_05")]
+    if row["eer_interval"] is not None:
+        low, high = row["eer_interval"]
+        figures += [low, high]
+    return (all(isinstance(row[key], str) for key in ("set", "trials", "backend"))
+            and all(math.isfinite(value) for value in figures))

@@ -26,7 +26,7 @@ def read_metrics(path: Path) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
             or no steps.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
     records = []
@@ -34,7 +34,7 @@ def read_metrics(path: Path) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
         try:
             record = json.loads(line)
             records.append((int(record.pop("step")), {name: float(value) for name, value in record.items()}))
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError):
             if number == len(lines):  # a run that was stopped while it wrote
                 break
             raise InputError(f"{path}:{number}: not a JSON object with a step") from None

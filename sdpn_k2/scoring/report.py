@@ -237,7 +237,7 @@ def _corpus(sections: Sections, data: Path) -> List[SetSummary]:
     summaries = [summary for summary in made if summary is not None]
     for summary in summaries:
         if summary.hours is None:
-            sections.missing.append(f"{data / summary.name / 'utt2dur'}: not there, so no hours and durations")
+            sections.missing.append(f"{data / summary.name / 'utt2dur'}: not there or empty, so no hours and durations")
     return summaries
 
 

@@ -217,7 +217,7 @@ def _plda_labels(exp: Path) -> Optional[str]:
     path = exp / "backend" / "plda_labels"
     if not path.is_file():
         return None
-    labels = path.read_text(encoding="utf-8").strip()
+    labels = path.read_text(encoding="utf-8", errors="replace").strip()
     if labels not in PLDA_LABELS:
         raise InputError(f"{path}: says {labels!r}, must be one of {', '.join(PLDA_LABELS)}")
     return labels
