@@ -1,4 +1,4 @@
-"""Files that are either complete under their final name or not there at all."""
+"""Files that are either complete under their final name or not there at all, and the folders for them."""
 
 import contextlib
 import os
@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import IO, Iterator, Union
 
 from sdpn_k2.errors import InputError
+
+
+def make_folder(path: Union[str, Path]) -> None:
+    """Make a folder and those above it, where they are missing. Raises InputError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot make this folder: {error.strerror}") from error
 
 
 @contextlib.contextmanager

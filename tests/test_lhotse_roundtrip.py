@@ -301,7 +301,71 @@ def test_some_cuts_have_no_xvector(cuts, tmp_path):
     assert (tmp_path / "o.txt").read_text() == "cut-2  [ 1 1 1 ]\n"
 
 
+def test_manifests_side_by_side_keep_their_own_xvectors(cuts, tmp_path):
+    """Also of cuts whose ids are no file names, in names with dots."""
+    first = next(iter(load_manifest(cuts)))
+    write_manifest([first.with_id("a/b%2F"), first.with_id("a%2Fb/")], tmp_path / "cuts.jsonl")
+    for value, name in enumerate(("out.a.jsonl.gz", "out.b.jsonl.gz")):
+        with TableWriter(f"ark:{tmp_path}/x.ark", "vector") as writer:
+            writer.write("a/b%2F", np.full(3, value, np.float32))
+            writer.write("a%2Fb/", np.full(3, 10 + value, np.float32))
+        run("lhotse", "attach-xvectors", tmp_path / "cuts.jsonl", f"ark:{tmp_path}/x.ark", tmp_path / name)
+    assert {path.name for path in tmp_path.glob("*.xvectors")} == {"out.a.xvectors", "out.b.xvectors"}
+    for value, name in enumerate(("out.a.jsonl.gz", "out.b.jsonl.gz")):
+        assert [cut.load_xvector()[0] for cut in load_manifest(tmp_path / name)] == [value, 10 + value]
+
+
+def test_tables_are_sorted_whatever_the_order_of_the_cuts(cuts, tmp_path):
+    stored = list(load_manifest(cuts))
+    names = ["b", "é", "a-2", "a", "B", "a_1"]
+    ordered = ["B", "a", "a-2", "a_1", "b", "é"]
+    write_manifest([cut.with_id(name) for cut, name in zip(stored, names)], tmp_path / "cuts.jsonl.gz")
+    run("lhotse", "export-feats", tmp_path / "cuts.jsonl.gz", tmp_path / "data")
+    read = dict(read_table(f"scp:{tmp_path}/data/feats.scp", "matrix"))
+    assert list(read) == list(read_map(tmp_path / "data" / "utt2num_frames")) == ordered
+    for name, cut in zip(names, stored):
+        np.testing.assert_array_equal(read[name], cut.load_features())
+    with TableWriter(f"ark:{tmp_path}/x.ark", "vector") as writer:
+        for value, name in enumerate(names):
+            writer.write(name, np.full(3, value, np.float32))
+    run("lhotse", "attach-xvectors", tmp_path / "cuts.jsonl.gz", f"ark:{tmp_path}/x.ark", tmp_path / "with.jsonl.gz")
+    run("lhotse", "export-xvectors", tmp_path / "with.jsonl.gz", f"ark,scp:{tmp_path}/back.ark,{tmp_path}/back.scp")
+    for table in (f"scp:{tmp_path}/back.scp", f"ark:{tmp_path}/back.ark"):
+        assert {name: vector[0] for name, vector in read_table(table, "vector")} == {
+            name: value for value, name in enumerate(names)}
+        assert [name for name, _ in read_table(table, "vector")] == ordered
+
+
 # Bad input.
+
+
+def test_two_cuts_of_one_id(cuts, tmp_path):
+    first, second = list(load_manifest(cuts))[:2]
+    write_manifest([first, second.with_id(first.id)], tmp_path / "twice.jsonl.gz")
+    with TableWriter(f"ark:{tmp_path}/x.ark", "vector") as writer:
+        writer.write(first.id, np.ones(3, np.float32))
+    message = f"cut '{first.id}' is there twice"
+    with pytest.raises(InputError, match=message):
+        run("lhotse", "export-feats", tmp_path / "twice.jsonl.gz", tmp_path / "data")
+    with pytest.raises(InputError, match=message):
+        run("lhotse", "attach-xvectors", tmp_path / "twice.jsonl.gz", f"ark:{tmp_path}/x.ark", tmp_path / "with.jsonl")
+    write_manifest([first], tmp_path / "once.jsonl.gz")
+    run("lhotse", "attach-xvectors", tmp_path / "once.jsonl.gz", f"ark:{tmp_path}/x.ark", tmp_path / "with.jsonl.gz")
+    write_manifest([*load_manifest(tmp_path / "with.jsonl.gz")] * 2, tmp_path / "both.jsonl.gz")
+    with pytest.raises(InputError, match=message):
+        run("lhotse", "export-xvectors", tmp_path / "both.jsonl.gz", f"ark,scp:{tmp_path}/b.ark,{tmp_path}/b.scp")
+    assert not (tmp_path / "data" / "feats.scp").exists() and not (tmp_path / "b.scp").exists()
+
+
+def test_folders_below_a_file(cuts, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    below = tmp_path / "file" / "below"
+    data = cuts.parent / "data"
+    for words in (["lhotse", "export-feats", cuts, below], ["lhotse", "from-kaldi", data, below],
+                  ["extract", "--device", "cpu", write_model(tmp_path / "final.pt"), data, below]):
+        with pytest.raises(InputError, match="file/below: cannot make this folder: Not a directory"):
+            run(*words)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_directories_that_are_not_valid(shared, tmp_path):

@@ -27,11 +27,12 @@ def extract(checkpoint: Path, data_dir: Path, output: str, device: str, max_dura
     from sdpn_k2.engine.extraction import Extractor
     from sdpn_k2.engine.extraction import extract as extract_all
     from sdpn_k2.engine.progress import log_to
+    from sdpn_k2.files import make_folder
 
     log_to()
     extractor = Extractor.load(checkpoint, start_process(device).device, max_duration)
     if ":" not in output:
-        Path(output).mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         output = f"ark,scp:{output}/xvector.ark,{output}/xvector.scp"
     count = extract_all(extractor, data_dir, output, use_vad)
     click.echo(f"{output}: {count} embeddings of {extractor.dim} dimensions")

@@ -1,5 +1,6 @@
 """``sdpn-k2 lhotse``: exchange between lhotse's manifests and Kaldi's tables."""
 
+import re
 from pathlib import Path
 
 import click
@@ -41,9 +42,10 @@ def from_kaldi(data_dir: Path, manifests: Path) -> None:
     """Write MANIFESTS/recordings_NAME.jsonl.gz and supervisions_NAME.jsonl.gz of a Kaldi data directory called NAME."""
     from sdpn_k2.data.cuts import write_manifest
     from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
+    from sdpn_k2.files import make_folder
 
     recordings, supervisions = read_kaldi_dir(data_dir)
-    manifests.mkdir(parents=True, exist_ok=True)
+    make_folder(manifests)
     name = data_dir.resolve().name
     write_manifest(recordings, manifests / f"recordings_{name}.jsonl.gz")
     write_manifest(supervisions, manifests / f"supervisions_{name}.jsonl.gz")
@@ -68,12 +70,12 @@ def export_feats(cuts: Path, data_dir: Path) -> None:
 def attach(cuts: Path, xvectors: str, output: Path) -> None:
     """Write CUTS to OUTPUT with the vectors of XVECTORS (a Kaldi rspecifier) as cut.xvector.
 
-    The arrays go into the folder OUTPUT.xvectors beside it.
+    The arrays go into a folder beside it: NAME.xvectors for NAME.jsonl.gz.
     """
     from sdpn_k2.data.cuts import load_manifest
     from sdpn_k2.data.stored_arrays import attach_xvectors
 
-    storage = output.with_name(f"{output.name.split('.')[0]}.xvectors").resolve()
+    storage = output.with_name(re.sub(r"\.jsonl(\.gz)?$", "", output.name) + ".xvectors").resolve()
     counts = attach_xvectors(load_manifest(cuts), xvectors, storage, output)
     click.echo(f"{output}: {counts.found} cuts with an x-vector, {counts.missing} without")
 

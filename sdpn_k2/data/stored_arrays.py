@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, NamedTuple
+from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Set
 
 import numpy as np
 from lhotse import MonoCut, NumpyFilesWriter
@@ -12,8 +12,8 @@ from lhotse.utils import fastcopy
 
 from sdpn_k2.data.cuts import write_manifest
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output
-from sdpn_k2.kaldi.data_dir import spk2utt, write_map
+from sdpn_k2.files import atomic_output, make_folder
+from sdpn_k2.kaldi.data_dir import byte_order, read_map, spk2utt, write_map
 from sdpn_k2.kaldi.tables import RandomReader, TableWriter
 
 FIELD = "xvector"
@@ -33,9 +33,10 @@ def export_features(cuts: Iterable[Cut], directory: Path) -> int:
     cut that is a part of what was stored gets its part of the frames.
 
     Raises:
-        InputError: a cut without features, or whose features cannot be read; frame shifts that differ; no cuts.
+        InputError: a cut without features, or whose features cannot be read; two cuts of one id; frame shifts that
+            differ; no cuts.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     frames: Dict[str, int] = {}
     speakers: Dict[str, str] = {}
     shifts = set()
@@ -43,6 +44,8 @@ def export_features(cuts: Iterable[Cut], directory: Path) -> int:
         for cut in cuts:
             if not cut.has_features:
                 raise InputError(f"cut '{cut.id}' has no stored features")
+            if cut.id in frames:
+                raise InputError(f"cut '{cut.id}' is there twice")
             matrix = _load(cut, "features", cut.load_features)
             writer.write(cut.id, matrix)
             frames[cut.id] = len(matrix)
@@ -54,6 +57,7 @@ def export_features(cuts: Iterable[Cut], directory: Path) -> int:
             raise InputError(f"{directory}: no cuts to write features of")
         if len(shifts) > 1:
             raise InputError(f"{directory}: the cuts' frame shifts differ: {', '.join(map(str, sorted(shifts)))} s")
+    write_map(directory / "feats.scp", read_map(directory / "feats.scp"))  # sorted, which the cuts need not be
     write_map(directory / "utt2num_frames", frames)
     with atomic_output(directory / "frame_shift", "w") as stream:
         stream.write(f"{shifts.pop()}\n")
@@ -69,9 +73,10 @@ def attach_xvectors(cuts: Iterable[Cut], rspecifier: str, storage: Path, output:
     X-vectors are looked up by the cut's id or, where a cut has a single supervision, by that one's.
 
     Raises:
-        InputError: unreadable x-vectors, or none for any cut.
+        InputError: unreadable x-vectors, or none for any cut; two cuts of one id.
     """
     counts = {True: 0, False: 0}
+    stored: Set[str] = set()
 
     def attached() -> Iterator[Cut]:
         with RandomReader(rspecifier, "vector") as vectors, NumpyFilesWriter(storage) as writer:
@@ -80,7 +85,12 @@ def attach_xvectors(cuts: Iterable[Cut], rspecifier: str, storage: Path, output:
                 name = next((name for name in names if name in vectors), None)
                 counts[name is not None] += 1
                 if name is not None:
-                    array = writer.store_array(cut.id, vectors[name])
+                    if cut.id in stored:
+                        raise InputError(f"cut '{cut.id}' is there twice")
+                    stored.add(cut.id)
+                    # Files are named by the cuts, whose ids may have slashes.
+                    key = cut.id.replace("%", "%25").replace("/", "%2F")
+                    array = writer.store_array(key, vectors[name])
                     cut = fastcopy(cut, custom={**(cut.custom or {}), FIELD: array})
                 yield cut
         if not counts[True]:
@@ -91,22 +101,26 @@ def attach_xvectors(cuts: Iterable[Cut], rspecifier: str, storage: Path, output:
 
 
 def export_xvectors(cuts: Iterable[MonoCut], wspecifier: str) -> Attached:
-    """Write every ``cut.xvector`` as a Kaldi vector under the cut's id.
+    """Write every ``cut.xvector`` as a Kaldi vector under the cut's id, sorted by it.
 
     Raises:
-        InputError: none of the cuts has one, or it cannot be read.
+        InputError: none of the cuts has one, or it cannot be read; two cuts of one id.
     """
-    found = missing = 0
+    vectors: Dict[str, np.ndarray] = {}
+    missing = 0
+    for cut in cuts:
+        if not (cut.custom or {}).get(FIELD):
+            missing += 1
+            continue
+        if cut.id in vectors:
+            raise InputError(f"cut '{cut.id}' is there twice")
+        vectors[cut.id] = _load(cut, "x-vector", lambda: cut.load_custom(FIELD))
+    if not vectors:
+        raise InputError(f"none of the {missing} cuts has an x-vector (cut.{FIELD})")
     with TableWriter(wspecifier, "vector") as writer:
-        for cut in cuts:
-            if not (cut.custom or {}).get(FIELD):
-                missing += 1
-                continue
-            writer.write(cut.id, _load(cut, "x-vector", lambda: cut.load_custom(FIELD)))
-            found += 1
-        if not found:
-            raise InputError(f"none of the {missing} cuts has an x-vector (cut.{FIELD})")
-    return Attached(found, missing)
+        for name in sorted(vectors, key=byte_order):
+            writer.write(name, vectors[name])
+    return Attached(len(vectors), missing)
 
 
 def _load(cut: Cut, what: str, load: Callable[[], np.ndarray]) -> np.ndarray:

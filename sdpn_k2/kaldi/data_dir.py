@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output
+from sdpn_k2.files import atomic_output, make_folder
 
 PathLike = Union[str, Path]
 
@@ -204,10 +204,7 @@ def write_data_dir(
         InputError: as :func:`write_map`, or what :func:`validate` finds in the result.
     """
     directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{directory}: cannot make this folder: {error.strerror}") from error
+    make_folder(directory)
     write_map(directory / "wav.scp", wav)
     write_map(directory / "utt2spk", utt2spk)
     write_map(directory / "spk2utt", spk2utt(utt2spk))
