@@ -2,19 +2,23 @@
 
 import importlib.util
 import itertools
+import re
+import textwrap
 
 import kaldiio
 import lhotse
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from kaldi_support import ROOT, load, shell, speech_like, succeed, write_ark
 from scipy.io import wavfile
 from sklearn.mixture import GaussianMixture
 
+from sdpn_k2.cli import cli
 from sdpn_k2.engine.vad import detect_speech
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.data_dir import read_map, read_segments
+from sdpn_k2.kaldi.data_dir import read_map, read_segments, write_map
 from sdpn_k2.kaldi.features import FbankOptions, fbank, num_frames
 from sdpn_k2.signal import segmentation
 from sdpn_k2.signal.decoders import find_decoder
@@ -357,8 +361,10 @@ def test_segments_of_a_data_directory_are_utterances(data, tmp_path):
 
 
 def test_rspecifiers_and_log_likelihoods_of_others(data, tmp_path):
-    (tmp_path / "good.scp").write_text("".join((data / "wav.scp").read_text().splitlines(keepends=True)[:2]))
-    detect(f"scp:{tmp_path / 'good.scp'}", tmp_path / "one")
+    lines = (data / "wav.scp").read_text().splitlines(keepends=True)
+    (tmp_path / "good.scp").write_text("".join([*lines[:2], lines[5]]))
+    summary = detect(f"scp:{tmp_path / 'good.scp'}", tmp_path / "one")
+    assert (summary.utterances, summary.skipped) == (2, 1)
     decisions = load(tmp_path / "one" / "vad.ark")
     assert list(decisions) == ["s1-a", "s1-b"]
     assert set(read_map(tmp_path / "one" / "utt2spk").values()) == {"s1-a", "s1-b"}
@@ -370,6 +376,50 @@ def test_rspecifiers_and_log_likelihoods_of_others(data, tmp_path):
     again = load(tmp_path / "two" / "vad.ark")
     assert list(again) == ["s1-a"]
     np.testing.assert_array_equal(again["s1-a"], decisions["s1-a"])
+
+
+def test_the_channel_that_segments_name(tmp_path):
+    """Speech at other times on each of two; the first is taken where nobody says."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_wav(tmp_path / "0.wav", 0.5, 1.0, 2.0)
+    write_wav(tmp_path / "1.wav", 1.0, 1.5, 1.0)
+    channels = [wavfile.read(str(tmp_path / f"{index}.wav"))[1] for index in (0, 1)]
+    wavfile.write(str(tmp_path / "two.wav"), 16000, np.stack(channels, axis=1))
+    write_map(folder / "wav.scp", {"r": tmp_path / "two.wav"})
+    write_map(folder / "segments", {"r": ("r", 0.2, 3.4, 1)})
+    for name in ("utt2spk", "spk2utt"):
+        write_map(folder / name, {"r": "r"})
+    for wanted_channel, wanted in ((1, (1.0, 2.5)), (0, (0.5, 1.5))):
+        detect(folder, tmp_path / "out")
+        value, = read_map(tmp_path / "out" / "segments").values()
+        recording, start, end, channel = value.split()
+        assert (recording, channel) == ("r", str(wanted_channel))
+        assert abs(float(start) - wanted[0]) < 0.12 and abs(float(end) - wanted[1]) < 0.12
+        supervision, = lhotse.load_manifest(tmp_path / "out" / "supervisions.jsonl.gz")
+        assert supervision.channel == wanted_channel
+        (folder / "segments").unlink(missing_ok=True)
+
+
+def test_segments_beyond_the_end_and_segments_that_overlap(data, tmp_path, caplog):
+    (data / "wav.scp").write_text((data / "wav.scp").read_text().splitlines(keepends=True)[0])
+    (data / "segments").write_text("a s1-a 0.5 5.7\nb s1-a 1.1 5.85\nc s1-a 0.5 6.0\nd s1-a 7.0 8.0\n")
+    for name in ("utt2spk", "spk2utt"):
+        (data / name).write_text("".join(f"{key} {key}\n" for key in "abcd"))
+    summary = detect(data, tmp_path / "out")
+    assert (summary.utterances, summary.skipped) == (2, 2)
+    assert "skipped utterance c: goes from 0.5 to 6 s, but recording s1-a lasts 5.4 s" in caplog.text
+    overlaps, = [line for line in caplog.text.splitlines() if "overlaps" in line]
+    assert "out/segments: 'a-" in overlaps and "extract-windows refuses such segments" in overlaps
+
+
+def test_the_python_of_the_documentation():
+    text = (ROOT / "docs" / "vad.md").read_text(encoding="utf-8")
+    block, = re.findall(r"^(?:    from sdpn_k2.*\n)+\n(?:    .*\n)+", text, flags=re.MULTILINE)
+    energies = torch.tensor([0.0] * 50 + [1.0] * 60)
+    given = {"frames": [energies], "classify": lambda batch: [torch.stack([1 - x, 9 * x], dim=1) * 9 for x in batch]}
+    exec(textwrap.dedent(block), given)
+    assert (given["first"], given["end"]) == (50, 110)
 
 
 def test_only_silence_leaves_empty_tables(data, tmp_path):
@@ -385,10 +435,11 @@ def test_bad_input_is_one_line(data, tmp_path):
     def message(source):
         with pytest.raises(InputError) as error:
             detect(source, tmp_path / "out")
-        assert "\n" not in str(error.value) and not list((tmp_path / "out").glob("*"))
+        assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
         return str(error.value)
 
     assert "neither a data directory nor an rspecifier" in message(tmp_path / "nowhere")
+    assert "none.scp: cannot read" in message("scp:none.scp")
     (tmp_path / "bad.scp").write_text((data / "wav.scp").read_text().splitlines(keepends=True)[3])
     assert "not one usable utterance" in message(f"scp:{tmp_path / 'bad.scp'}")
     (data / "segments").write_text("s1-a s1-a 2.0 1.0\n")
@@ -396,6 +447,9 @@ def test_bad_input_is_one_line(data, tmp_path):
     (data / "segments").unlink()
     (data / "spk2utt").write_text("s1 s1-a\n")
     assert f"{data / 'spk2utt'}:1: " in message(data)
+    for duration in ("nan", "inf", "0"):
+        result = CliRunner().invoke(cli, ["vad", "--min-speech", duration, str(data), str(tmp_path / "out")])
+        assert f"--min-speech={duration}: expected a number of seconds" in str(result.exception)
 
 
 @pytest.mark.parametrize("fault, words", [

@@ -1,10 +1,12 @@
 """``sdpn-k2 vad``."""
 
+import math
 from pathlib import Path
 
 import click
 
 from sdpn_k2.cli.options import device_option
+from sdpn_k2.errors import InputError
 
 
 @click.command()
@@ -32,6 +34,9 @@ def vad(data: str, output: Path, backend: str, min_speech: float, min_nonspeech:
     from sdpn_k2.signal.decoders import find_decoder
     from sdpn_k2.signal.segmentation import SHIFT_SECONDS, Topology
 
+    for name, seconds in (("--min-speech", min_speech), ("--min-nonspeech", min_nonspeech)):
+        if not 0 < seconds < math.inf:
+            raise InputError(f"{name}={seconds:g}: expected a number of seconds above 0")
     log_to()
     topology = Topology(
         round(min_speech / SHIFT_SECONDS), round(min_nonspeech / SHIFT_SECONDS), to_speech_cost, to_nonspeech_cost

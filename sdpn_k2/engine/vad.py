@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from sdpn_k2.data.cuts import write_manifest
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.data_dir import Segment, read_map, read_segments, validate, write_map
-from sdpn_k2.kaldi.tables import RandomReader, TableWriter, is_table, read_table
+from sdpn_k2.kaldi.data_dir import read_map, validate, write_map
+from sdpn_k2.kaldi.tables import RandomReader, TableWriter, is_table, parse_rspecifier, read_table, script_lines
+from sdpn_k2.kaldi.utterances import Part, misfit, read_parts, read_wave_entry
 from sdpn_k2.kaldi.wave import Wave
+from sdpn_k2.kaldi.windows import check_no_overlap
 from sdpn_k2.signal.fbank import KALDI_SCALE
 from sdpn_k2.signal.segmentation import Decoder, Topology, frame_samples, log_energy, segment, spans, two_gaussians
 
@@ -28,12 +31,16 @@ BATCH_FRAMES = 200_000
 
 
 class Utterance(NamedTuple):
-    """A stretch of a recording: where it starts in it (in samples), and its samples, float32 in ±1."""
+    """A stretch of a recording: where it starts in it (in samples), and its samples, float32 in ±1.
+
+    ``channel`` is None where the recording has one and nobody named it.
+    """
 
     id: str
     recording: str
     speaker: str
     start: int
+    channel: Optional[int]
     samples: np.ndarray
     rate: int
 
@@ -73,11 +80,13 @@ def detect_speech(
 
     Frames are those of Kaldi's features at 25 ms every 10 ms with ``--snip-edges=true``. A segment spans all samples of
     its frames, so that features of the segment are exactly the features of those frames. Utterances without speech have
-    decisions and no segments. Utterances that cannot be read or are shorter than one frame are skipped with a warning.
+    decisions and no segments. Utterances that cannot be read, end beyond their recording or are shorter than one frame
+    are skipped with a warning. Segments that overlap, as utterances that do may have, are named in a warning.
 
     Args:
         source: a Kaldi data directory (with or without ``segments``), or an rspecifier of wave files; the utterances of
-            the latter are their own recordings and speakers. Of several channels the first is taken.
+            the latter are their own recordings and speakers. Of several channels that is taken which ``segments``
+            names, else the first.
         output: made if missing.
         topology, decode: see :mod:`sdpn_k2.signal.segmentation`.
         device: where energies are modelled, and paths decoded.
@@ -87,17 +96,21 @@ def detect_speech(
     Raises:
         InputError: the data directory or table is broken, nothing could be used, files cannot be written.
     """
+    summary, failed = VadSummary(), []
+    batches = _batches(_with_frames(_read(source, failed), log_likelihoods, device, failed))
+    first_batch = next(batches, None)
+    if first_batch is None:
+        raise InputError(f"{source}: not one usable utterance" + (f"; the first: {failed[0]}" if failed else ""))
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output}: cannot make this folder: {error.strerror}") from error
     output = output.resolve()  # vad.scp holds for any working directory
-    summary, failed = VadSummary(), []
     classify = two_gaussians if log_likelihoods is None else list
-    segments: Dict[str, Segment] = {}
+    segments: Dict[str, Part] = {}
     speakers: Dict[str, str] = {}
     with TableWriter(f"ark,scp:{output}/vad.ark,{output}/vad.scp", "vector") as writer:
-        for batch in _batches(_with_frames(_read(source, failed), log_likelihoods, device, failed)):
+        for batch in itertools.chain([first_batch], batches):
             paths = segment([frames for _, frames in batch], topology, classify, decode)
             for (utterance, _), path in zip(batch, paths):
                 writer.write(utterance.id, path.speech.astype(np.float32))
@@ -105,30 +118,38 @@ def detect_speech(
                 summary.speech_frames += int(path.speech.sum())
                 for first, end in spans(path.speech):
                     name = f"{utterance.id}-{first:07d}-{end:07d}"
-                    segments[name] = _segment(utterance, first, end)
+                    segments[name] = _segment(name, utterance, first, end)
                     speakers[name] = utterance.speaker
             summary.utterances += len(batch)
         for message in failed:
             log.warning("skipped %s", message)
-        if not summary.utterances:
-            raise InputError(f"{source}: not one usable utterance" + (f"; the first: {failed[0]}" if failed else ""))
     summary.skipped, summary.segments = len(failed), len(segments)
-    write_map(output / "segments", segments)
+    write_map(output / "segments", {name: _fields(part) for name, part in segments.items()})
     write_map(output / "utt2spk", speakers)
     supervisions = (
-        SupervisionSegment(name, part.recording, part.start, round(part.end - part.start, 6), 0, speaker=speakers[name])
+        SupervisionSegment(name, part.recording, part.start, round(part.end - part.start, 6), part.channel or 0,
+                           speaker=speakers[name])
         for name, part in segments.items()
     )
     write_manifest(supervisions, output / "supervisions.jsonl.gz", allow_empty=True)
+    try:
+        check_no_overlap(list(segments.values()), str(output / "segments"))
+    except InputError as error:
+        log.warning("%s; sdpn-k2 extract-windows refuses such segments", error)
     return summary
 
 
-def _segment(utterance: Utterance, first: int, end: int) -> Segment:
+def _segment(name: str, utterance: Utterance, first: int, end: int) -> Part:
     """The samples of frames ``first`` to ``end`` - 1, as times in the recording."""
     length, shift = frame_samples(utterance.rate)
-    start = utterance.start + first * shift
-    stop = utterance.start + (end - 1) * shift + length
-    return Segment(utterance.recording, _seconds(start, utterance.rate), _seconds(stop, utterance.rate))
+    start = _seconds(utterance.start + first * shift, utterance.rate)
+    stop = _seconds(utterance.start + (end - 1) * shift + length, utterance.rate)
+    return Part(name, utterance.recording, start, stop, utterance.channel)
+
+
+def _fields(part: Part) -> Tuple[object, ...]:
+    """A line of ``segments`` after its key: the channel stands there only where it was named."""
+    return part[1:] if part.channel is not None else part[1:4]
 
 
 def _seconds(sample: int, rate: int) -> float:
@@ -144,8 +165,7 @@ def _read(source: str, failed: List[str]) -> Iterator[Utterance]:
     if Path(source).is_dir():
         yield from _read_data_dir(Path(source), failed)
     elif is_table(source):
-        for key, wave in read_table(source, "wave"):
-            yield _cut(key, key, key, wave, 0, None)
+        yield from _read_table(source, failed)
     else:
         raise InputError(f"{source}: neither a data directory nor an rspecifier such as scp:wav.scp")
 
@@ -153,27 +173,42 @@ def _read(source: str, failed: List[str]) -> Iterator[Utterance]:
 def _read_data_dir(directory: Path, failed: List[str]) -> Iterator[Utterance]:
     validate(directory, feats=False, text=False)
     speakers = read_map(directory / "utt2spk")
-    if (directory / "segments").is_file():
-        segments = read_segments(directory / "segments")
-    else:
-        segments = {utterance: Segment(utterance, 0.0, -1.0) for utterance in speakers}
     recordings = RandomReader(f"scp:{directory / 'wav.scp'}", "wave")
     recording, wave = None, None
-    for name, part in segments.items():
+    for part in read_parts(directory):
         try:
             if part.recording != recording:  # the segments of a recording mostly stand together
                 recording, wave = None, recordings[part.recording]
                 recording = part.recording
-            start, end = int(part.start * wave.rate), None if part.end == -1 else int(part.end * wave.rate)
-            yield _cut(name, recording, speakers[name], wave, start, end)
+            yield _cut(part, speakers[part.utterance], wave)
         except InputError as error:
-            failed.append(f"utterance {name}: {error}")
+            failed.append(f"utterance {part.utterance}: {error}")
 
 
-def _cut(name: str, recording: str, speaker: str, wave: Wave, start: int, end: Optional[int]) -> Utterance:
-    if len(wave.samples) > 1:
-        log.warning("%s: %d channels; taking the first", recording, len(wave.samples))
-    return Utterance(name, recording, speaker, start, wave.samples[0, start:end] / np.float32(KALDI_SCALE), wave.rate)
+def _read_table(rspecifier: str, failed: List[str]) -> Iterator[Utterance]:
+    script = parse_rspecifier(rspecifier).script
+    if script is None:  # an archive: what follows broken audio cannot be found in it
+        for key, wave in read_table(rspecifier, "wave"):
+            yield _cut(Part(key, key), key, wave)
+        return
+    for key, entry in script_lines(script):
+        try:
+            yield _cut(Part(key, key), key, read_wave_entry(entry))
+        except InputError as error:
+            failed.append(f"utterance {key}: {error}")
+
+
+def _cut(part: Part, speaker: str, wave: Wave) -> Utterance:
+    if part.channel is None and len(wave.samples) > 1:
+        log.warning("%s: %d channels; taking the first", part.recording, len(wave.samples))
+        part = part._replace(channel=0)
+    error = misfit(wave, part)
+    if error is not None:
+        raise error
+    # Rounded down, as Kaldi's tools do.
+    start, end = int(part.start * wave.rate), None if part.end == -1 else int(part.end * wave.rate)
+    samples = wave.samples[part.channel or 0, start:end] / np.float32(KALDI_SCALE)
+    return Utterance(part.utterance, part.recording, speaker, start, part.channel, samples, wave.rate)
 
 
 def _with_frames(

@@ -46,6 +46,7 @@ __all__ = [
     "parse_wspecifier",
     "read_object",
     "read_table",
+    "script_lines",
     "take_range",
     "write_object",
 ]
@@ -119,7 +120,7 @@ class TableReader:
         rxfilename = None
         self._place = lambda: rxfilename
         with _ScriptFiles(self._kind) as files:
-            for key, rxfilename in _script_lines(self._specifier.script):
+            for key, rxfilename in script_lines(self._specifier.script):
                 try:
                     value = files.read_like_last(rxfilename)
                     if value is None:
@@ -215,7 +216,7 @@ class _ScriptFiles:
         self.close()
 
 
-def _script_lines(rxfilename: str) -> Iterator[Tuple[str, str]]:
+def script_lines(rxfilename: str) -> Iterator[Tuple[str, str]]:
     """(key, extended filename) of each line of a script file."""
     with open_input(rxfilename) as stream:
         for number, line in enumerate(stream.lines(), 1):
@@ -293,7 +294,7 @@ class RandomReader:
         self._last_asked: Optional[str] = None
         self._finished = False
         if self._specifier.script is not None:
-            self._names = _without_duplicates(_script_lines(self._specifier.script), rspecifier)
+            self._names = _without_duplicates(script_lines(self._specifier.script), rspecifier)
 
     def __contains__(self, key: str) -> bool:
         key = self._map(key)
@@ -444,7 +445,7 @@ class TableWriter:
         with contextlib.ExitStack() as stack:
             self._scp = self._ark = None
             if archive is None:
-                self._names = dict(_script_lines(script))
+                self._names = dict(script_lines(script))
             elif script is not None:
                 if archive in ("", "-") or archive.startswith("|"):
                     log.warn(f"{self._specifier.text}: the script file cannot point into {archive!r}, which is no file")

@@ -90,15 +90,25 @@ def _read_recording(entry: str, parts: List[Part], sample_rate: int) -> List[Tup
     return [(part.utterance, _cut(wave, part)) for part in parts]
 
 
-def _cut(wave: Wave, part: Part) -> Samples:
+def misfit(wave: Wave, part: Part) -> Optional[InputError]:
+    """Why there is no such part of this recording: no such channel, or it ends more than 0.5 s beyond the end."""
     channels, length = wave.samples.shape
     if part.channel is None and channels > 1:
         return InputError(f"recording {part.recording} has {channels} channels: name one in segments or in wav.scp")
     if (part.channel or 0) >= channels:
         return InputError(f"recording {part.recording} has {channels} channels, counted from 0; no {part.channel}")
-    first, last = round(part.start * wave.rate), length if part.end == -1 else round(part.end * wave.rate)
+    first, last = round(part.start * wave.rate), round(part.end * wave.rate)
     if first >= length or last > length + MAX_OVERSHOOT * wave.rate:
         return InputError(f"goes from {part.start:g} to {part.end:g} s, but recording {part.recording} lasts "
                           f"{wave.duration:g} s")
+    return None
+
+
+def _cut(wave: Wave, part: Part) -> Samples:
+    error = misfit(wave, part)
+    if error is not None:
+        return error
+    first = round(part.start * wave.rate)
+    last = wave.samples.shape[1] if part.end == -1 else round(part.end * wave.rate)
     # Divided by a power of two: exactly the numbers that libsndfile gives for 16-bit audio.
     return wave.samples[part.channel or 0, first:last] / np.float32(32768)

@@ -96,7 +96,7 @@ def segment(
     Args:
         frames: what ``classify`` takes, (frames, …) for each recording; by default log energies (frames,).
         classify: the frame classifier, by default :func:`two_gaussians`. Priors, if any, are part of what it returns.
-        decode: by default :func:`viterbi`; :func:`find_decoder` finds that of a backend.
+        decode: by default :func:`viterbi`; :func:`sdpn_k2.signal.decoders.find_decoder` finds that of a backend.
 
     Raises:
         InputError: the classifier returned something other than a finite (frames, 2) for each recording.
