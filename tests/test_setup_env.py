@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 
+import pytest
+
 from kaldi_support import ROOT
 
 
@@ -50,7 +52,7 @@ def test_python_3_9_of_pyenv_makes_the_environment_of_k2(tmp_path):
     script(path / "python3.9", "exit 127")
     # An interpreter whose venv has a pip that notes what it is asked for, and a python3 that runs nothing.
     folder = tmp_path / ".venv-k2" / "bin"
-    script(tmp_path / "venv" / "pip", f'echo "$*" >> {tmp_path}/pip.log')
+    script(tmp_path / "venv" / "pip", f'[ "$1" = --version ] || echo "$*" >> {tmp_path}/pip.log')
     script(tmp_path / "venv" / "python3", f'echo "$*" >> {tmp_path}/python.log')
     script(tmp_path / "venv" / "activate", f"PATH={folder}:$PATH")
     for name in ("mkdir", "cp"):
@@ -63,3 +65,21 @@ def test_python_3_9_of_pyenv_makes_the_environment_of_k2(tmp_path):
     asked = (tmp_path / "pip.log").read_text().splitlines()
     assert len(asked) == 1 and asked[0].endswith(f"-c {tmp_path}/constraints.txt -e {tmp_path}[k2,test]")
     assert (tmp_path / "python.log").read_text().splitlines()[-2:] == ["-c import k2", "-m pytest -k plda"]
+
+
+@pytest.mark.parametrize("left", ["python3 without pip", "nothing that starts"])
+def test_a_broken_environment_is_made_anew(tmp_path, left):
+    path = checkout(tmp_path)
+    folder = tmp_path / ".venv" / "bin"
+    if left == "python3 without pip":  # what venv leaves where the system's Python has no ensurepip
+        script(folder / "python3", "")
+    else:  # what an upgrade of the system's Python leaves
+        script(folder / "pip", "")
+        (folder / "pip").write_text(f"#!{folder}/python3\n")
+        (folder / "python3").symlink_to(tmp_path / "gone")
+        made_of = b"".join((tmp_path / name).read_bytes() for name in ("setup.cfg", "constraints.txt"))
+        checksum = subprocess.run(["cksum"], input=made_of, stdout=subprocess.PIPE).stdout.decode()
+        (tmp_path / ".venv" / ".installed").write_text(checksum)
+    script(path / "python3", f'[ "$1" = -m ] && echo "$*" >> {tmp_path}/python.log')
+    subprocess.run([shutil.which("bash"), "-c", ". utils/setup_env.sh"], cwd=tmp_path, env={"PATH": str(path)})
+    assert (tmp_path / "python.log").read_text() == f"-m venv --clear {tmp_path}/.venv\n"

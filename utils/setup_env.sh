@@ -21,7 +21,7 @@ sdpn_k2_setup_env() {
     *,k2,*)
       venv=$root/.venv-k2
       # pyenv's own python3.9 on PATH runs only where that version is switched on.
-      for python in "$venv/bin/python3" python3.9 "$(pyenv root 2>/dev/null)"/versions/3.9.*/bin/python3.9 ""; do
+      for python in python3.9 "$(pyenv root 2>/dev/null)"/versions/3.9.*/bin/python3.9 "$venv/bin/python3" ""; do
         "${python:-false}" -c "" 2>/dev/null && break
       done
       if [ -z "$python" ]; then
@@ -40,10 +40,13 @@ sys.exit(len(sys.argv) > 1 and importlib.util.find_spec("pytest") is None)' $ext
 
   want="$(cat "$root/setup.cfg" "$root/constraints.txt" | cksum)${extra:+ }$extra"
   have=$(cat "$venv/.installed" 2>/dev/null)
+  # What an upgrade of the system's Python leaves behind does not start any more.
+  [ -z "$have" ] || "$venv/bin/python3" -c "" 2>/dev/null || have=
   # An environment with an extra serves those who need none.
   if [ "$have" != "$want" ] && { [ -n "$extra" ] || [ "${have% *}" != "$want" ]; }; then
     echo "Setting up $venv (pip install -c constraints.txt -e .${extra:+[$extra]}); this is done once" >&2
-    [ -x "$venv/bin/python3" ] || "$python" -m venv "$venv" || return 1
+    # Without pip it is not there, or is what a failed venv or a moved folder left.
+    "$venv/bin/pip" --version > /dev/null 2>&1 || "$python" -m venv --clear "$venv" || return 1
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
       -c "$root/constraints.txt" -e "$root${extra:+[$extra]}" >&2 || {
       echo "setup_env.sh: pip could not install the package; its message stands above" >&2
