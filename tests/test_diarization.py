@@ -17,6 +17,7 @@ from sdpn_k2.engine.extraction import Extractor
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi import tools
 from sdpn_k2.kaldi.data_dir import read_lists, read_map, write_map
+from sdpn_k2.kaldi.plda import Plda, write_plda
 from sdpn_k2.kaldi.tables import read_object, read_table
 from sdpn_k2.kaldi.utterances import read_utterances
 from sdpn_k2.kaldi.windows import Windowing, uniform_windows
@@ -202,6 +203,14 @@ def test_bad_segments_and_back_ends(model, meeting, tmp_path):
     refused("a rec1 1 2\n", "mean.vec: no such file; a back end has", "--backend", tmp_path)
     extract(model, meeting, tmp_path / "good")
     shutil.copy(tmp_path / "good" / "transform.mat", tmp_path / "good" / "plda")
+    refused("a rec1 1 2\n", "good/plda: .*expected <Plda>", "--backend", tmp_path / "good")
+    write_plda(str(tmp_path / "good" / "plda"), Plda(np.zeros(9), np.eye(9), np.ones(9)))
+    refused("a rec1 1 2\n", "plda: for vectors of 9 dimensions, but transform.mat makes them 10", "--backend",
+            tmp_path / "good")
+    with pytest.raises(InputError, match="good/plda: is there already, and would not go with the mean and whitening"):
+        extract(model, meeting, tmp_path / "good")
+    with pytest.raises(InputError, match="wav.scp/below: cannot make this folder"):
+        extract(model, meeting, meeting / "wav.scp" / "below")
     other = write_model(tmp_path / "other.pt", embedding_dim=7)
     with pytest.raises(InputError, match="mean.vec: for vectors of 10 dimensions, but these have 7"):
         extract("--backend", tmp_path / "good", other, meeting, tmp_path / "out")

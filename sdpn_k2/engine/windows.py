@@ -12,8 +12,10 @@ import numpy as np
 from sdpn_k2.engine.extraction import Extractor
 from sdpn_k2.engine.progress import Progress
 from sdpn_k2.errors import InputError
+from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.data_dir import Segment, byte_order, spk2utt, write_map
 from sdpn_k2.kaldi.pca import pca_transform
+from sdpn_k2.kaldi.plda import read_plda
 from sdpn_k2.kaldi.tables import TableWriter, read_object, write_object
 from sdpn_k2.kaldi.utterances import Part, read_parts, read_utterances
 from sdpn_k2.kaldi.windows import Windowing, check_no_overlap, uniform_windows
@@ -52,8 +54,8 @@ def extract_windows(
             windows, as in Kaldi's script, and there is no ``plda``.
 
     Raises:
-        InputError: reversed or overlapping segments, a back end of other dimensions, more than 5 % of the segments
-            failed, recordings whose names upset Kaldi's sorting.
+        InputError: reversed or overlapping segments, a back end of other dimensions, a ``plda`` in ``output`` without
+            ``backend``, more than 5 % of the segments failed, recordings whose names upset Kaldi's sorting.
     """
     windowing.check()
     table = data_dir / ("segments" if (data_dir / "segments").is_file() else "wav.scp")
@@ -61,7 +63,10 @@ def extract_windows(
     check_no_overlap(list(parts.values()), str(table))
     if backend is not None:
         _check_backend(backend, extractor.dim)
-    output.mkdir(parents=True, exist_ok=True)
+    elif (output / "plda").exists():
+        raise InputError(f"{output / 'plda'}: is there already, and would not go with the mean and whitening of these "
+                         "windows: move it away, or give --backend")
+    make_folder(output)
 
     windows: Dict[str, Segment] = {}
     vectors: Dict[str, np.ndarray] = {}
@@ -131,10 +136,13 @@ def _check_backend(folder: Path, dim: int) -> None:
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: no such file; a back end has {', '.join(BACKEND)}")
     mean = len(read_object(str(folder / "mean.vec"), "vector"))
-    columns = read_object(str(folder / "transform.mat"), "matrix").shape[1]
+    rows, columns = read_object(str(folder / "transform.mat"), "matrix").shape
     for name, size, fits in (("mean.vec", mean, mean == dim), ("transform.mat", columns, columns in (dim, dim + 1))):
         if not fits:
             raise InputError(f"{folder / name}: for vectors of {size} dimensions, but these have {dim}")
+    plda = read_plda(str(folder / "plda")).dim
+    if plda != rows:
+        raise InputError(f"{folder / 'plda'}: for vectors of {plda} dimensions, but transform.mat makes them {rows}")
 
 
 def _write_backend(output: Path, backend: Optional[Path], vectors: np.ndarray) -> None:
@@ -148,4 +156,3 @@ def _write_backend(output: Path, backend: Optional[Path], vectors: np.ndarray) -
     covariance = (vectors - mean).T @ (vectors - mean) / len(vectors)
     write_object(str(output / "mean.vec"), mean, "vector")
     write_object(str(output / "transform.mat"), pca_transform(mean, covariance, normalize_variance=True)[0], "matrix")
-    (output / "plda").unlink(missing_ok=True)
