@@ -134,5 +134,9 @@ def test_calibration_and_fusion(corpus):
 def test_eval_with_intervals(corpus):
     run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "out")
     (corpus / "utt2spk").write_text("".join(f"test{s:02d}-{u} test{s:02d}\n" for s in range(12) for u in range(6)))
-    done = run(evaluate, corpus / "out", corpus / "trials", "--utt2spk", corpus / "utt2spk")
-    assert "EER % (95 %, 12 speakers)" in done.output
+    done = run(evaluate, corpus / "out", corpus / "trials", "--utt2spk", corpus / "utt2spk",
+               "--nist", "sre16")
+    for name in ("EER % (95 %, 12 speakers)", "minDCF (p_target 0.01; 95 %, 12 speakers)",
+                 "actDCF (p_target 0.05; 95 %, 12 speakers)", "sre16 act (95 %, 12 speakers)",
+                 "Cllr (95 %, 12 speakers)"):
+        assert name in done.output

@@ -31,10 +31,16 @@ def test_draws_are_those_of_repeated_trials():
         counts = np.bincount(np.random.default_rng(seed).integers(0, 8, 8), minlength=8)
         times = np.where(trials.is_target, counts[speakers.enroll], counts[speakers.enroll] * counts[speakers.test])
         rates = metrics.ErrorRates.from_scores(np.repeat(scores, times), np.repeat(trials.is_target, times))
-        intervals = bootstrap_intervals(scores, trials.is_target, speakers, (0.01, 0.05), n_draws=1, seed=seed)
+        intervals = bootstrap_intervals(scores, trials.is_target, speakers, (0.05, 0.3), c_miss=2.0,
+                                        evaluations=["sre16"], n_draws=1, seed=seed)
         assert intervals.eer.low == intervals.eer.high == pytest.approx(metrics.eer(rates).value, abs=1e-12)
-        for p_target in (0.01, 0.05):
-            assert intervals.min_dcf[p_target].low == pytest.approx(metrics.min_dcf(rates, p_target).value, abs=1e-12)
+        assert intervals.cllr.low == pytest.approx(metrics.cllr(rates), abs=1e-12)
+        for p_target in (0.05, 0.3):
+            for found, expected in ((intervals.min_dcf, metrics.min_dcf), (intervals.actual_dcf, metrics.actual_dcf)):
+                assert found[p_target].low == pytest.approx(expected(rates, p_target, 2.0).value, abs=1e-12)
+        for kind in ("min", "actual"):
+            expected = metrics.nist_cost(rates, "sre16", actual=kind == "actual")
+            assert intervals.nist["sre16"][kind].low == pytest.approx(expected, abs=1e-12)
 
 
 def test_intervals_usually_hold_the_truth():

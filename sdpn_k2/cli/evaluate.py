@@ -13,7 +13,7 @@ import click
 @click.option("--nist", "evaluations", multiple=True, metavar="SRE",
               help="Also the primary cost of a NIST evaluation: sre08, sre10, sre12, sre16, sre18-cts ...")
 @click.option("--utt2spk", type=click.Path(dir_okay=False),
-              help="Speakers of the utterances: adds 95 % intervals of EER and minDCF, by resampling speakers.")
+              help="Speakers of the utterances: adds 95 % intervals of EER, costs and Cllr, by resampling speakers.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(scores, trials, p_targets, c_miss, c_fa, evaluations, utt2spk, as_json):
     """Print EER, detection costs and Cllr of a score file.

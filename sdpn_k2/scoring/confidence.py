@@ -11,12 +11,12 @@ References
          sample bootstraps", IEEE TPAMI 29, 2007.
 """
 
-from typing import Dict, Mapping, NamedTuple, Sequence
+from typing import Dict, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.scoring.metrics import CostModel, crossing
+from sdpn_k2.scoring.metrics import NIST_SRE, CostModel, crossing
 from sdpn_k2.scoring.trials import Trials
 
 
@@ -28,10 +28,22 @@ class Interval(NamedTuple):
 
 
 class Intervals(NamedTuple):
-    """Intervals of one system: the EER, and minDCF for each p_target asked for."""
+    """Intervals of one system.
+
+    Attributes:
+        eer: of the interpolated EER.
+        min_dcf: of minDCF, by p_target.
+        actual_dcf: of actDCF, by p_target.
+        nist: of the primary costs of NIST evaluations, ``{"sre16": {"min": …, "actual": …}}``.
+        cllr: of Cllr.
+        n_speakers: number of speakers that were drawn from.
+    """
 
     eer: Interval
     min_dcf: Dict[float, Interval]
+    actual_dcf: Dict[float, Interval]
+    nist: Dict[str, Dict[str, Interval]]
+    cllr: Interval
     n_speakers: int
 
 
@@ -69,16 +81,18 @@ def trial_speakers(trials: Trials, utt2spk: Mapping[str, str]) -> TrialSpeakers:
 
 def bootstrap_intervals(scores: np.ndarray, is_target: np.ndarray, speakers: TrialSpeakers,
                         p_targets: Sequence[float] = (0.01, 0.05), c_miss: float = 1.0, c_fa: float = 1.0,
-                        level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> Intervals:
-    """Percentile intervals of the interpolated EER and of minDCF.
+                        evaluations: Sequence[str] = (), level: float = 0.95, n_draws: int = 1000,
+                        seed: int = 0) -> Intervals:
+    """Percentile intervals of the interpolated EER, of detection costs and of Cllr.
 
     Args:
         scores: shape (n,).
         is_target: bool, shape (n,).
         speakers: from :func:`trial_speakers`.
-        p_targets: priors for minDCF.
+        p_targets: priors for minDCF and actDCF.
         c_miss: cost of a miss.
         c_fa: cost of a false alarm.
+        evaluations: keys of ``metrics.NIST_SRE`` whose primary costs are wanted too.
         level: share of the draws within an interval.
         n_draws: number of draws; each costs a few passes over the scores.
         seed: of the draws.
@@ -88,7 +102,10 @@ def bootstrap_intervals(scores: np.ndarray, is_target: np.ndarray, speakers: Tri
     """
     if not 0.0 < level < 1.0:
         raise InputError(f"the level of an interval must lie between 0 and 1, is {level:g}")
-    costs = [CostModel(p_target, c_miss, c_fa).check() for p_target in p_targets]
+    applications: Dict[Union[float, str], Tuple[CostModel, ...]] = {
+        p_target: (CostModel(p_target, c_miss, c_fa).check(),) for p_target in p_targets}
+    applications.update((name, NIST_SRE[name]) for name in evaluations)
+    costs = list(dict.fromkeys(cost for of_one in applications.values() for cost in of_one))
     n_speakers = int(max(speakers.enroll.max(), speakers.test.max())) + 1
     present = np.unique(np.concatenate((speakers.enroll, speakers.test)))
     if len(present) < 2:
@@ -102,27 +119,44 @@ def bootstrap_intervals(scores: np.ndarray, is_target: np.ndarray, speakers: Tri
     nontarget_ends = np.searchsorted(nontarget_places, ends)
     target_speakers = speakers.enroll[order[target_places]]
     pairs = [side[order[nontarget_places]] for side in speakers]
+    # What each trial adds to Cllr, and where the Bayes thresholds lie among the distinct scores.
+    target_bits = np.logaddexp(0.0, -ordered[target_places].astype(np.float64)) / np.log(2.0)
+    nontarget_bits = np.logaddexp(0.0, ordered[nontarget_places].astype(np.float64)) / np.log(2.0)
+    bayes = np.searchsorted(ends, [np.searchsorted(ordered, cost.bayes_threshold) for cost in costs])
 
     rng = np.random.default_rng(seed)
-    values = np.empty((n_draws, 1 + len(costs)))
+    eers, cllrs = np.empty((2, n_draws))
+    least, actual = np.empty((2, n_draws, len(costs)))
     done = 0
     while done < n_draws:
         drawn = present[rng.integers(0, len(present), len(present))]
         counts = np.bincount(drawn, minlength=n_speakers).astype(np.float64)
-        miss = _cumulative(counts[target_speakers])[target_ends]
-        fa = _cumulative(counts[pairs[0]] * counts[pairs[1]])[nontarget_ends]
+        target_times, nontarget_times = counts[target_speakers], counts[pairs[0]] * counts[pairs[1]]
+        miss = _cumulative(target_times)[target_ends]
+        fa = _cumulative(nontarget_times)[nontarget_ends]
         if miss[-1] == 0.0 or fa[-1] == 0.0:  # one speaker drawn every time, or only speakers without target trials
             continue
+        cllrs[done] = (target_times @ target_bits / miss[-1] + nontarget_times @ nontarget_bits / fa[-1]) / 2.0
         miss /= miss[-1]
         fa = 1.0 - fa / fa[-1]
-        values[done, 0], _ = crossing(miss, fa)
-        for i, cost in enumerate(costs, start=1):
-            values[done, i] = (cost.c_miss * cost.p_target * miss
-                               + cost.c_fa * (1.0 - cost.p_target) * fa).min() / cost.default_cost
+        eers[done], _ = crossing(miss, fa)
+        for i, cost in enumerate(costs):
+            dcf = cost.c_miss * cost.p_target * miss + cost.c_fa * (1.0 - cost.p_target) * fa
+            least[done, i], actual[done, i] = dcf.min() / cost.default_cost, dcf[bayes[i]] / cost.default_cost
         done += 1
     tails = np.array([(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    eer, *dcfs = (Interval(*map(float, np.quantile(column, tails))) for column in values.T)
-    return Intervals(eer, dict(zip(p_targets, dcfs)), len(present))
+
+    def interval(values: np.ndarray) -> Interval:
+        return Interval(*map(float, np.quantile(values, tails)))
+
+    def dcf_interval(values: np.ndarray, application: Union[float, str]) -> Interval:
+        return interval(values[:, [costs.index(cost) for cost in applications[application]]].mean(axis=1))
+
+    return Intervals(
+        interval(eers), {p_target: dcf_interval(least, p_target) for p_target in p_targets},
+        {p_target: dcf_interval(actual, p_target) for p_target in p_targets},
+        {name: {"min": dcf_interval(least, name), "actual": dcf_interval(actual, name)} for name in evaluations},
+        interval(cllrs), len(present))
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:

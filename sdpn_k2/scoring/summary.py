@@ -63,10 +63,10 @@ class Summary:
             rows += [(f"minDCF ({name})", f"{cost.min_dcf:.4f}"), (f"actDCF ({name})", f"{cost.actual_dcf:.4f}")]
         for name, primary in self.nist.items():
             rows += [(f"{name} min", f"{primary['min']:.4f}"), (f"{name} act", f"{primary['actual']:.4f}")]
+        rows += [("Cllr", f"{self.cllr:.4f}"), ("minCllr", f"{self.min_cllr:.4f}")]
         if self.intervals:
             rows += [(name, f"{scale * low:.{digits}f} .. {scale * high:.{digits}f}")
                      for name, (low, high), scale, digits in self._interval_rows()]
-        rows += [("Cllr", f"{self.cllr:.4f}"), ("minCllr", f"{self.min_cllr:.4f}")]
         width = max(len(name) for name, _ in rows)
         return "".join(f"{name.ljust(width)}  {value}\n" for name, value in rows)
 
@@ -75,6 +75,11 @@ class Summary:
         yield f"EER % ({speakers})", self.intervals.eer, 100, 3
         for p_target, interval in self.intervals.min_dcf.items():
             yield f"minDCF (p_target {p_target:g}; {speakers})", interval, 1, 4
+            yield f"actDCF (p_target {p_target:g}; {speakers})", self.intervals.actual_dcf[p_target], 1, 4
+        for name, primary in self.intervals.nist.items():
+            yield f"{name} min ({speakers})", primary["min"], 1, 4
+            yield f"{name} act ({speakers})", primary["actual"], 1, 4
+        yield f"Cllr ({speakers})", self.intervals.cllr, 1, 4
 
 
 def summarise(scores: Union[str, Path], trials: Union[str, Path], p_targets: Sequence[float] = (0.01, 0.05),
@@ -89,7 +94,7 @@ def summarise(scores: Union[str, Path], trials: Union[str, Path], p_targets: Seq
         c_miss: cost of a miss.
         c_fa: cost of a false alarm.
         evaluations: keys of ``metrics.NIST_SRE`` whose primary costs are wanted too.
-        utt2spk: Kaldi's table of speakers, for 95 % intervals of EER and minDCF.
+        utt2spk: Kaldi's table of speakers, for 95 % intervals of EER, minDCF, actDCF and Cllr.
 
     Raises:
         InputError: anything wrong in the files, or a parameter outside its range.
@@ -107,7 +112,8 @@ def summarise(scores: Union[str, Path], trials: Union[str, Path], p_targets: Seq
     if utt2spk is None:
         return summary
     speakers = trial_speakers(wanted, read_map(utt2spk))
-    return replace(summary, intervals=bootstrap_intervals(values, wanted.labels(), speakers, p_targets, c_miss, c_fa))
+    return replace(summary, intervals=bootstrap_intervals(values, wanted.labels(), speakers, p_targets, c_miss, c_fa,
+                                                          evaluations))
 
 
 def summarise_rates(rates: metrics.ErrorRates, p_targets: Sequence[float] = (0.01, 0.05), c_miss: float = 1.0,
