@@ -5,6 +5,7 @@ import os
 import kaldiio
 import numpy as np
 import pytest
+from kaldi_support import ROOT, succeed
 
 from sdpn_k2.kaldi import tools
 from sdpn_k2.kaldi.tables import TableWriter, read_object, read_table, write_object
@@ -95,6 +96,17 @@ def test_copy_feats_golden(run, shared, tmp_path, monkeypatch):
         assert (tmp_path / "float.ark").read_bytes() == (folder / f"cm{method}.float.ark").read_bytes()
     run("copy-feats", "scp:fbank80.scp", f"ark:{tmp_path}/fbank80.ark")
     assert (tmp_path / "fbank80.ark").read_bytes() == (folder / "fbank80.ark").read_bytes()
+
+
+def test_a_reader_that_stops_early_is_no_failure(tmp_path):
+    write(f"ark,scp:{tmp_path}/a.ark,{tmp_path}/a.scp", "matrix", **{f"k{i}": np.ones((100, 80)) for i in range(99)})
+    copied = succeed("copy-matrix 'ark:copy-matrix scp:a.scp ark,t:- | head -n 101 |' ark:x", tmp_path)
+    assert "Copied 1 matrices" in copied and "ERROR" not in copied
+    (tmp_path / "x").unlink()
+    job = f"{ROOT}/utils/run.pl x.log copy-feats --write-num-frames=ark,t:frames scp:a.scp ark:- "
+    succeed(job + "\\| subset-feats --n=1 ark:- ark:x", tmp_path)
+    assert list(read(f"ark:{tmp_path}/x", "matrix")) == ["k0"]
+    assert "Traceback" not in (tmp_path / "x.log").read_text() and not (tmp_path / "frames").exists()
 
 
 # Options

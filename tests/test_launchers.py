@@ -100,8 +100,19 @@ def test_other_jobs_end_when_some_fail(run, tmp_path):
     assert [body(tmp_path / f"log/x.{job}.log") for job in (1, 3, 5)] == ["done\n"] * 3
 
 
-def test_failure_anywhere_in_a_pipe_counts(run):
-    assert run("x.log", "false", "|", "cat").returncode == 1
+@pytest.mark.parametrize("command, code", [
+    ("false | cat", 1),
+    ("yes | head -n 1", 0),  # its reader has seen enough
+    ("yes | head -n 1 # as here", 0),
+    ("(exit 3) | yes | head -n 1", 3),
+    ("true | (exit 141)", 141),
+    ("exit 4", 4),
+    ("if", 1),
+    ("echo 'open", 1),
+])  # fmt: skip
+def test_failure_anywhere_in_a_pipe_counts(run, tmp_path, command, code):
+    assert run("x.log", *command.split()).returncode == (code > 0), (tmp_path / "x.log").read_text()
+    assert f"# Ended (code {code}) at" in (tmp_path / "x.log").read_text()
 
 
 def test_killed_job(run, tmp_path):

@@ -31,9 +31,14 @@ _FIRST_BLOCK = 1 << 14  # a single object is often small: read little at first
 _LARGEST_BLOCK = 1 << 20  # for large things; bounds what a forged size can make us allocate ahead of the data
 _LONGEST_KEY = 1 << 16  # bytes; a "key" longer than this is something other than a table
 _KEY = re.compile(rb"\s*(\S*)")
-_SIGPIPE = {141, -13}
+SIGPIPE_STATUS = 141  # in a shell, of a command whose reader went away
+_SIGPIPE = {SIGPIPE_STATUS, -13}
 
 _pipes_allowed = True
+
+
+class ReaderGone(InputError):
+    """Whoever reads our standard output has seen enough."""
 
 
 @contextlib.contextmanager
@@ -288,7 +293,8 @@ def open_output(wxfilename: str) -> Iterator[IO[bytes]]:
     written directly.
 
     Raises:
-        InputError: it cannot be written, or its command fails.
+        InputError: it cannot be written, or its command fails; ReaderGone where it is standard output and a pipe that
+            nobody reads any more.
     """
     if wxfilename in ("", "-"):
         try:
@@ -297,7 +303,7 @@ def open_output(wxfilename: str) -> Iterator[IO[bytes]]:
                 yield stream
                 stream.flush()
         except BrokenPipeError:
-            raise InputError("standard output: its reader has gone away (broken pipe)") from None
+            raise ReaderGone("standard output: its reader has gone away (broken pipe)") from None
     elif wxfilename.startswith("|"):
         with _command_input(wxfilename) as stream:
             yield stream

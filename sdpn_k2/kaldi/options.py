@@ -64,10 +64,12 @@ class Tool:
             status = self._run([str(argument) for argument in argv])
             sys.stdout.flush()
             return status
+        except (io.ReaderGone, BrokenPipeError):
+            # As any filter that ends quietly with its reader: "tool ... | head" is no failure.
+            _discard_stdout()
+            return io.SIGPIPE_STATUS
         except InputError as error:
             log.error(str(error), error)
-        except BrokenPipeError as error:
-            log.error("standard output: its reader has gone away (broken pipe)", error)
         except OSError as error:
             log.error(f"{error.filename}: {error.strerror}" if error.filename else str(error), error)
         except MemoryError as error:

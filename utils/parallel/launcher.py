@@ -17,8 +17,8 @@ and the launcher exits with 0 when every job ended with code 0, else with 1 afte
 
 An argument without white space goes to bash as it is, so that \\| and \\> and \\&\\& mean what they look like; one
 with white space is put in double quotes, or in single quotes if it has double quotes itself. This is Kaldi's rule.
-Unlike Kaldi's, a job also fails when any part of a pipe fails. Standard library only: this starts before every
-command of a recipe.
+Unlike Kaldi's, a job also fails when any part of a pipe fails, but for one that only writes more than is read
+(`yes | head`). Standard library only: this starts before every command of a recipe.
 """
 
 import os
@@ -37,7 +37,17 @@ _command={command}
 {{ printf '# %s\\n' "$_command"; echo "# Running on $(hostname)"; echo "# Started at $(date)"; echo '#'; }} \\
   > "$_log" || exit 1
 _start=$(date +%s)
-( set -o pipefail; eval "$_command" ) < /dev/null >> "$_log" 2>&1
+( set -o pipefail
+  _code=1
+  eval "$_command"'
+
+_code=$? _codes=("${{PIPESTATUS[@]}}")'
+  # 141: what writes into a pipe ends when its reader has seen enough, as head does. That alone is no failure.
+  if [ $_code = 141 ] && [ "${{_codes[${{#_codes[@]}}-1]}}" != 141 ]; then
+    _code=0
+    for _part in "${{_codes[@]}}"; do [ $_part = 0 ] || [ $_part = 141 ] || _code=$_part; done
+  fi
+  exit $_code ) < /dev/null >> "$_log" 2>&1
 _code=$?
 _time=$(($(date +%s) - _start))
 {{ echo "# Accounting: time=$_time threads={threads}"
