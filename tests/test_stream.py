@@ -1,5 +1,6 @@
 """Sliding windows over pipes and files: the same embeddings as of the pieces, and memory that does not grow."""
 
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -48,6 +49,7 @@ def test_files_and_pipes_give_the_embeddings_of_the_pieces(model, samples, tmp_p
         "channel": ["--channel", "1", str(tmp_path / "x.flac")],
         "command": ["--name", "x", f"cat {tmp_path}/x.raw |"],
         "wave": ["--name", "x", f"cat {tmp_path}/x.wav |"],
+        "tail": ["--name", "x", f"(cat {tmp_path}/x.wav; printf LIST; head -c 60000 {tmp_path}/x.wav) |"],
     }
     for name, arguments in inputs.items():
         output = f"ark:{tmp_path}/{name}.ark"
@@ -118,6 +120,10 @@ def test_bad_input(model, tmp_path, samples):
     soundfile.write(tmp_path / "short.wav", samples[:4000], 16000)
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "empty.raw").write_bytes(b"")
+    soundfile.write(tmp_path / "x.flac", samples, 16000)
+    soundfile.write(tmp_path / "my x.wav", samples, 16000)
+    for magic in ("OggS", "ID3", "RF64", "NIST", "FORM", "caff"):
+        (tmp_path / magic).write_bytes(magic.encode() + bytes(60000))
     for arguments, message in (
         ([str(tmp_path / "slow.wav")], "slow.wav: 8000 Hz, but the model wants 16000 Hz"),
         ([f"cat {tmp_path}/slow.wav |"], "8000 Hz, but the model wants"),
@@ -128,8 +134,19 @@ def test_bad_input(model, tmp_path, samples):
         ([str(tmp_path / "none.wav")], "none.wav"),
         (["false |"], "failed with exit status 1"),
         (["--shift", "3", str(tmp_path / "short.wav")], "shift and least window should lie above 0"),
+        (["--window", "inf", str(tmp_path / "short.wav")], "window inf s, shift 0.75 s"),
+        (["--shift", "0.00002", str(tmp_path / "short.wav")], "shift 2e-05 s: .* should be at least 0.01 s"),
+        (["--min-window", "0.05", str(tmp_path / "short.wav")], "least window 0.05 s: too short for an embedding"),
+        ([str(tmp_path / "my x.wav")], "'my x' cannot begin a key, .* --name NAME"),
+        ([f"cat {tmp_path}/x.flac |"], "FLAC, but a pipe should bring 16-bit WAV"),
+        *(([f"cat {tmp_path}/{magic} |"], f"{kind}, but a pipe should bring 16-bit WAV") for magic, kind in (
+            ("OggS", "Ogg"), ("ID3", "MP3"), ("RF64", "RF64"), ("NIST", "NIST SPHERE"), ("FORM", "AIFF"), ("caff", "CAF"),
+        )),
+        (["--channel", "1", f"cat {tmp_path}/short.wav |"], "there is no channel 1"),
     ):
         command = ["stream", "--device", "cpu", *arguments[:-1], str(model), arguments[-1], f"ark:{tmp_path}/out.ark"]
         result = CliRunner().invoke(cli, command)
-        assert isinstance(result.exception, InputError) and message in str(result.exception), arguments
+        assert isinstance(result.exception, InputError) and re.search(message, str(result.exception)), arguments
         assert not (tmp_path / "out.ark").exists()
+    result = CliRunner().invoke(cli, ["stream", "--channel", "-1", str(model), str(tmp_path / "short.wav")])
+    assert result.exit_code == 2 and "--channel" in result.output

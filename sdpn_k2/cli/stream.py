@@ -1,16 +1,18 @@
 """``sdpn-k2 stream``: embeddings of a live or long recording in sliding windows."""
 
+import os
 from pathlib import Path
 
 import click
 
 from sdpn_k2.cli.options import device_option, window_options
+from sdpn_k2.errors import InputError
 
 
 @click.command()
 @device_option
 @window_options
-@click.option("--channel", default=0, show_default=True, help="Of recordings with several, counted from 0.")
+@click.option("--channel", type=click.IntRange(min=0), default=0, show_default=True, help="Of recordings with several, counted from 0.")
 @click.option("--name", help="What keys begin with.  [default: the file's name, or stream]")
 @click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("audio")
@@ -28,7 +30,10 @@ def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int,
     from sdpn_k2.engine.streaming import embed_stream
     from sdpn_k2.kaldi.windows import Windowing
 
+    cut = Windowing(**windowing).check()
+    name = name or (Path(audio).stem if os.path.isfile(audio) else "stream")
+    if name.split() != [name]:
+        raise InputError(f"'{name}' cannot begin a key, for it has white space: say what keys begin with: --name NAME")
     log_to()
     extractor = Extractor.load(checkpoint, start_process(device).device)
-    name = name or (Path(audio).stem if Path(audio).is_file() else "stream")
-    embed_stream(extractor, audio, output, name, Windowing(**windowing), channel)
+    embed_stream(extractor, audio, output, name, cut, channel)

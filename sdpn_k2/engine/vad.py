@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -162,7 +163,7 @@ def _seconds(sample: int, rate: int) -> float:
 
 
 def _read(source: str, failed: List[str]) -> Iterator[Utterance]:
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         yield from _read_data_dir(Path(source), failed)
     elif is_table(source):
         yield from _read_table(source, failed)

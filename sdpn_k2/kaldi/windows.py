@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.utterances import Part
 
+LEAST_SHIFT = 0.01  # seconds; names of windows count hundredths
 OVERLAP_TOLERANCE = 1e-3  # seconds; times are written with few digits
 
 
@@ -19,9 +21,12 @@ class Windowing(NamedTuple):
 
     def check(self) -> "Windowing":
         """Raise InputError where the numbers make no sense."""
-        if not (0 < self.shift <= self.window and 0 < self.min_window <= self.window):
+        if not (0 < self.shift <= self.window < math.inf and 0 < self.min_window <= self.window):
             raise InputError(f"window {self.window:g} s, shift {self.shift:g} s, least window {self.min_window:g} s: "
                              "shift and least window should lie above 0 and not above the window")
+        if self.shift < LEAST_SHIFT:
+            raise InputError(f"shift {self.shift:g} s: names of windows count hundredths of a second, so it should be "
+                             f"at least {LEAST_SHIFT:g} s")
         return self
 
 
