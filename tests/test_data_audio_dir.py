@@ -108,6 +108,33 @@ def test_parts_that_lie_elsewhere_and_stale_files(root, tmp_path):
     assert {path.name for path in (data / "test").iterdir()} == {"spk2utt", "trials", "utt2dur", "utt2spk", "wav.scp"}
 
 
+def test_backups_and_folders_are_no_trial_lists(root, tmp_path):
+    (root / "test" / "trials_old").mkdir()
+    (root / "notes" / "trials.bak").write_text("")
+    for name in ("trials~", "trials.bak", "trials_b.orig"):
+        (root / "test" / name).write_text("someone else entirely\n")
+    (root / "test" / "trials_b-2").write_text("bob-1 phone target\n")
+    assert prepare_audio_dir(root, tmp_path / "data") == ["test"]
+    assert sorted(path.name for path in (tmp_path / "data" / "test").glob("trials*")) == ["trials", "trials_b-2"]
+
+
+def test_utterances_are_sorted_by_speaker_whatever_the_folders_are_called(root, tmp_path):
+    for folder in ("anna", "anna-maria", "anna(2)", "anna+b", "anna 3"):
+        for take in "azA":
+            write(root / "test" / folder / f"{take}.wav", noise())
+    write(root / "test" / "anna-maria" / "anna-maria-9.wav", noise())
+    (root / "test" / "trials").write_text("anna-a anna-maria-z nontarget\nanna-maria-9 anna-maria/a target\n")
+    prepare_audio_dir(root, tmp_path / "data")
+    validate_data_dir(tmp_path / "data" / "test", feats=False, text=False)
+    speakers = set(read_map(tmp_path / "data" / "test" / "utt2spk").values())
+    assert speakers == {"anna", "anna_maria", "anna_2_", "anna_b", "anna_3", "bob", "eve"}
+    assert (tmp_path / "data" / "test" / "trials").read_text() == (
+        "anna-a anna_maria-z nontarget\nanna_maria-9 anna_maria-a target\n"
+    )
+    write(root / "test" / "anna maria" / "b.wav", noise())
+    fails(root, tmp_path / "data", "'anna maria' and 'anna-maria' both become speaker 'anna_maria'")
+
+
 def test_manifests_are_the_same_bytes_each_time(root, tmp_path):
     for name in ("a", "b"):
         prepare_audio_dir(root, tmp_path / name)

@@ -159,7 +159,7 @@ def test_missing_pieces(corpus, tmp_path):
     data = tmp_path / "data"
     with pytest.raises(InputError, match="nowhere/wav.scp: no such file"):
         prepare_kaldi_dirs(tmp_path / "nowhere", {}, data)
-    with pytest.raises(InputError, match="train: no trials file here"):
+    with pytest.raises(InputError, match="train: no file trials or trials_<name> here"):
         prepare_kaldi_dirs(corpus / "train", {"dev": corpus / "train"}, data)
     with pytest.raises(InputError, match="cannot be called train"):
         prepare_kaldi_dirs(corpus / "train", {"train": corpus / "test"}, data)

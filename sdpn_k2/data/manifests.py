@@ -4,7 +4,7 @@ A corpus module lists its utterances (id → speaker, id → location) and calls
 all audio in threads, :func:`write_set` for the training set and each evaluation set, :func:`write_trials`,
 :func:`write_augmentation` and last :func:`write_eval_sets`. What it leaves under ``data``::
 
-    <set>/wav.scp utt2spk spk2utt utt2dur [segments] [trials*]     Kaldi data directory, sorted in C locale
+    <set>/wav.scp utt2spk spk2utt utt2dur [segments] [trials…]     Kaldi data directory, sorted in C locale
     manifests/recordings_<set>.jsonl.gz supervisions_<set>.jsonl.gz    lhotse, 16 kHz
     manifests/recordings_{noise,music,speech,rir}.jsonl.gz             for augmentation, where there are any
     manifests/skipped_<set>                                        audio left out, and why
@@ -37,6 +37,7 @@ from sdpn_k2.kaldi.data_dir import (
     Trial,
     byte_order,
     read_trials,
+    trial_lists,
     write_data_dir,
     write_map,
 )
@@ -294,7 +295,7 @@ def clear_set(directory: Path, source: Path) -> None:
     if directory.exists() and source.exists() and directory.samefile(source):
         raise InputError(f"{source}: the corpus lies where the data directory would go: give another data folder")
     tables = UTTERANCE_TABLES + SPEAKER_TABLES + RECORDING_TABLES + ("segments",)
-    for path in [*(directory / name for name in tables), *directory.glob("trials*")]:
+    for path in [*(directory / name for name in tables), *trial_lists(directory)]:
         path.unlink(missing_ok=True)
     (directory.parent / "eval_sets").unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ from sdpn_k2.engine.extraction import Extractor, extract
 from sdpn_k2.engine.progress import log_to
 from sdpn_k2.engine.trainer import Trainer
 from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.data_dir import trial_lists
 from sdpn_k2.kaldi.tables import write_object
 from sdpn_k2.scoring import results
 from sdpn_k2.scoring.backend import Preparation, score_tables
@@ -61,7 +62,10 @@ def run_experiment(config: Config, data: Path, exp: Path, process: Process, comm
     write_object(str(mean), read_embeddings(f"{exp}/xvectors_train/xvector.scp").vectors.mean(axis=0, dtype=np.float64),
                  "vector")
     for name in sets:
-        _score(exp, name, _trial_lists(data / name), mean)
+        lists = trial_lists(data / name)
+        if not lists:
+            raise InputError(f"{data / name}: no trial lists (trials, trials_<name>)")
+        _score(exp, name, lists, mean)
     results.write(exp, results.collect(data, exp, command))
     return True
 
@@ -77,13 +81,6 @@ def is_done(config: Config, exp: Path) -> bool:
     if load_config(exp / "config.yaml") != config:
         raise InputError(f"{exp}: has the results of another configuration; take another folder, or remove this one")
     return True
-
-
-def _trial_lists(folder: Path) -> List[Path]:
-    lists = [path for path in sorted(folder.glob("trials*")) if path.is_file() and not path.suffix]
-    if not lists:
-        raise InputError(f"{folder}: no trial lists (trials…)")
-    return lists
 
 
 def _score(exp: Path, name: str, lists: List[Path], mean: Path) -> None:

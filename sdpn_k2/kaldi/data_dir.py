@@ -23,6 +23,7 @@ Standard library only: the scripts in utils/ start through this module.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
@@ -30,6 +31,8 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output, make_folder
 
 PathLike = Union[str, Path]
+
+TRIAL_LIST = re.compile(r"trials(_[A-Za-z0-9_-]+)?")  # names of trial lists; egs/voxceleb/run.sh has the same
 
 UTTERANCE_TABLES = (
     "text", "feats.scp", "vad.scp", "utt2dur", "utt2num_frames", "utt2lang", "utt2uniq", "utt2warp", "utt2max_frames",
@@ -130,6 +133,12 @@ def read_trials(path: PathLike) -> Iterator[Trial]:
 
 def _rows(path: PathLike) -> Iterator[Tuple[int, str, str]]:
     """Yield line number, key and the rest of each line.
+
+def trial_lists(directory: PathLike) -> List[Path]:
+    """The trial lists in a directory, sorted: files called ``trials`` or ``trials_<name>``, no backups of such."""
+    found = Path(directory).glob("trials*")
+    return sorted(path for path in found if TRIAL_LIST.fullmatch(path.name) and path.is_file())
+
 
     Split as bytes: Python's str.split also splits at spaces that Kaldi takes for letters, such as U+3000 in text.
     """

@@ -20,7 +20,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
-from sdpn_k2.kaldi.data_dir import read_map
+from sdpn_k2.kaldi.data_dir import TRIAL_LIST, read_map, trial_lists
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import Interval, TrialSpeakers, bootstrap_intervals, trial_speakers
 from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials
@@ -184,7 +184,7 @@ def score_files(exp: Path) -> Dict[Tuple[str, str, str], Path]:
     files = {}
     for path in sorted(folder.glob("*/*.*")):
         trials_name, backend = path.name.rsplit(".", 1)
-        if path.is_file() and trials_name.startswith("trials"):
+        if path.is_file() and TRIAL_LIST.fullmatch(trials_name):
             files[path.parent.name, trials_name, backend] = path
     if not files:
         raise InputError(f"{folder}: no score files (SET/trials.BACKEND); run the scoring stage first")
@@ -194,7 +194,7 @@ def score_files(exp: Path) -> Dict[Tuple[str, str, str], Path]:
 def _missing(data: Path, files: Dict[Tuple[str, str, str], Path]) -> List[str]:
     """Trial lists without scores, and back ends that some lists have and others have not."""
     lists = {(s, t) for s, t, _ in files}
-    lists |= {(path.parent.name, path.name) for path in data.glob("*/trials*") if path.is_file() and not path.suffix}
+    lists |= {(folder.name, path.name) for folder in data.iterdir() for path in trial_lists(folder)}
     backends = sorted({backend for _, _, backend in files}, key=backend_order)
     return [f"{set_name}/{trials_name} has no {backend} scores"
             for set_name, trials_name in sorted(lists) for backend in backends

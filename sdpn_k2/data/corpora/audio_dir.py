@@ -11,11 +11,15 @@ Any format, rate and number of channels that libsndfile reads (m4a and the like 
 speaker are allowed. An utterance's id is ``<speaker>-<path below the speaker>``, without the speaker where that path
 begins with ``<speaker>-`` already. Trial lists may give the id, the path below the speaker, or the file's name, with or
 without suffix. There may be several, called ``trials_<name>``.
+
+A speaker is called as its folder, with ``_`` for white space, ``-`` and what sorts before ``-`` (``! " # $ % & ' ( ) * +
+,``): else the utterances of ``anna-maria`` would sort in between those of ``anna``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Mapping
 
@@ -34,6 +38,7 @@ from sdpn_k2.data.manifests import (
     write_trials,
 )
 from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.data_dir import trial_lists
 
 
 def prepare_audio_dir(
@@ -68,25 +73,25 @@ def prepare_audio_dir(
     places.update({name: Path(folder) for name, folder in (folders or {}).items()})
     if "train" not in places:
         raise InputError(f"{root / 'train'}: no such folder: training audio goes to train/<speaker>/<utterance>.wav")
-    trial_lists = {
-        name: sorted(place.glob("trials*"))
+    trials = {
+        name: trial_lists(place)
         for name, place in sorted(places.items())
         if name != "train" and name not in AUGMENTATION
     }
     options = {"num_jobs": num_jobs, "max_bad": max_bad}
 
-    for name in ["train", *(name for name, lists in trial_lists.items() if lists)]:
+    for name in ["train", *(name for name, lists in trials.items() if lists)]:
         clear_set(data / name, places[name])
         locations, speakers, aliases = list_utterances(places[name])
         scan = scan_audio(locations, name, channel, **options)
         write_set(data, name, scan, speakers, channel)
-        for path in trial_lists.get(name, []):
+        for path in trials.get(name, []):
             write_trials(path, data / name / path.name, scan, aliases)
-    for name in [name for name, lists in trial_lists.items() if not lists]:
-        log.info("%s: left out, as it has no trials", places[name])
+    for name in [name for name, lists in trials.items() if not lists]:
+        log.info("%s: left out, as it has no file trials or trials_<name>", places[name])
     kinds = {kind: list_recordings(places[kind]) for kind in AUGMENTATION if kind in places}
     write_augmentation(data, kinds, **options)
-    eval_sets = [name for name, lists in trial_lists.items() if lists]
+    eval_sets = [name for name, lists in trials.items() if lists]
     write_eval_sets(data, eval_sets)
     return eval_sets
 
@@ -100,20 +105,28 @@ def list_utterances(folder: Path) -> tuple[dict[str, str], dict[str, str], dict[
         aliases: other names for an utterance → its id, or None where a name fits several.
 
     Raises:
-        InputError: no audio, audio outside a speaker's folder, one id twice.
+        InputError: no audio, audio outside a speaker's folder, one id twice, two folders of one speaker.
     """
     locations: dict[str, str] = {}
     speakers: dict[str, str] = {}
     aliases: dict[str, str | None] = {}
+    folders: dict[str, str] = {}
     for path in find_audio(folder):
         relative = path.relative_to(os.path.abspath(folder))
         if len(relative.parts) < 2:
             raise InputError(f"{path}: audio must be in a folder named after its speaker: <speaker>/{path.name}")
-        speaker, below = make_id(relative.parts[0]), make_id(*relative.with_suffix("").parts[1:])
-        # Only a hyphen will do: "s1_a" sorts after "s10_a", and sorted utterances must also be sorted by speaker.
-        utterance = below if below.startswith(f"{speaker}-") else f"{speaker}-{below}"
+        name, below = make_id(relative.parts[0]), make_id(*relative.with_suffix("").parts[1:])
+        # Sorted utterances must also be sorted by speaker. So only a hyphen will do after it: "s1_a" sorts after
+        # "s10_a"; and the name itself may hold nothing that sorts before a hyphen, nor one.
+        speaker = re.sub("[!-\\-]", "_", name)
+        if folders.setdefault(speaker, relative.parts[0]) != relative.parts[0]:
+            raise InputError(f"{folder}: '{folders[speaker]}' and '{relative.parts[0]}' both become speaker "
+                             f"'{speaker}': rename one of them, or make them one folder")
+        below_speaker = below[len(name) + 1 :] if below.startswith(f"{name}-") else below
+        utterance = f"{speaker}-{below_speaker}"
         add_utterance(locations, utterance, path)
         speakers[utterance] = speaker
-        for alias in {below, path.stem, path.name, relative.as_posix(), relative.with_suffix("").as_posix()}:
+        as_named = f"{name}-{below_speaker}"
+        for alias in {below, as_named, path.stem, path.name, relative.as_posix(), relative.with_suffix("").as_posix()}:
             aliases[alias] = utterance if aliases.get(alias, utterance) == utterance else None
     return locations, speakers, aliases

@@ -33,7 +33,15 @@ from sdpn_k2.data.manifests import (
     write_trials,
 )
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.data_dir import Segment, byte_order, read_map, read_segments, write_data_dir, write_map
+from sdpn_k2.kaldi.data_dir import (
+    Segment,
+    byte_order,
+    read_map,
+    read_segments,
+    trial_lists,
+    write_data_dir,
+    write_map,
+)
 
 
 def prepare_kaldi_dirs(
@@ -63,15 +71,15 @@ def prepare_kaldi_dirs(
     """
     data = Path(data)
     options = {"num_jobs": num_jobs, "max_bad": max_bad}
-    trial_lists = {name: sorted(Path(folder).glob("trials*")) for name, folder in eval_dirs.items()}
-    for name, lists in trial_lists.items():
+    trials = {name: trial_lists(folder) for name, folder in eval_dirs.items()}
+    for name, lists in trials.items():
         if not lists:
-            raise InputError(f"{eval_dirs[name]}: no trials file here, which an evaluation set needs")
+            raise InputError(f"{eval_dirs[name]}: no file trials or trials_<name> here, which an evaluation set needs")
         if name == "train":
             raise InputError(f"{eval_dirs[name]}: an evaluation set cannot be called train: give it another name")
     for name, folder in {"train": train, **eval_dirs}.items():
         utterances = import_data_dir(Path(folder), data, name, **options)
-        for path in trial_lists.get(name, []):
+        for path in trials.get(name, []):
             write_trials(path, data / name / path.name, utterances)
     kinds = {kind: list_recordings(folder) for kind, folder in (augmentation or {}).items()}
     write_augmentation(data, kinds, **options)
