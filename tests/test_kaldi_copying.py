@@ -109,6 +109,22 @@ def test_a_reader_that_stops_early_is_no_failure(tmp_path):
     assert "Traceback" not in (tmp_path / "x.log").read_text() and not (tmp_path / "frames").exists()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["vector", "matrix"])
+@pytest.mark.parametrize("options", ["", ",t"])
+def test_what_float_cannot_hold_becomes_infinite(run, tmp_path, kind, options):
+    value = np.array([1e39, 2.0]) if kind == "vector" else np.array([[1e39, 2.0]])
+    write(f"ark{options}:{tmp_path}/a", f"double_{kind}", a=value)
+    assert run(f"copy-{kind}", f"ark:{tmp_path}/a", f"ark:{tmp_path}/b")[0] == 0
+    assert read(f"ark:{tmp_path}/b", kind)["a"].tolist() == np.where(value == 1e39, np.inf, value).tolist()
+
+
+def test_an_empty_matrix_has_neither_rows_nor_columns(tmp_path):
+    write(f"ark:{tmp_path}/a", "matrix", a=np.empty((0, 80)))
+    assert (tmp_path / "a").read_bytes() == b"a \0BFM \4\0\0\0\0\4\0\0\0\0"
+    assert read(f"ark:{tmp_path}/a", "matrix")["a"].shape == (0, 0)
+
+
 # Options
 
 

@@ -107,10 +107,10 @@ def read_compressed(stream: InputStream) -> CompressedMatrix:
     minimum, range_, rows, columns = _HEADER.unpack(
         stream.read_exactly(_HEADER.size, "the header of a compressed matrix")
     )
+    if rows < 0 or columns < 0 or (rows == 0) != (columns == 0):
+        raise stream.fail(f"impossible size of a compressed matrix: {rows} × {columns}")
     if columns == 0:
         return CompressedMatrix(format, minimum, range_, (0, 0), b"")
-    if rows < 0 or columns < 0:
-        raise stream.fail(f"impossible size of a compressed matrix: {rows} × {columns}")
     size = {"CM": 8 * columns + rows * columns, "CM2": 2 * rows * columns, "CM3": rows * columns}[format]
     payload = stream.read_array("u1", size, f"a compressed matrix of {rows} × {columns} numbers")
     return CompressedMatrix(format, minimum, range_, (rows, columns), payload.tobytes())

@@ -19,7 +19,10 @@ class Kind(NamedTuple):
 
 
 def _read_token(stream: InputStream) -> str:
-    words = _rest_of_line(stream).split()
+    line = _rest_of_line(stream)
+    if not line.endswith("\n"):
+        raise stream.fail("cut short: no line end after a word")
+    words = line.split()
     if len(words) != 1:
         raise stream.fail(f"expected one word after the key, got {len(words)}")
     return words[0]
@@ -34,9 +37,11 @@ def _read_number(read: Callable) -> Callable[[InputStream], Any]:
         binary = matrix.read_binary_mark(stream)
         value = read(stream, binary)
         if not binary and stream.buffer[stream.position - 1 : stream.position] != b"\n":
-            rest = stream.read_through(b"\n").strip()
-            if rest:
-                raise stream.fail(f"expected one number after the key, then {rest[:20]!r}")
+            rest = stream.read_through(b"\n")
+            if rest.strip():
+                raise stream.fail(f"expected one number after the key, then {rest.strip()[:20]!r}")
+            if not rest:
+                raise stream.fail("cut short: no line end after a number")
         return value
 
     return number

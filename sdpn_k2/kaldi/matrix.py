@@ -119,9 +119,11 @@ def read_vector(stream: InputStream, binary: Optional[bool] = None, dtype=np.flo
             raise stream.fail(f"impossible size of a vector: {dim}")
         stream.position = start + 8
         vector = stream.read_array("<f4" if token == b"FV " else "<f8", dim, f"a vector of {dim} numbers")
-        return vector if vector.dtype == dtype else vector.astype(dtype)
-    words = _read_brackets(stream, "vector").split()
-    return np.array(_parse_floats(stream, words), dtype)
+        return _converted(vector, dtype)
+    text = _read_brackets(stream, "vector")
+    if b"\n" in text:
+        raise stream.fail("a line end in a vector in text form: is it a matrix?")
+    return _converted(_parse_floats(stream, text.split()), dtype)
 
 
 def read_vectors_like(stream: InputStream, vector: np.ndarray) -> Iterator[Tuple[str, np.ndarray]]:
@@ -188,14 +190,13 @@ def read_general_matrix(
         raise stream.fail(f"expected a matrix (FM, DM or CM), got {token!r}")
     row_width, rows = _SIZE.unpack_from(stream.buffer, start + 3)
     column_width, columns = _SIZE.unpack_from(stream.buffer, start + 8)
-    if (row_width, column_width) != (4, 4) or rows < 0 or columns < 0:
+    if (row_width, column_width) != (4, 4) or rows < 0 or columns < 0 or (rows == 0) != (columns == 0):
         raise stream.fail(f"impossible size of a matrix: {rows} × {columns}")
     stream.position = start + 13
     matrix = stream.read_array(
         "<f4" if token == b"FM " else "<f8", rows * columns, f"a matrix of {rows} × {columns} numbers"
     )
-    matrix = matrix.reshape(rows, columns)
-    return matrix if matrix.dtype == dtype else matrix.astype(dtype)
+    return _converted(matrix.reshape(rows, columns), dtype)
 
 
 def encode_matrix(matrix: Union[np.ndarray, CompressedMatrix], binary: bool, dtype=np.float32) -> bytes:
@@ -207,7 +208,7 @@ def encode_matrix(matrix: Union[np.ndarray, CompressedMatrix], binary: bool, dty
     matrix = np.asarray(matrix, dtype)
     if matrix.ndim != 2:
         raise InputError(f"not a matrix: an array of shape {matrix.shape}")
-    rows, columns = matrix.shape
+    rows, columns = matrix.shape if matrix.size else (0, 0)
     if binary:
         header = (b"FM " if dtype == np.float32 else b"DM ") + _SIZE.pack(4, rows) + _SIZE.pack(4, columns)
         return header + matrix.tobytes()
@@ -225,7 +226,7 @@ def _parse_matrix(stream: InputStream, dtype) -> np.ndarray:
     for number, row in enumerate(rows):
         if len(row) != width:
             raise stream.fail(f"row {number} of a text matrix has {len(row)} numbers, the first has {width}")
-    return np.array(rows, dtype)
+    return _converted(rows, dtype)
 
 
 # Integers, one or many
@@ -296,6 +297,14 @@ def _read_brackets(stream: InputStream, what: str) -> bytes:
     if stream.peek(1) == b"\n":
         stream.position += 1
     return text[1:-1]
+
+
+def _converted(numbers, dtype) -> np.ndarray:
+    """An array of ``dtype``; what is too large for it becomes infinite, as in Kaldi."""
+    if getattr(numbers, "dtype", None) == dtype:
+        return numbers
+    with np.errstate(over="ignore"):
+        return np.array(numbers, dtype)
 
 
 def _parse_floats(stream: InputStream, words: List[bytes]) -> List[float]:
