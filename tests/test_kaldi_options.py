@@ -76,6 +76,8 @@ def test_options_end_at_the_first_argument_or_two_dashes():
         ("--num-bins", "write --num-bins=<value>"),
         ("--scale=x", "expected a number"),
         ("--scale=1_0", "expected a number"),
+        ("--scale=nan", "expected a number"),
+        ("--num-bins=2147483648", "expected an integer of 32 bits"),
         ("--use-energy=yes", "expected true or false"),
         ("--scale=", "expected a number"),
     ],

@@ -382,13 +382,22 @@ def test_forged_sizes_take_no_memory(tmp_path, kind, header, source):
         ("matrix", b"\0BFV \4\1\0\0\0aaaa"),
         ("matrix", b"\0BFM \4\xff\xff\xff\xff\4\1\0\0\0"),
         ("matrix", b" [\n 1 2\n 3 ]\n"),
+        ("matrix", b"\0BFM \4\5\0\0\0\4\0\0\0\0"),
+        ("matrix", b"\0BDM \4\0\0\0\0\4\5\0\0\0"),
+        ("matrix", b"\0BCM2 \0\0\0\0\0\0\x80\x3f\0\0\0\0\5\0\0\0"),
+        ("general_matrix", b"\0BCM \0\0\0\0\0\0\x80\x3f\5\0\0\0\0\0\0\0"),
+        ("vector", b" [\n 1 2\n 3 4 ]\n"),
         ("matrix", b"\0BCM4 \0\0\0\0\0\0\0\0\1\0\0\0\1\0\0\0"),
         ("int_vector", b"1 2.5\n"),
         ("int_vector", b"99999999999\n"),
         ("int_vector", b"\0B\4\1\0\0\0\x08aaaa"),
         ("int", b"5 6\n"),
         ("int", b"\n"),
+        ("int", b"1"),  # the archive may be cut within a number
+        ("int", b"1 "),
+        ("float", b"1.5"),
         ("token", b"a b\n"),
+        ("token", b"a"),
         ("token", b"\n"),
     ],
 )
@@ -589,9 +598,10 @@ def test_pipes(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="switched off"), pipes_allowed(False):
         list(read_table(f"ark:cat {tmp_path}/copy |", "vector"))
     (tmp_path / "evil.scp").write_text(f"a touch {tmp_path}/touched; cat {tmp_path}/copy |\n")
-    monkeypatch.setenv("SDPN_K2_ALLOW_PIPES", "false")
-    with pytest.raises(InputError, match="switched off"):
-        list(read_table(f"scp:{tmp_path}/evil.scp", "vector"))
+    for word in ("off", "false"):
+        monkeypatch.setenv("SDPN_K2_ALLOW_PIPES", word)
+        with pytest.raises(InputError, match="switched off"):
+            list(read_table(f"scp:{tmp_path}/evil.scp", "vector"))
     with pytest.raises(InputError, match="switched off"):
         write(f"ark:| touch {tmp_path}/touched", "vector", VECTORS)
     assert not (tmp_path / "touched").exists()

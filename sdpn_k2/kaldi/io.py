@@ -344,7 +344,7 @@ def _command_input(wxfilename: str) -> Iterator[IO[bytes]]:
 
 def _start(name: str, command: str, stdin: bool = False, stdout: bool = False):
     """Run a command with its standard input or output connected to us, unbuffered when we read."""
-    if not _pipes_allowed or os.environ.get("SDPN_K2_ALLOW_PIPES", "").lower() in ("false", "f", "0"):
+    if not _pipes_allowed or os.environ.get("SDPN_K2_ALLOW_PIPES", "").lower() not in ("", "true", "t", "1"):
         raise InputError(f"{name!r}: commands are switched off (--allow-pipes=false or SDPN_K2_ALLOW_PIPES=false)")
     import subprocess  # here, because most tools run no commands and this import is a tenth of their start-up
 

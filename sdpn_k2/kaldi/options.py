@@ -180,11 +180,14 @@ def _convert(option: Option, text: Optional[str], argument: str) -> Value:
         raise InputError(f"Invalid option {argument}: write --{option.name}=<value>")
     if isinstance(option.default, str):
         return text
-    kind, word = (int, "an integer") if isinstance(option.default, int) else (float, "a number")
+    whole = isinstance(option.default, int)
+    kind, word = (int, "an integer of 32 bits") if whole else (float, "a number")
     try:
-        if "_" in text:  # int() and float() would take 1_000
+        value = kind(text)
+        # int() and float() would take 1_000.
+        if "_" in text or value != value or (whole and not -(2**31) <= value < 2**31):
             raise ValueError
-        return kind(text)
+        return value
     except ValueError:
         raise InputError(f"Invalid option {argument}: expected {word}") from None
 
