@@ -55,7 +55,7 @@ def test_lists_numbers_segments_trials(tmp_path):
         ("read_numbers", "a 1 2\n", "{}:1: 'a' has '1 2' where a number is wanted"),
         ("read_segments", "a rec 1\n", "{}:1: expected utterance, recording, start and end, got 'a rec 1'"),
         ("read_segments", "a rec 2 1\n", "{}:1: 'a' goes from 2 to 1 s: it must end after its start"),
-        ("read_segments", "a rec -1 1\n", "{}:1: 'a' goes from -1 to 1 s: it must end after its start"),
+        ("read_segments", "a rec -1 1\n", "{}:1: 'a' starts at -1 s, before its recording"),
         ("read_trials", "a b target\na b yes\n", "{}:2: expected 'enroll test target|nontarget', got 'a b yes'"),
     ],
 )

@@ -23,6 +23,7 @@ from lhotse import (
 )
 from lhotse.audio import AudioSource
 from lhotse.kaldi import export_to_kaldi, load_kaldi_data_dir
+from lhotse.utils import fastcopy
 
 from tiny_models import write_data, write_model
 
@@ -30,8 +31,8 @@ from sdpn_k2.cli import cli
 from sdpn_k2.data.cuts import load_manifest, write_manifest
 from sdpn_k2.data.kaldi_exchange import read_kaldi_dir, write_kaldi_dir
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi import data_ops
-from sdpn_k2.kaldi.data_dir import read_map, validate as validate_data_dir
+from sdpn_k2.kaldi import data_ops, tools
+from sdpn_k2.kaldi.data_dir import read_map, validate as validate_data_dir, write_data_dir
 from sdpn_k2.kaldi.tables import TableWriter, read_table
 from sdpn_k2.kaldi.utterances import read_utterances
 
@@ -192,10 +193,88 @@ def test_ids_that_do_not_begin_with_the_speaker(audio, tmp_path):
     supervisions = [SupervisionSegment("x", "mono", 0.0, 1.0, speaker="zoe"),
                     SupervisionSegment("y", "mono", 1.0, 1.0, speaker="adam"),
                     SupervisionSegment("z", "mono", 2.0, 0.5)]
-    with pytest.raises(InputError, match="let every utterance id begin with its speaker id"):
-        write_kaldi_dir(recordings, supervisions, tmp_path / "data")
+    for number in range(2):  # nothing is left that a second try would stumble over
+        with pytest.raises(InputError, match="/data/utt2spk:2: .*let every utterance id begin with its speaker id"):
+            write_kaldi_dir(recordings, supervisions, tmp_path / "data")
+        assert not list(tmp_path.iterdir())
     write_kaldi_dir(recordings, supervisions, tmp_path / "prefixed", prefix_speaker=True)
     assert read_map(tmp_path / "prefixed" / "utt2spk") == {"adam-y": "adam", "z": "z", "zoe-x": "zoe"}
+
+
+@pytest.fixture
+def conversation(audio, tmp_path):
+    """A telephone conversation as Kaldi's Switchboard recipe has it: a command for each side, named by letters."""
+    folder = tmp_path / "swbd"
+    samples, _ = soundfile.read(audio / "stereo.flac")
+    folder.mkdir()
+    for letter, side in zip("AB", samples.T):
+        soundfile.write(folder / f"{letter}.wav", side, 16000, subtype="PCM_16")
+    soundfile.write(folder / "both.wav", samples, 16000, subtype="PCM_16")
+    sides = {letter: f"sw02001-{letter}" for letter in "AB"}
+    tables = {
+        "segments": {f"{side}_{i}": (side, 0.5 * i, 0.5 * i + 0.25) for side in sides.values() for i in range(3)},
+        "reco2file_and_channel": {side: ("sw02001", letter) for letter, side in sides.items()},
+    }
+    write_data_dir(folder / "data", {side: f"cat {folder}/{letter}.wav |" for letter, side in sides.items()},
+                   {name: side for name, (side, _, _) in tables["segments"].items()}, tables)
+    return folder
+
+
+def test_a_kaldi_directory_of_other_making_comes_back(conversation, tmp_path):
+    data = conversation / "data"
+    run("lhotse", "from-kaldi", data, tmp_path)
+    manifests = (tmp_path / "recordings_data.jsonl.gz", tmp_path / "supervisions_data.jsonl.gz")
+    (recording,) = load_manifest(manifests[0], RecordingSet)
+    assert recording.id == "sw02001" and recording.channel_ids == [0, 1]
+    run("lhotse", "to-kaldi", *manifests, tmp_path / "again")
+    for name in ("wav.scp", "segments", "utt2spk", "spk2utt"):
+        assert (tmp_path / "again" / name).read_bytes() == (data / name).read_bytes(), name
+    assert read_map(tmp_path / "again" / "reco2file_and_channel") == {
+        "sw02001-A": "sw02001 1", "sw02001-B": "sw02001 2"}
+    # One side alone keeps its name and channel, too; two recordings of one name get others.
+    supervisions = list(load_manifest(manifests[1], SupervisionSet))
+    right = [s for s in supervisions if s.channel == 1]
+    write_kaldi_dir([recording], right, tmp_path / "right")
+    assert set(read_map(tmp_path / "right" / "wav.scp")) == {"sw02001-B"}
+    assert as_dicts(read_kaldi_dir(tmp_path / "right")[1]) == as_dicts(right)
+    copies = [fastcopy(s, id=f"{s.id}-copy", recording_id="copy") for s in right]
+    write_kaldi_dir([recording, fastcopy(recording, id="copy")], right + copies, tmp_path / "copies")
+    assert set(read_map(tmp_path / "copies" / "wav.scp")) == {"sw02001", "copy"}
+    assert [(s.id, s.recording_id, s.channel) for s in read_kaldi_dir(tmp_path / "copies")[1]] == sorted(
+        (s.id, s.recording_id, 1) for s in right + copies)
+
+
+def test_one_channel_of_a_command(conversation, tmp_path):
+    (conversation / "data" / "reco2file_and_channel").unlink()
+    segments = {f"{name}-{i}": ("both", 0.5 * i, 0.5 * i + 0.25, channel) for name, channel in (("A", 0), ("B", 1))
+                for i in range(3)}
+    tables = {"segments": segments}
+    write_data_dir(tmp_path / "data", {"both": f"true; cat {conversation}/both.wav |"},
+                   {name: name[0] for name in segments}, tables)
+    recordings, supervisions = read_kaldi_dir(tmp_path / "data")
+    assert {s.id: s.channel for s in supervisions} == {name: value[3] for name, value in segments.items()}
+    for names, where in (("AB", "two"), ("B", "one")):
+        chosen = [s for s in supervisions if s.speaker in names]
+        write_kaldi_dir(recordings, chosen, tmp_path / where)
+        ours, expected = (dict(read_utterances(folder, 16000)) for folder in (tmp_path / where, tmp_path / "data"))
+        assert set(ours) == {s.id for s in chosen}
+        for name, samples in ours.items():
+            np.testing.assert_array_equal(samples, expected[name])
+        assert {s.id: s.channel for s in read_kaldi_dir(tmp_path / where)[1]} == {s.id: s.channel for s in chosen}
+
+
+def test_recordings_in_an_archive(conversation, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = conversation / "data"
+    assert tools.run("wav-copy", [f"scp:{data}/wav.scp", "ark,scp:x.ark,x.scp"]) in (0, None)
+    shutil.copy("x.scp", data / "wav.scp")
+    with pytest.raises(InputError, match=r"wav.scp: recording 'sw02001' lies in an archive \(x.ark:10\), where lhotse"):
+        read_kaldi_dir(data)
+    (tmp_path / "files").write_text("sw02001-A a.wav\nsw02001-B b.wav\n")
+    assert tools.run("wav-copy", [f"scp:{data}/wav.scp", "scp:files"]) in (0, None)
+    shutil.copy("files", data / "wav.scp")
+    (recording,), _ = read_kaldi_dir(data)
+    assert recording.load_audio().shape[0] == 2
 
 
 # Features.
@@ -400,7 +479,7 @@ def test_what_kaldi_cannot_hold(audio, tmp_path, caplog):
     def refused(message, recordings, *supervisions):
         with pytest.raises(InputError, match=message):
             write_kaldi_dir(recordings, supervisions, tmp_path / "data")
-        assert not (tmp_path / "data").exists() or not list((tmp_path / "data").iterdir())
+        assert not list(tmp_path.iterdir())
 
     whole = SupervisionSegment("mono", "mono", 0.0, mono.duration, speaker="mono")
     faster = SupervisionSegment("a", "mono_sp1.1", 0.0, 1.0)
@@ -411,20 +490,27 @@ def test_what_kaldi_cannot_hold(audio, tmp_path, caplog):
     refused("no utterances to write", [mono])
     refused("utterance 'mono' is there twice", [mono], whole, whole)
     remote = Recording("far", [AudioSource("url", [0], "https://example.org/a.wav")], 16000, 16000, 1.0)
-    refused("'far' comes from a url of 1", [remote], SupervisionSegment("a", "far", 0.0, 1.0))
+    refused("'far' comes from a url: Kaldi", [remote], SupervisionSegment("a", "far", 0.0, 1.0))
     gone = Recording("gone", [AudioSource("file", [0], str(tmp_path / "gone.wav"))], 16000, 16000, 1.0)
     refused("'gone': .*gone.wav: cannot read audio", [gone], SupervisionSegment("a", "gone", 0.0, 1.0))
     man, woman = (SupervisionSegment(f"x-{g}", "mono", 0.0, 1.0, speaker="x", gender=g) for g in "mf")
     refused("speaker 'x' is of two genders", [mono], man, woman)
+    refused("spk2utt: 'A B' cannot be a key", [mono], SupervisionSegment("a", "mono", 0.0, 1.0, speaker="A B"))
+    refused("segments:1: 'a' starts at -0.5 s, before its", [mono], SupervisionSegment("a", "mono", -0.5, 1.0))
     (tmp_path / "data").mkdir(exist_ok=True)
     (tmp_path / "data" / "notes").write_text("mine")
     with pytest.raises(InputError, match="is there already, and not empty"):
         write_kaldi_dir([mono], [whole], tmp_path / "data")
 
-    richer = SupervisionSegment("mono", "mono", 0.0, mono.duration, speaker="mono", custom={"mood": 3})
+    richer = SupervisionSegment("mono", "mono", 0.0, mono.duration, speaker="mono", custom={"mood": 3}, text="a  b\tc",
+                                gender="other")
     write_kaldi_dir([mono, stereo], [richer], tmp_path / "other")
     assert "1 recordings without an utterance are left out" in caplog.text
     assert "1 utterances have a field custom" in caplog.text
+    assert "genders other than m and f are taken as unknown: other" in caplog.text
+    assert "1 texts are written with one blank for every run of blanks" in caplog.text
+    assert read_map(tmp_path / "other" / "text") == {"mono": "a b c"}
+    assert not (tmp_path / "other" / "spk2gender").exists()
 
 
 def test_cuts_without_what_is_asked_for(cuts, tmp_path):

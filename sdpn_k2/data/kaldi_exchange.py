@@ -6,14 +6,16 @@ this apart from ``lhotse kaldi export`` and ``import``: files that are not 16-bi
 recording are told apart by Kaldi's ``reco2file_and_channel``; durations come back to the sample.
 
 A recording of which one channel is used stands in wav.scp under its own name; of another, channel by channel, as
-``<recording>-<channel>``, channels counted from 1 there as Kaldi does.
+``<recording>-<channel>``, channels counted from 1 there as Kaldi does. Where a Kaldi directory had another name for it,
+such as ``sw02001-A``, the supervisions keep that as ``custom["wav_scp_id"]``.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
+import shutil
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
@@ -22,13 +24,14 @@ from lhotse.audio import AudioSource
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.data_dir import Segment, read_map, read_numbers, validate, write_data_dir
-from sdpn_k2.kaldi.io import open_input
+from sdpn_k2.kaldi.io import open_input, split_offset
 from sdpn_k2.kaldi.utterances import MAX_OVERSHOOT, Part, read_parts
 from sdpn_k2.kaldi.wave import parse_to_wav, read_header, to_wav_command
 
 log = logging.getLogger(__name__)
 
 DURATION_TOLERANCE = 1e-6  # seconds: an utt2dur this close to its segment is the exact number
+ENTRY_FIELD = "wav_scp_id"  # of a supervision's custom fields: the id in wav.scp of its channel of its recording
 GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f"}
 
 
@@ -47,7 +50,7 @@ def write_kaldi_dir(
     recordings: Iterable[Recording], supervisions: Iterable[SupervisionSegment], directory: Path,
     prefix_speaker: bool = False,
 ) -> Exchange:
-    """Write a new data directory.
+    """Write a new data directory. It appears when it is complete.
 
     Always wav.scp, utt2spk, spk2utt, utt2dur and reco2dur; where there is something to tell, segments, text, utt2lang,
     spk2gender and reco2file_and_channel.
@@ -80,12 +83,16 @@ def write_kaldi_dir(
     _warn_of_loss(by_id, utterances.values())
 
     channels: Dict[str, Set[int]] = defaultdict(set)
+    kept: Dict[Tuple[str, int], str] = {}
     for supervision in utterances.values():
         channels[supervision.recording_id].add(_channel(supervision))
-    entries: Dict[Tuple[str, int], str] = {}  # recording and channel → its id in wav.scp
-    for recording, used in channels.items():
-        for channel in used:
-            entries[recording, channel] = recording if len(used) == 1 else f"{recording}-{channel + 1}"
+        if ENTRY_FIELD in (supervision.custom or {}):
+            kept[supervision.recording_id, _channel(supervision)] = str(supervision.custom[ENTRY_FIELD])
+    # A name that copies of a recording share, as after speed perturbation, is none of theirs.
+    times = Counter(kept.values())
+    kept = {file: entry for file, entry in kept.items() if times[entry] == 1}
+    entries = {(recording, channel): kept.get((recording, channel), _entry(recording, channel, used))
+               for recording, used in channels.items() for channel in used}  # recording and channel → id in wav.scp
     wav = {entry: _wav_entry(by_id[recording], channel) for (recording, channel), entry in entries.items()}
     if len(wav) < len(entries):
         raise InputError("names of recordings and of channels (recording-1, recording-2 …) fall together: rename some")
@@ -105,12 +112,32 @@ def write_kaldi_dir(
         tables["segments"] = segments
     elif not any(tables["text"].values()):
         del tables["text"]  # beside segments lhotse's import insists on it
-    if any(len(used) > 1 for used in channels.values()):
+    if any(_implied(entry, wav[entry]) != file for file, entry in entries.items()):
         tables["reco2file_and_channel"] = {
             entry: (recording, channel + 1) for (recording, channel), entry in entries.items()
         }
-    write_data_dir(directory, wav, speaker_of, {name: table for name, table in tables.items() if table})
+    _write_whole(directory, wav, speaker_of, {name: table for name, table in tables.items() if table})
     return Exchange(len(channels), len(utterances), len(set(speaker_of.values())))
+
+
+def _write_whole(directory: Path, wav: Dict[str, str], speaker_of: Dict[str, str], tables: Dict[str, dict]) -> None:
+    """Write the directory under another name, and rename it once it is found valid."""
+    target = directory.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        write_data_dir(temporary, wav, speaker_of, tables)
+        temporary.rename(target)  # which may be there, empty
+    except InputError as error:
+        raise InputError(str(error).replace(str(temporary), str(directory))) from None
+    except OSError as error:
+        raise InputError(f"{directory}: cannot make this folder: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _entry(recording: str, channel: int, used: Set[int]) -> str:
+    """The id in wav.scp of a channel, where none is given: ``used`` are all that are used of the recording."""
+    return recording if len(used) == 1 else f"{recording}-{channel + 1}"
 
 
 def _channel(supervision: SupervisionSegment) -> int:
@@ -134,14 +161,15 @@ def _wav_entry(recording: Recording, channel: int) -> str:
     source = next((source for source in recording.sources if channel in source.channels), None)
     if source is None:
         raise InputError(f"recording '{recording.id}' has no channel {channel}")
-    if source.type == "command" and len(source.channels) == 1:
+    if source.type == "command":
         command = source.source.strip()
-        if recording.transforms:
-            command += f" | sdpn-k2 to-wav --rate {recording.sampling_rate} --channel 0 -"
+        if recording.transforms or len(source.channels) > 1:
+            index = source.channels.index(channel)
+            command = f"({command}) | sdpn-k2 to-wav --rate {recording.sampling_rate} --channel {index} -"
         return f"{command} |"
     if source.type != "file":
-        raise InputError(f"recording '{recording.id}' comes from a {source.type} of {len(source.channels)} channel(s): "
-                         "Kaldi reads files and mono commands: save its audio first (lhotse's save_audio)")
+        raise InputError(f"recording '{recording.id}' comes from a {source.type}: Kaldi reads files and commands: save "
+                         "its audio first (lhotse's save_audio)")
     try:
         info = soundfile.info(source.source)
     except (OSError, RuntimeError) as error:
@@ -157,10 +185,19 @@ def _warn_of_loss(recordings: Dict[str, Recording], supervisions: Iterable[Super
     unused = len(set(recordings) - {supervision.recording_id for supervision in supervisions})
     if unused:
         log.warning("%d recordings without an utterance are left out: a Kaldi directory cannot hold them", unused)
-    for field in ("custom", "alignment"):
-        count = sum(bool(getattr(supervision, field)) for supervision in supervisions)
+    for field, count in (
+        ("custom", sum(bool(set(supervision.custom or {}) - {ENTRY_FIELD}) for supervision in supervisions)),
+        ("alignment", sum(bool(supervision.alignment) for supervision in supervisions)),
+    ):
         if count:
             log.warning("%d utterances have a field %s, which a Kaldi directory cannot hold", count, field)
+    given = {supervision.gender for supervision in supervisions if supervision.gender}
+    others = sorted(gender for gender in given if gender.lower() not in GENDERS)
+    if others:
+        log.warning("genders other than m and f are taken as unknown: %s", ", ".join(others))
+    count = sum(_one_line(supervision.text) != (supervision.text or "") for supervision in supervisions)
+    if count:
+        log.warning("%d texts are written with one blank for every run of blanks, tabs and line ends", count)
 
 
 def _genders(utterances: Dict[str, SupervisionSegment], speaker_of: Dict[str, str]) -> Dict[str, Optional[str]]:
@@ -208,16 +245,22 @@ def read_kaldi_dir(directory: Path) -> Tuple[List[Recording], List[SupervisionSe
     tables = {name: read_map(directory / name) if (directory / name).is_file() else {}
               for name in ("utt2spk", "text", "utt2lang", "spk2gender")}
     durations = read_numbers(directory / "utt2dur") if (directory / "utt2dur").is_file() else {}
-    supervisions = []
-    for part in read_parts(directory):
+    parts = read_parts(directory)
+    used: Dict[str, Set[int]] = defaultdict(set)
+    for part in parts:
         recording, channel = files[part.recording]
+        used[recording].add(channel if part.channel is None else part.channel)
+    supervisions = []
+    for part in parts:
+        recording, channel = files[part.recording]
+        kept = part.channel is None and part.recording != _entry(recording, channel, used[recording])
         start, duration = _times(part, by_id[recording].duration, durations.get(part.utterance), directory)
         speaker = tables["utt2spk"][part.utterance]
         supervisions.append(SupervisionSegment(
             id=part.utterance, recording_id=recording, start=start, duration=duration,
             channel=channel if part.channel is None else part.channel, speaker=speaker,
             text=tables["text"].get(part.utterance) or None, language=tables["utt2lang"].get(part.utterance),
-            gender=tables["spk2gender"].get(speaker),
+            gender=tables["spk2gender"].get(speaker), custom={ENTRY_FIELD: part.recording} if kept else None,
         ))
     return list(by_id.values()), supervisions
 
@@ -226,8 +269,7 @@ def _files_and_channels(directory: Path, entries: Dict[str, str]) -> Dict[str, T
     """Id in wav.scp → recording and channel, counted from 0."""
     path = directory / "reco2file_and_channel"
     if not path.is_file():
-        # One channel of a file is chosen by sdpn-k2 to-wav.
-        return {name: (name, (parse_to_wav(entry) or ("", 0, 0))[2]) for name, entry in entries.items()}
+        return {name: _implied(name, entry) for name, entry in entries.items()}
     files = {}
     for number, (entry, value) in enumerate(read_map(path).items(), start=1):
         words = value.split()
@@ -239,10 +281,19 @@ def _files_and_channels(directory: Path, entries: Dict[str, str]) -> Dict[str, T
     return files
 
 
+def _implied(name: str, entry: str) -> Tuple[str, int]:
+    """Recording and channel of a line of wav.scp, where no reco2file_and_channel says them."""
+    return name, (parse_to_wav(entry) or ("", 0, 0))[2]  # sdpn-k2 to-wav chooses one channel of a file
+
+
 def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Recording:
     """A recording from the wav.scp entry of each of its channels."""
     import soundfile
 
+    for entry in entries.values():
+        if split_offset(entry)[1] is not None and not os.path.isfile(entry):
+            raise InputError(f"{directory / 'wav.scp'}: recording '{name}' lies in an archive ({entry}), where lhotse "
+                             "does not find it: write files first (wav-copy scp:wav.scp scp:FILES)")
     parsed = {channel: parse_to_wav(entry) for channel, entry in entries.items()}
     try:
         if len({arguments and arguments[:2] for arguments in parsed.values()}) == 1 and parsed[min(parsed)]:

@@ -99,7 +99,8 @@ def read_segments(path: PathLike) -> Dict[str, Segment]:
     """Read a segments file as utterance → :class:`Segment`.
 
     Raises:
-        InputError: as :func:`read_map`; a line without recording, start and end, or whose end is not after its start.
+        InputError: as :func:`read_map`; a line without recording, start and end, whose start is negative or whose end
+            is not after its start.
     """
     return {
         utterance: parse_segment(utterance, value, f"{path}:{number}")
@@ -113,7 +114,9 @@ def parse_segment(utterance: str, value: str, where: str) -> Segment:
     if len(fields) not in (3, 4):
         raise InputError(f"{where}: expected utterance, recording, start and end, got '{utterance} {value}'")
     start, end = (_number(where, utterance, field) for field in fields[1:3])
-    if start < 0 or (end <= start and end != -1):
+    if start < 0:
+        raise InputError(f"{where}: '{utterance}' starts at {fields[1]} s, before its recording")
+    if end <= start and end != -1:
         raise InputError(f"{where}: '{utterance}' goes from {fields[1]} to {fields[2]} s: it must end after its start")
     return Segment(fields[0], start, end)
 
@@ -131,14 +134,14 @@ def read_trials(path: PathLike) -> Iterator[Trial]:
         yield Trial(enroll, fields[0], fields[1] == "target")
 
 
-def _rows(path: PathLike) -> Iterator[Tuple[int, str, str]]:
-    """Yield line number, key and the rest of each line.
-
 def trial_lists(directory: PathLike) -> List[Path]:
     """The trial lists in a directory, sorted: files called ``trials`` or ``trials_<name>``, no backups of such."""
     found = Path(directory).glob("trials*")
     return sorted(path for path in found if TRIAL_LIST.fullmatch(path.name) and path.is_file())
 
+
+def _rows(path: PathLike) -> Iterator[Tuple[int, str, str]]:
+    """Yield line number, key and the rest of each line.
 
     Split as bytes: Python's str.split also splits at spaces that Kaldi takes for letters, such as U+3000 in text.
     """
@@ -216,7 +219,7 @@ def write_data_dir(
     make_folder(directory)
     write_map(directory / "wav.scp", wav)
     write_map(directory / "utt2spk", utt2spk)
-    write_map(directory / "spk2utt", spk2utt(utt2spk))
+    write_map(directory / "spk2utt", spk2utt({name: utt2spk[name] for name in sorted(utt2spk, key=byte_order)}))
     for name, table in (tables or {}).items():
         write_map(directory / name, table)
     validate(directory, feats=False, text=False)
