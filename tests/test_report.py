@@ -145,9 +145,10 @@ def test_results_are_those_of_results_json(report, first):
     assert heading[:4] == ["set", "trials", "back end", "EER\xa0%"]
     for row, result in zip(rows, measured):
         low, high = result["eer_interval"]
+        at_01, at_05 = ("{:.3f} – {:.3f}".format(*result[f"min_dcf_{p}_interval"]) for p in ("01", "05"))
         assert row == [result["set"], result["trials"], result["backend"], f"{100 * result['eer']:.2f}",
-                       f"{100 * low:.1f} – {100 * high:.1f}", f"{result['min_dcf_01']:.4f}",
-                       f"{result['min_dcf_05']:.4f}", "120", "1\u202f008"]
+                       f"{100 * low:.1f} – {100 * high:.1f}", f"{result['min_dcf_01']:.4f}", at_01,
+                       f"{result['min_dcf_05']:.4f}", at_05, "120", "1\u202f008"]
     assert len(rows) == len(measured) == 2
 
 
@@ -158,6 +159,7 @@ def test_every_picture_is_there(report):
         "effective_rank by training step", "mean_cosine by training step", "utterances_per_second by training step",
         "data_wait_share by training step"]
     assert re.search(r"silhouette −?0\.\d{3}", text_of(report).replace("-", "−"))
+    assert text_of(report).count("Lines: 95 % intervals when the speakers are drawn anew.") == 2
 
 
 def test_training_configuration_corpus_and_commands_are_told(report, first, data):
@@ -224,6 +226,7 @@ def without(first, tmp_path, *parts):
     ("config.yaml", "config.yaml: not there; sdpn-k2 train writes it", "configuration-table"),
     ("scores", "scores: not there; score first", "DET curves"),
     ("xvectors_test/xvector.scp", "xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
+    ("xvectors_test", "xvectors_test/xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
 ])
 def test_a_missing_part_is_named_and_the_rest_is_there(data, first, tmp_path, part, said, gone):
     exp = without(first, tmp_path, part)
@@ -237,9 +240,51 @@ def test_a_missing_part_is_named_and_the_rest_is_there(data, first, tmp_path, pa
     assert len(everything) >= len(expected) - 7
 
 
+@pytest.mark.parametrize("part", ["train.log", "stamps", "backend"])
+def test_missing_parts_that_the_page_only_shows_are_named(data, first, tmp_path, part):
+    exp = without(first, tmp_path, part)
+    (line,) = write_report([exp], data, tmp_path / "report.html")
+    assert line.startswith(f"{exp / part}: not there; ")
+
+
+def test_cosine_scores_need_no_back_end(data, first, tmp_path):
+    exp = without(first, tmp_path, "backend", "scores/test/trials.plda")
+    assert write_report([exp], data, tmp_path / "report.html") == []
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_sets_that_are_not_counted_are_named(data, first, tmp_path, name):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / name / "utt2spk").unlink()
+    missing = write_report([first], tmp_path / "data", tmp_path / "report.html")
+    assert f"{tmp_path / 'data' / name / 'utt2spk'}: not there, so {name} is not counted" in missing
+    assert len(Page(tmp_path / "report.html").tables["corpus-table"]) == 2
+
+
+def test_the_data_folder_is_known_from_the_results(first, report, tmp_path):
+    assert write_report([first], None, tmp_path / "report.html") == []
+    assert labels(tmp_path / "report.html") == labels(report)
+
+
+def test_results_of_an_earlier_version_are_shown(data, first, tmp_path):
+    exp = without(first, tmp_path)
+    results = json.loads((exp / "results.json").read_text())
+    del results["data"]
+    for row in results["results"]:
+        del row["min_dcf_01_interval"], row["min_dcf_05_interval"]
+    (exp / "results.json").write_text(json.dumps(results))
+    assert write_report([exp], data, tmp_path / "report.html") == []
+    assert write_report([exp], None, tmp_path / "report.html")[0].startswith(
+        "no data folder (--data DATA; results.json names none): ")
+
+
 def test_without_data_the_tables_are_there(first, tmp_path):
-    missing = write_report([first], None, tmp_path / "report.html")
-    assert len(missing) == 1 and missing[0].startswith("no data folder (--data DATA)")
+    exp = without(first, tmp_path)
+    results = json.loads((exp / "results.json").read_text())
+    (exp / "results.json").write_text(json.dumps({**results, "data": str(tmp_path / "gone")}))
+    missing = write_report([exp], None, tmp_path / "report.html")
+    assert len(missing) == 1 and missing[0].startswith(
+        f"no data folder (--data DATA; results.json names {tmp_path / 'gone'}): ")
     assert list(Page(tmp_path / "report.html").tables) == ["results-table", "health-table", "configuration-table"]
 
 

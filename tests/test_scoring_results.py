@@ -1,6 +1,7 @@
 """Stage 7: from a score folder to results.json, RESULTS.md and a table; and ``sdpn-k2 eval``."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -51,11 +52,12 @@ def test_result_files(folders):
     assert "Missing: test/trials_o has no plda scores" in done.output
     assert "no speaker labels were used" in done.output
     page = (exp / "RESULTS.md").read_text()
-    assert "| test | trials | cosine | 2 | 2 | 50.00 |  | 0.5000 | 0.5000 |" in page
+    assert "| test | trials | cosine | 2 | 2 | 50.00 |  | 0.5000 |  | 0.5000 |  |" in page
     assert "no speaker labels were used" in page and "sdpn-k2 " in page and "numpy" in page
     stored = json.loads((exp / "results.json").read_text())
     assert stored["results"][1]["eer"] == 0.0
     assert set(stored["measured"]["versions"]) >= {"python", "numpy"}
+    assert stored["data"] == str(data)
 
 
 def test_what_the_plda_used_is_said_or_said_to_be_unknown(folders):
@@ -77,13 +79,55 @@ def test_lists_without_scores_are_reported(folders):
     assert "train/trials has no cosine scores" in missing and "train/trials has no plda scores" in missing
 
 
+def test_eer_and_costs_have_intervals_where_the_speakers_are_known(folders):
+    data, exp = folders
+    (data / "test" / "utt2spk").write_text("a one\nx one\nb two\ny two\n")
+    report = results.collect(data, exp)
+    cosine = report.results[0]
+    for value, interval in ((cosine.eer, cosine.eer_interval), (cosine.min_dcf_01, cosine.min_dcf_01_interval),
+                            (cosine.min_dcf_05, cosine.min_dcf_05_interval)):
+        assert interval.low <= value <= interval.high
+    page = results.markdown(report, "exp")
+    low, high = cosine.min_dcf_01_interval
+    assert f"| 0.5000 | {low:.3f}..{high:.3f} | 0.5000 |" in page and "when the speakers are drawn anew" in page
+
+
+@pytest.mark.parametrize("table, said", [
+    ("a a\nb b\nx x\ny y\n", "no intervals: .*a x is a target trial, but not by the speakers given"),
+    ("a one\nx one\nb two\n", "no intervals: .*the speaker of y is not known"),
+    ("a\n", "no intervals: .*utt2spk:1: 'a' has no value"),
+])
+def test_unusable_speakers_cost_the_intervals_only(folders, table, said):
+    data, exp = folders
+    (data / "test" / "utt2spk").write_text(table)
+    report = results.collect(data, exp)
+    assert len(report.results) == 3 and report.results[0].eer_interval is None
+    assert re.search(said, report.missing[0])
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("trials.cosine", "a x 0.5\nb y 0.5\na y 0.5\nb x 0.5\n", "trials.cosine: all 4 scores are 0.5"),
+    ("trials.cosine", "a x nan\nb y 1\na y 2\nb x 3\n", "trials.cosine:1: the score is 'nan'"),
+    ("trials.cosine", "", "trials.cosine: "),
+    ("trials.cosine", "a x 1\n", "trials.cosine: no score for b y"),
+    ("trials_none.cosine", "a x 1\n", "trials_none: no such trial list, but .* has scores for it"),
+])
+def test_score_files_that_cannot_be_measured_are_named(folders, name, content, said):
+    data, exp = folders
+    (exp / "scores" / "test" / name).write_text(content)
+    report = results.collect(data, exp)
+    assert {result.backend for result in report.results} == {"cosine", "plda"}
+    assert re.search(said, report.missing[0]) and report.missing[1:] == ["test/trials_o has no plda scores"]
+
+
 def test_experiments_that_cannot_be_measured(folders):
     data, exp = folders
-    (exp / "scores" / "test" / "trials.cosine").write_text("a x 0.5\nb y 0.5\na y 0.5\nb x 0.5\n")
-    with pytest.raises(InputError, match=r"trials.cosine: all 4 scores are 0.5"):
+    (data / "test" / "trials").write_text("a x target\na x nontarget\n")
+    (data / "test" / "trials_o").unlink()
+    with pytest.raises(InputError, match="none of the score files .* the first fault: .*both target and nontarget"):
         results.collect(data, exp)
-    (data / "test" / "trials").unlink()
-    with pytest.raises(InputError, match="no such trial list"):
+    (exp / "scores" / "test" / "trials_o.cosine").unlink()
+    with pytest.raises(InputError, match="^[^ ]*trials: a x is both target and nontarget"):
         results.collect(data, exp)
     shutil.rmtree(exp / "scores")
     with pytest.raises(InputError, match="no score files .* run the scoring stage first"):

@@ -5,7 +5,8 @@ import click
 
 @click.command("report")
 @click.option("--data", metavar="DATA", type=click.Path(file_okay=False),
-              help="The recipe's data folder (trial lists, utt2spk, utt2dur): for pictures of scores and embeddings.")
+              help="The recipe's data folder (trial lists, utt2spk, utt2dur): for pictures of scores and embeddings.  "
+                   "[default: the one that results.json names]")
 @click.option("--output", "-o", metavar="FILE", type=click.Path(dir_okay=False),
               help="[default: EXP/report.html, of several experiments report.html here]")
 @click.argument("experiments", metavar="EXP...", nargs=-1, required=True, type=click.Path())

@@ -22,6 +22,8 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.history import read_metrics
 from sdpn_k2.scoring.results import score_files
 
+_INTERVALS = ("eer_interval", "min_dcf_01_interval", "min_dcf_05_interval")  # may be missing
+
 Part = TypeVar("Part")
 ScoreKey = Tuple[str, str, str]  # set, trial list, back end
 
@@ -133,13 +135,14 @@ def read_experiment(path: Path, name: str) -> Experiment:
 
 def _read_results(path: Path) -> dict:
     try:
-        results = {"missing": [], "plda_labels": None, **json.loads(path.read_text(encoding="utf-8"))}
+        results = {"missing": [], "plda_labels": None, "data": None, **json.loads(path.read_text(encoding="utf-8"))}
+        results["results"] = [{**dict.fromkeys(_INTERVALS), **row} for row in results["results"]]
         measured = results["measured"]
         if (all(map(_is_result, results["results"])) and isinstance(results["missing"], list)
                 and all(isinstance(measured[key], str) for key in ("command", "date"))
                 and isinstance(measured["versions"], dict)
                 and all(value is None or isinstance(value, str)
-                        for value in (results["plda_labels"], measured["git_revision"]))):
+                        for value in (results["plda_labels"], results["data"], measured["git_revision"]))):
             return results
     except (OSError, ValueError, LookupError, TypeError):
         pass
@@ -150,8 +153,7 @@ def _read_results(path: Path) -> dict:
 def _is_result(row: dict) -> bool:
     """Whether a row of results.json has the fields of ``results.Result``; raises KeyError or TypeError if one lacks."""
     figures = [row[key] for key in ("n_targets", "n_nontargets", "eer", "min_dcf_01", "min_dcf_05")]
-    if row["eer_interval"] is not None:
-        low, high = row["eer_interval"]
+    for low, high in (row[key] for key in _INTERVALS if row[key] is not None):
         figures += [low, high]
     return (all(isinstance(row[key], str) for key in ("set", "trials", "backend"))
             and all(math.isfinite(value) for value in figures))

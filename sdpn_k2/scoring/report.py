@@ -6,7 +6,7 @@ Figures that were measured already (results.json) are taken as they are. What ca
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
 
 import numpy as np
 
@@ -15,15 +15,18 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
 from sdpn_k2.scoring import metrics, page, plots
 from sdpn_k2.scoring.conditions import Conditions, rates_by_condition
+from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
 from sdpn_k2.scoring.corpus import SetSummary, known_conditions, set_names, summarise_set
 from sdpn_k2.scoring.experiment import Experiment, ScoreKey, read_experiments
 from sdpn_k2.scoring.history import course
 from sdpn_k2.scoring.metrics import ErrorRates
 from sdpn_k2.scoring.panels import speaker_panels
-from sdpn_k2.scoring.results import PLDA_LABELS, UNKNOWN_LABELS, backend_order, provenance
-from sdpn_k2.scoring.trials import Trials, match_scores, read_scores, read_trials
+from sdpn_k2.scoring.results import PLDA_LABELS, UNKNOWN_LABELS, backend_order, known_speakers, provenance
+from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials
 
 Made = TypeVar("Made")
+
+BAR_DRAWS = 200  # for the interval of each bar: enough to see it by
 
 MEANINGS = {
     "loss": "the objective",
@@ -95,7 +98,8 @@ def write_report(paths: Sequence[Path], data: Optional[Path], output: Path, comm
 
     Args:
         paths: experiment folders.
-        data: the recipe's data folder (trial lists, utt2spk, utt2dur); pictures of scores and embeddings need it.
+        data: the recipe's data folder (trial lists, utt2spk, utt2dur), which pictures of scores and embeddings need;
+            None: that of results.json, where it is still there and the same for all.
         output: the HTML file.
         command: the command line that asked for it, kept on the page.
 
@@ -110,15 +114,21 @@ def write_report(paths: Sequence[Path], data: Optional[Path], output: Path, comm
     experiments = read_experiments(paths)
     sections = Sections(rows=_rows(experiments))
     sections.missing += dict.fromkeys(line for experiment in experiments for line in experiment.missing)
+    sections.missing += _parts_not_there(experiments)
+    recorded = {experiment.results["data"] for experiment in experiments if experiment.results} - {None}
+    if data is None and len(recorded) == 1 and Path(*recorded).is_dir():
+        data = Path(*recorded)
     if data is None:
-        sections.missing.append("no data folder (--data DATA): no DET curves, histograms, conditions, maps and corpus")
+        sections.missing.append(
+            f"no data folder (--data DATA; results.json names {', '.join(sorted(recorded)) or 'none'}): "
+            "no DET curves, histograms, conditions, maps and corpus")
     else:
         for set_name, trials_name in sorted({key[:2] for experiment in experiments for key in experiment.scores}):
             pictures = _list_pictures(sections, experiments, data, set_name, trials_name)
             if pictures:
                 sections.lists.append((f"{set_name} / {trials_name}", pictures))
         sections.maps = _maps(sections, experiments, data)
-        sections.corpus = _corpus(sections, data)
+        sections.corpus = _corpus(sections, experiments, data)
     trained = {experiment.name: experiment.path / "metrics.jsonl" for experiment in experiments if experiment.metrics}
     if trained:
         sections.curves = [Picture(plots.to_svg(figure), f"{title} by training step", "")
@@ -131,6 +141,17 @@ def write_report(paths: Sequence[Path], data: Optional[Path], output: Path, comm
     with atomic_output(output, "w") as stream:
         stream.write(text)
     return sections.missing
+
+
+def _parts_not_there(experiments: Sequence[Experiment]) -> Iterator[str]:
+    """A line for each part of the recipe's that only the page shows."""
+    for experiment in experiments:
+        parts = {"train.log": "sdpn-k2 train writes it", "stamps": "run.sh keeps the settings of its stages there"}
+        if any(backend != "cosine" for _, _, backend in experiment.scores):
+            parts["backend"] = "train the back end (stage 5 of run.sh)"
+        for name, remedy in parts.items():
+            if not (experiment.path / name).exists():
+                yield f"{experiment.path / name}: not there; {remedy}"
 
 
 def _rows(experiments: Sequence[Experiment]) -> List[Row]:
@@ -152,6 +173,7 @@ def _list_pictures(sections: Sections, experiments: Sequence[Experiment], data: 
     if trials is None:
         return []
     conditions = sections.attempt(lambda: known_conditions(data / set_name, trials)) or {}
+    speakers = sections.attempt(lambda: known_speakers(data / set_name / "utt2spk", trials)) if conditions else None
     pictures: List[Picture] = []
     for title, files in _groups(experiments, set_name, trials_name):
         read = {name: sections.attempt(partial(_read, file, trials)) for name, file in files.items()}
@@ -166,13 +188,13 @@ def _list_pictures(sections: Sections, experiments: Sequence[Experiment], data: 
             pictures += [Picture(plots.to_svg(plots.score_histograms(each)), f"score histograms of {name}",
                                  f"Scores of {name}: densities, and the threshold of the EER.")
                          for name, each in rates.items()]
-        pictures += [_bars(systems, trials, what, division, of) for what, division in conditions.items()]
+        pictures += [_bars(systems, trials, speakers, what, division, of) for what, division in conditions.items()]
     return pictures
 
 
 def _labelled(path: Path) -> Trials:
     trials = read_trials(path)
-    trials.labels()
+    check_labels_agree(trials)
     return trials
 
 
@@ -200,19 +222,33 @@ def _groups(experiments: Sequence[Experiment], set_name: str,
         yield key[2], {each.name: each.scores[key] for each in experiments if key in each.scores}
 
 
-def _bars(systems: Mapping[str, System], trials: Trials, what: str, conditions: Conditions, of: str) -> Picture:
+def _bars(systems: Mapping[str, System], trials: Trials, speakers: Optional[TrialSpeakers], what: str,
+          conditions: Conditions, of: str) -> Picture:
     counts = np.bincount(conditions.of_trial[conditions.of_trial >= 0], minlength=len(conditions.names)).tolist()
     bars = {}
     for name, system in systems.items():
         rates = rates_by_condition(system.scores, trials.labels(), conditions).values()
-        bars[name] = [plots.Bar(metrics.eer(each).value) if each else None for each in rates]
+        bars[name] = [_bar(each, system, trials, speakers, conditions.of_trial == i) if each else None
+                      for i, each in enumerate(rates)]
     names = [f"{name}\n{page.number(count)} trials" for name, count in zip(conditions.names, counts)]
-    return Picture(plots.to_svg(plots.condition_bars(names, bars)), f"EER{of} by {what}", f"EER{of} by {what}.")
+    caption = f"EER{of} by {what}." + (" Lines: 95 % intervals when the speakers are drawn anew." if speakers else "")
+    return Picture(plots.to_svg(plots.condition_bars(names, bars)), f"EER{of} by {what}", caption)
+
+
+def _bar(rates: ErrorRates, system: System, trials: Trials, speakers: Optional[TrialSpeakers],
+         chosen: np.ndarray) -> plots.Bar:
+    """The EER of the trials in ``chosen``, bool (n_trials,), with its interval where the speakers are known."""
+    interval = None
+    if speakers is not None:
+        interval = bootstrap_intervals(system.scores[chosen], trials.labels()[chosen],
+                                       TrialSpeakers(*(side[chosen] for side in speakers)), (), n_draws=BAR_DRAWS).eer
+    return plots.Bar(metrics.eer(rates).value, interval)
 
 
 def _maps(sections: Sections, experiments: Sequence[Experiment], data: Path) -> List[Picture]:
-    """A map for each evaluation set, of all experiments that have embeddings of it."""
+    """A map for each set that has scores or embeddings, of all experiments that have embeddings of it."""
     names = {path.name[len("xvectors_"):] for experiment in experiments for path in experiment.path.glob("xvectors_*")}
+    names.update(_scored_sets(experiments))
     made = []
     for name in sorted(names - {"train"}):
         folders = {experiment.name: experiment.path / f"xvectors_{name}" for experiment in experiments}
@@ -231,8 +267,14 @@ def _map(name: str, folders: Mapping[str, Path], utt2spk: Path) -> Picture:
                    "The silhouette is of the embeddings themselves, by cosine: 1 is best, 0 is mixed.", len(panels) > 1)
 
 
-def _corpus(sections: Sections, data: Path) -> List[SetSummary]:
+def _scored_sets(experiments: Sequence[Experiment]) -> Set[str]:
+    return {set_name for experiment in experiments for set_name, _, _ in experiment.scores}
+
+
+def _corpus(sections: Sections, experiments: Sequence[Experiment], data: Path) -> List[SetSummary]:
     names = sections.attempt(lambda: set_names(data)) or []
+    sections.missing += [f"{data / name / 'utt2spk'}: not there, so {name} is not counted"
+                         for name in ("train", *sorted(_scored_sets(experiments))) if name not in names]
     made = [sections.attempt(partial(summarise_set, data / name)) for name in names]
     summaries = [summary for summary in made if summary is not None]
     for summary in summaries:

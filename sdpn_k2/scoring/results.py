@@ -50,6 +50,8 @@ class Result:
         eer_kaldi: EER by compute-eer's rule.
         min_dcf_01: minDCF at p_target 0.01.
         min_dcf_05: minDCF at p_target 0.05.
+        min_dcf_01_interval: interval of the former, as ``eer_interval``.
+        min_dcf_05_interval: interval of the latter.
     """
 
     set: str
@@ -62,20 +64,31 @@ class Result:
     eer_kaldi: float
     min_dcf_01: float
     min_dcf_05: float
+    min_dcf_01_interval: Optional[Interval]
+    min_dcf_05_interval: Optional[Interval]
 
 
 @dataclass(frozen=True)
 class Report:
-    """All results of an experiment, what is missing, and how they were measured."""
+    """All results of an experiment, what is missing, and how they were measured.
+
+    Attributes:
+        results: one for each score file that could be measured.
+        missing: a line for everything else.
+        plda_labels: a key of ``PLDA_LABELS``, None where it is not recorded.
+        data: the data folder, absolute.
+        measured: as ``provenance`` returns it.
+    """
 
     results: List[Result]
     missing: List[str]
     plda_labels: Optional[str]
+    data: str
     measured: Dict[str, object]
 
 
 def collect(data: Path, exp: Path, command: str = "") -> Report:
-    """Measures every score file of an experiment.
+    """Measures every score file of an experiment; a file that cannot be used is named under ``missing``.
 
     Args:
         data: the data folder, with the trial lists.
@@ -83,31 +96,57 @@ def collect(data: Path, exp: Path, command: str = "") -> Report:
         command: the command line that asked for it, kept in the report.
 
     Raises:
-        InputError: no score file at all, a score file without its trial list, or whatever is wrong inside one of them.
+        InputError: no score file that could be measured, or a broken EXP/backend/plda_labels.
     """
     files = score_files(exp)
-    results = []
+    results: List[Result] = []
+    missing: List[str] = []
     for set_name, trials_name in sorted({(s, t) for s, t, _ in files}):
         path = data / set_name / trials_name
+        backends = sorted((b for s, t, b in files if (s, t) == (set_name, trials_name)), key=backend_order)
         if not path.is_file():
-            raise InputError(f"{path}: no such trial list, but {exp / 'scores' / set_name} has scores for it")
-        trials = read_trials(path)
-        check_labels_agree(trials)
-        speakers = _speakers(data / set_name / "utt2spk", trials)
-        for backend in sorted((b for s, t, b in files if (s, t) == (set_name, trials_name)), key=backend_order):
-            score_file = files[set_name, trials_name, backend]
-            scores = match_scores(read_scores(score_file), trials)
+            missing.append(f"{path}: no such trial list, but {exp / 'scores' / set_name} has scores for it")
+            for backend in backends:
+                del files[set_name, trials_name, backend]
+            continue
+        try:
+            trials = read_trials(path)
+            check_labels_agree(trials)
+        except InputError as error:
+            missing.append(str(error))
+            continue
+        try:
+            speakers = known_speakers(data / set_name / "utt2spk", trials)
+        except InputError as error:
+            missing.append(f"no intervals: {error}")
+            speakers = None
+        for backend in backends:
             try:
-                rates = metrics.ErrorRates.from_scores(scores, trials.labels())
+                key = set_name, trials_name, backend
+                results.append(_measure(key, files[key], trials, speakers))
             except InputError as error:
-                raise InputError(f"{score_file}: {error}") from error
-            interval = bootstrap_intervals(scores, trials.labels(), speakers, ()).eer if speakers else None
-            results.append(Result(
-                set=set_name, trials=trials_name, backend=backend,
-                n_targets=len(rates.targets), n_nontargets=len(rates.nontargets),
-                eer=metrics.eer(rates).value, eer_interval=interval, eer_kaldi=metrics.eer(rates, "kaldi").value,
-                min_dcf_01=metrics.min_dcf(rates, 0.01).value, min_dcf_05=metrics.min_dcf(rates, 0.05).value))
-    return Report(results, _missing(data, files), _plda_labels(exp), provenance(command))
+                missing.append(str(error))
+    if not results:
+        raise InputError(missing[0] if len(missing) == 1 else
+                         f"none of the score files of {exp} can be measured; the first fault: {missing[0]}")
+    return Report(results, missing + _missing(data, files), _plda_labels(exp), os.path.abspath(data),
+                  provenance(command))
+
+
+def _measure(key: Tuple[str, str, str], score_file: Path, trials: Trials, speakers: Optional[TrialSpeakers]) -> Result:
+    """The result of one score file, of the set, trials and backend in ``key``. Raises InputError naming the file."""
+    scores = match_scores(read_scores(score_file), trials)
+    try:
+        rates = metrics.ErrorRates.from_scores(scores, trials.labels())
+    except InputError as error:
+        raise InputError(f"{score_file}: {error}") from error
+    intervals = bootstrap_intervals(scores, trials.labels(), speakers, (0.01, 0.05)) if speakers else None
+    return Result(*key, n_targets=len(rates.targets), n_nontargets=len(rates.nontargets),
+                  eer=metrics.eer(rates).value, eer_interval=intervals.eer if intervals else None,
+                  eer_kaldi=metrics.eer(rates, "kaldi").value,
+                  min_dcf_01=metrics.min_dcf(rates, 0.01).value, min_dcf_05=metrics.min_dcf(rates, 0.05).value,
+                  min_dcf_01_interval=intervals.min_dcf[0.01] if intervals else None,
+                  min_dcf_05_interval=intervals.min_dcf[0.05] if intervals else None)
 
 
 def write(exp: Path, report: Report) -> None:
@@ -123,16 +162,19 @@ def write(exp: Path, report: Report) -> None:
         stream.write(markdown(report, exp.name))
 
 
-HEADINGS = ("set", "trials", "back end", "targets", "nontargets", "EER %", "95 %", "minDCF 0.01", "minDCF 0.05")
+HEADINGS = ("set", "trials", "back end", "targets", "nontargets", "EER %", "95 %", "minDCF 0.01", "95 %",
+            "minDCF 0.05", "95 %")
 
 
 def cells(result: Result) -> Tuple[str, ...]:
     """One row of the table, in the order of ``HEADINGS``."""
-    interval = ""
-    if result.eer_interval:
-        interval = "..".join(f"{100 * end:.1f}" for end in result.eer_interval)
+    def ends(interval: Optional[Interval], scale: int, digits: int) -> str:
+        return "..".join(f"{scale * end:.{digits}f}" for end in interval) if interval else ""
+
     return (result.set, result.trials, result.backend, str(result.n_targets), str(result.n_nontargets),
-            f"{100 * result.eer:.2f}", interval, f"{result.min_dcf_01:.4f}", f"{result.min_dcf_05:.4f}")
+            f"{100 * result.eer:.2f}", ends(result.eer_interval, 100, 1),
+            f"{result.min_dcf_01:.4f}", ends(result.min_dcf_01_interval, 1, 3),
+            f"{result.min_dcf_05:.4f}", ends(result.min_dcf_05_interval, 1, 3))
 
 
 def table(report: Report) -> str:
@@ -147,12 +189,12 @@ def table(report: Report) -> str:
 
 def markdown(report: Report, name: str) -> str:
     """The results as a Markdown page."""
-    lines = [f"# Results of {name}", "", _row(HEADINGS), _row(["---"] * 3 + ["---:"] * 6)]
+    lines = [f"# Results of {name}", "", _row(HEADINGS), _row(["---"] * 3 + ["---:"] * (len(HEADINGS) - 3))]
     lines += [_row(cells(result)) for result in report.results]
     lines += ["", "EER: where the interpolated ROC has as many misses as false alarms. "
               "minDCF at p_target 0.01 and 0.05, C_miss = C_fa = 1, normalised."]
     if any(result.eer_interval for result in report.results):
-        lines[-1] += " 95 %: interval of the EER when the speakers are drawn anew, 1000 times."
+        lines[-1] += " 95 %: interval of the figure before it when the speakers are drawn anew, 1000 times."
     for note in _notes(report):
         lines += ["", note]
     measured = report.measured
@@ -201,8 +243,12 @@ def _missing(data: Path, files: Dict[Tuple[str, str, str], Path]) -> List[str]:
             if (set_name, trials_name, backend) not in files]
 
 
-def _speakers(utt2spk: Path, trials: Trials) -> Optional[TrialSpeakers]:
-    """The speakers of the trials; None when they are not recorded."""
+def known_speakers(utt2spk: Path, trials: Trials) -> Optional[TrialSpeakers]:
+    """The speakers of the trials; None when they are not recorded.
+
+    Raises:
+        InputError: a malformed table, or one that does not fit the trials.
+    """
     if not utt2spk.is_file():
         return None
     return trial_speakers(trials, read_map(utt2spk))
