@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import IO, Iterator, Union
@@ -21,7 +22,8 @@ def make_folder(path: Union[str, Path]) -> None:
 def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside ``path``; on success fsync it and rename it to ``path``.
 
-    After an exception the temporary file is removed and an earlier ``path`` is left as it was.
+    After an exception the temporary file is removed and an earlier ``path`` is left as it was. Links are followed;
+    devices and FIFOs are written directly.
 
     Args:
         path: the final name. Its folder must exist.
@@ -30,11 +32,15 @@ def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
     Raises:
         InputError: the file cannot be written (no such folder, no permission, disk full).
     """
-    path = Path(path)
     encoding = None if "b" in mode else "utf-8"
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        if _is_special(path):
+            with open(path, mode, encoding=encoding) as stream:
+                yield stream
+            return
+        target = Path(os.path.realpath(path))
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         # mkstemp makes files private; give them what the umask would have.
         umask = os.umask(0)
         os.umask(umask)
@@ -43,7 +49,7 @@ def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
         temporary = None
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror or error}") from error
@@ -51,3 +57,11 @@ def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _is_special(path: Union[str, Path]) -> bool:
+    """Is there something under this name that is not a regular file, or a link to such a thing?"""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False

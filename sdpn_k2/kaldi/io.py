@@ -309,14 +309,8 @@ def open_output(wxfilename: str) -> Iterator[IO[bytes]]:
             yield stream
     elif wxfilename.endswith("|") or wxfilename != wxfilename.strip() or split_offset(wxfilename)[1] is not None:
         raise InputError(f"{wxfilename!r}: cannot be written: not a file name, '-' or '| command'")
-    elif _is_special(wxfilename):
-        try:
-            with open(wxfilename, "wb") as stream:
-                yield stream
-        except OSError as error:
-            raise InputError(f"{wxfilename}: cannot write: {error.strerror or error}") from error
     else:
-        with atomic_output(os.path.realpath(wxfilename)) as stream:
+        with atomic_output(wxfilename) as stream:
             yield stream
 
 
@@ -369,10 +363,3 @@ def _stdout():
         return contextlib.nullcontext(sys.stdout.buffer)
     # Under PYTHONUNBUFFERED it is a raw file, which may write a part of what it is given.
     return open(sys.stdout.fileno(), "wb", closefd=False)
-
-
-def _is_special(path: str) -> bool:
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False
