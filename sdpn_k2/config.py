@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -268,7 +269,8 @@ def _check(config: Config) -> None:
     crops, model, train, objective = config.crops, config.model, config.train, config.objective
     for key, value in _flatten(config_to_dict(config)):
         if isinstance(value, (int, float)):
-            require(value >= 0, f"{key} is {value}; it cannot be negative")
+            require(abs(value) < math.inf or not key.startswith("features."), f"{key} is {value}; it should be finite")
+            require(value >= 0 or key == "features.high_freq", f"{key} is {value}; it cannot be negative")
     for key in ("crops.num_global", "crops.num_local", "train.batch_size", "train.log_every", "train.checkpoint_every",
                 "train.keep_checkpoints", "objective.sinkhorn_iterations", "augment.rotate_steps"):
         section, name = key.split(".")
@@ -286,6 +288,16 @@ def _check(config: Config) -> None:
     require(features.kind == "melspec" or features.scale == 32768,
             f"features.scale is {features.scale:g}; Kaldi's fbank wants 32768, other scales are for features.kind=melspec")
     require(features.scale > 0, "features.scale should be positive")
+    require(features.num_mel_bins >= 1, "features.num_mel_bins should be at least 1")
+    for name, least in (("frame_length_ms", 2), ("frame_shift_ms", 1)):
+        require(round(features.sample_rate * getattr(features, name) / 1000) >= least,
+                f"features.{name} is {getattr(features, name):g}; at {features.sample_rate} Hz that is less than "
+                f"{least} sample{'s' * (least > 1)}")
+    nyquist = features.sample_rate / 2
+    high = features.high_freq if features.high_freq > 0 else nyquist + features.high_freq
+    require(features.low_freq < high <= nyquist,
+            f"features.low_freq ({features.low_freq:g}) and features.high_freq ({features.high_freq:g}) should be in "
+            f"order and inside 0..{nyquist:g} Hz")
     require(config.method in ("sdpn", "dino"), f"method is {config.method}; choose sdpn or dino")
     require(config.input in ("waveform", "fbank"), f"input is {config.input}; choose waveform or fbank")
     require(config.input == "waveform" or features.kind == "fbank", "features.kind: melspec needs input: waveform")

@@ -54,12 +54,24 @@ def test_round_trip(tmp_path):
     ("objective.num_prototypes=1", "at least 2"),
     ("train.base_lr=-1", "cannot be negative"),
     ("seed", "expected section.key=value"),
+    ("features.frame_shift_ms=0", "features.frame_shift_ms is 0; at 16000 Hz that is less than 1 sample$"),
+    ("features.frame_length_ms=0.06", "features.frame_length_ms is 0.06; .* less than 2 samples"),
+    ("features.frame_shift_ms=.inf", "features.frame_shift_ms is inf; it should be finite"),
+    ("features.num_mel_bins=0", "features.num_mel_bins should be at least 1"),
+    ("features.low_freq=8000", r"low_freq \(8000\) and features.high_freq \(0\) should be in order and inside"),
+    ("features.high_freq=8001", "inside 0..8000 Hz"),
+    ("features.high_freq=-7990", "should be in order"),
+    ("features.sample_rate=0", "features.frame_length_ms is 25; at 0 Hz"),
     ("augment.noise_snr=[1", r"--set augment.noise_snr=\[1: not valid YAML"),
     ("seed=2020-13-45", "--set seed=2020-13-45: not valid YAML"),
 ])
 def test_bad_overrides(override, message):
     with pytest.raises(InputError, match=message):
         load_config(None, [override])
+
+
+def test_the_upper_edge_may_count_from_nyquist():
+    assert load_config(None, ["features.high_freq=-400"]).features.high_freq == -400
 
 
 def test_bad_files(tmp_path):
