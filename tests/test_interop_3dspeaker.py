@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -165,6 +166,10 @@ def test_published_files_and_rdino(tmp_path):
     converted, left_out = convert_3dspeaker(tmp_path / "deep.pth")
     assert all(name.startswith("teacher.encoder.") for name in converted.model)
     assert "teacher's head.mlp.9.weight" in left_out
+    # Prototypes then have none either: they belong to that MLP's projections.
+    torch.save({"teacher": teacher, "prototypes": torch.zeros(5, 9)}, tmp_path / "deep.pth")
+    converted, left_out = convert_3dspeaker(tmp_path / "deep.pth")
+    assert "prototypes" in left_out and "prototypes.weight" not in converted.model
 
 
 def test_converted_weights_start_a_training(tmp_path, caplog):
@@ -185,6 +190,26 @@ def test_converted_weights_start_a_training(tmp_path, caplog):
         assert torch.equal(model.state_dict()[name.replace("teacher", "student")], tensor)
     with pytest.raises(InputError, match=r"kind \(melspec there, fbank here\).*model.channels \(24 there, 1024 here"):
         initial_weights(tmp_path / "ours.pt", load_config(), fresh)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_scales_that_are_none(published, tmp_path, scale):
+    with pytest.raises(InputError, match=f"scale {scale:g}: expected a finite number above 0"):
+        convert_3dspeaker(published, scale)
+
+
+def test_other_configurations_are_left_alone(published, tmp_path):
+    def convert(name, *options):
+        result = CliRunner().invoke(cli, ["convert", "3dspeaker", *options, str(published), str(tmp_path / name)])
+        return str(result.exception) if result.exit_code else ""
+
+    assert "m.yaml: .yaml is for the configuration beside it" in convert("m.yaml")
+    (tmp_path / "mine.yaml").write_text("train: {steps: 3}\n")
+    assert "mine.yaml: is there already" in convert("mine.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+    assert (tmp_path / "mine.yaml").read_text() == "train: {steps: 3}\n"
+    assert not convert("ours.pt") and not convert("ours.pt")  # again, the same
+    assert "ours.yaml: is there already" in convert("ours.pt", "--scale", "32768")
 
 
 def test_melspec_cannot_be_read_from_feats_scp():
@@ -284,6 +309,34 @@ def test_files_that_are_no_checkpoints(published, tmp_path):
         convert_3dspeaker(tmp_path / "none")
 
 
+def test_other_archives_are_told_apart(published, tmp_path):
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+    np.savez(tmp_path / "a.npz", x=np.zeros(3))
+    for name, members in {"around.zip": {"x/final.pt": published.read_bytes()}, "notes.zip": {"readme.txt": b"none"},
+                          "damaged.pt": {"archive/data.pkl": b"none", "archive/version": b"3"},
+                          "e.pt2": {"e/archive_format": b"pt2"}}.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(member, content)
+    header = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    torch.jit.script(Module()).save(str(tmp_path / "m.ts"))
+    for name, message in (
+        ("a.npz", "not a checkpoint but an archive of NumPy"),
+        ("around.zip", "not a checkpoint but a zip archive around others: unpack it"),
+        ("notes.zip", "not a checkpoint but a zip archive of other things: readme.txt"),
+        ("damaged.pt", "not a complete checkpoint: damaged, or more in it than tensors|take torch 2.5"),
+        ("e.pt2", "not a checkpoint but a model of torch.export"),
+        ("x.safetensors", "not a checkpoint but a file of safetensors"),
+        ("m.ts", "not a checkpoint but a TorchScript module|it holds: .*ScriptModule"),  # torch 1.13 loads them
+    ):
+        with pytest.raises(InputError, match=f"{name}: .*({message})"):
+            load_checkpoint(tmp_path / name)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy):
     monkeypatch.chdir(tmp_path)
@@ -326,6 +379,9 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path):
     assert "is of shape (24, 24, 3)" in attempt(lambda c: c["student"].update({teacher: torch.zeros(24, 24, 3)}))
     message = attempt(lambda c: c.update(prototypes=torch.zeros(11, 8)))
     assert "prototypes of shape (11, 8) for projections of 9" in message
+    assert "prototypes should be a matrix, not of shape ()" in attempt(lambda c: c.update(prototypes=torch.tensor(1.0)))
+    message = attempt(lambda c: c.update(prototypes=torch.zeros(1, 9)))
+    assert "theirs.pth: configuration: objective.num_prototypes should be at least 2" in message
     assert "prototypes should be a tensor" in attempt(lambda c: c.update(prototypes=[1, 2]))
     assert "teacher should be a dict of tensors" in attempt(lambda c: c["teacher"].update({"module.x": 3}))
     message = attempt(lambda c: c.update(scheduler={}))

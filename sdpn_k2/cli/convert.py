@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from sdpn_k2.errors import InputError
+
 
 @click.group()
 def convert() -> None:
@@ -18,7 +20,8 @@ def convert() -> None:
 def three_d_speaker(checkpoint: Path, output: Path, scale: float) -> None:
     """Convert SDPN or RDINO weights of 3D-Speaker: a training CHECKPOINT or a published file.
 
-    Beside OUTPUT its configuration is written, with the suffix .yaml, for "train --init OUTPUT --config".
+    Beside OUTPUT its configuration is written, with the suffix .yaml, for "train --init OUTPUT --config"; another file
+    of that name is left alone, and nothing written.
     """
     import yaml
 
@@ -27,11 +30,18 @@ def three_d_speaker(checkpoint: Path, output: Path, scale: float) -> None:
     from sdpn_k2.engine.released_weights import convert_3dspeaker
     from sdpn_k2.files import atomic_output
 
+    beside = output.with_suffix(".yaml")
+    if beside == output:
+        raise InputError(f"{output}: .yaml is for the configuration beside it; give the checkpoint another suffix: .pt")
     converted, left_out = convert_3dspeaker(checkpoint, scale)
-    save_checkpoint(output, converted)
     tree = config_to_dict(converted.config)
-    with atomic_output(output.with_suffix(".yaml"), "w") as stream:
-        yaml.safe_dump({name: tree[name] for name in ("features", "model", "objective")}, stream, sort_keys=False)
+    text = yaml.safe_dump({name: tree[name] for name in ("features", "model", "objective")}, sort_keys=False)
+    if beside.exists() and beside.read_bytes() != text.encode():
+        raise InputError(f"{beside}: is there already, and is not this configuration: move it away, or name OUTPUT "
+                         "otherwise")
+    save_checkpoint(output, converted)
+    with atomic_output(beside, "w") as stream:
+        stream.write(text)
     if left_out:
         click.echo(f"left out: {', '.join(left_out)}", err=True)
     model = converted.config.model

@@ -7,13 +7,16 @@ more layers, for which there is no place here). All sizes are taken from the ten
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple
 
 from torch import Tensor
 
-from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig
+from sdpn_k2.config import (
+    Config, FeaturesConfig, ModelConfig, ObjectiveConfig, config_from_dict, config_to_dict
+)
 from sdpn_k2.engine.checkpoint import FORMAT, Checkpoint
 from sdpn_k2.engine.torch_file import describe, load_torch_file
 from sdpn_k2.errors import InputError
@@ -49,13 +52,18 @@ class Conversion(NamedTuple):
 def convert_3dspeaker(path: Path, scale: float = 1.0) -> Conversion:
     """Read SDPN or RDINO weights of 3D-Speaker. What the file lacks (student, prototypes, MLP) the result lacks too.
 
+    Prototypes belong to an MLP's projections: without an MLP of ours they are left out.
+
     Args:
         path: the file.
         scale: of samples in ±1 before the front end: 1 as in their extraction, 32768 as in their training.
 
     Raises:
-        InputError: unreadable, or another model's; tensors missing, unknown, or of a shape that does not fit (named).
+        InputError: unreadable, or another model's; tensors missing, unknown, or of a shape that does not fit (named);
+            a scale that is none.
     """
+    if not 0 < scale < math.inf:
+        raise InputError(f"scale {scale:g}: expected a finite number above 0")
     content = load_torch_file(path)
     _check_origin(path, content)
     unknown = sorted(map(str, set(content) - {"student", "teacher", "prototypes"} - _TRAINER_STATE))
@@ -65,12 +73,14 @@ def convert_3dspeaker(path: Path, scale: float = 1.0) -> Conversion:
     branches = {name: _without_prefix(content[name]) for name in ("student", "teacher") if name in content}
     sizes, num_bins = _sizes(branches["teacher"], f"{path}: teacher")
     features = FeaturesConfig(kind="melspec", num_mel_bins=num_bins, low_freq=0.0, scale=scale)
-    prototypes = content.get("prototypes")
+    prototypes = content.get("prototypes") if _has_our_mlp(branches["teacher"]) else None
     objective = ObjectiveConfig() if prototypes is None else ObjectiveConfig(num_prototypes=len(prototypes))
     config = Config(features=features, model=sizes, objective=objective)
 
     model: Dict[str, Tensor] = {}
     left_out = [key for key in content if key in _TRAINER_STATE]
+    if prototypes is None and content.get("prototypes") is not None:
+        left_out.append("prototypes")
     for name, tensors in branches.items():
         converted = _convert_branch(tensors, config, f"{path}: {name}")
         model.update({f"{name}.{key}": tensor for key, tensor in converted.items()})
@@ -80,6 +90,10 @@ def convert_3dspeaker(path: Path, scale: float = 1.0) -> Conversion:
             raise InputError(f"{path}: prototypes of shape {tuple(prototypes.shape)} for projections of "
                              f"{sizes.projection_dim} dimensions")
         model["prototypes.weight"] = prototypes.detach().clone()
+    try:
+        config_from_dict(config_to_dict(config), str(path))  # as when it is loaded again
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return Conversion(Checkpoint(0, config, model, {}), left_out)
 
 
@@ -97,6 +111,8 @@ def _check_origin(path: Path, content: Any) -> None:
             raise InputError(f"{path}: {key} should be a dict of tensors")
     if not isinstance(content.get("prototypes"), (Tensor, type(None))):
         raise InputError(f"{path}: prototypes should be a tensor, not of type {type(content['prototypes']).__name__}")
+    if content.get("prototypes") is not None and content["prototypes"].ndim != 2:
+        raise InputError(f"{path}: prototypes should be a matrix, not of shape {tuple(content['prototypes'].shape)}")
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:

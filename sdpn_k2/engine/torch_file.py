@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, ContextManager, Iterator, List
@@ -20,6 +21,13 @@ _MAGIC = (
     (b"\0B", "a binary of Kaldi"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x1f\x8b", "a gzip archive: unpack it"),
+)
+# What is in other zip archives than those of torch.save.
+_ZIP_MEMBERS = (
+    (r"(^|/)constants\.pkl$", "a TorchScript module: ask for its state dict, in a file of torch.save"),
+    (r"(^|/)(archive_format|serialized_exported_program\.json)$", "a model of torch.export"),
+    (r"\.npy$", "an archive of NumPy"),
+    (r"^(?!.*/data\.pkl$).*\.(pt|pth|ckpt|pkl|bin)$", "a zip archive around others: unpack it"),
 )
 _TAR_MAGIC = (257, b"ustar", "a tar archive, such as a .nemo file of NVIDIA NeMo")
 
@@ -49,7 +57,8 @@ def load_torch_file(path: Path) -> Any:
     """
     path = Path(path)
     try:
-        with _numbers_of_numpy():
+        with _numbers_of_numpy(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*looks like a TorchScript archive")  # an error says so
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from error
@@ -97,13 +106,26 @@ def _why(path: Path, error: str) -> str:
         return f"not a checkpoint but {kind}"
     wanted = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", error)
     needs_newer = f"torch {torch.__version__} cannot read all of it safely; take torch 2.5 or later"
-    if wanted and wanted.group(1).startswith("numpy.") and not hasattr(torch.serialization, "safe_globals"):
+    old = not hasattr(torch.serialization, "safe_globals")
+    if old and wanted and wanted.group(1).startswith("numpy."):
         return needs_newer
     if wanted:
         return (f"refused: beside tensors it holds {wanted.group(1)}, and loading Python objects can run any code; "
                 "ask for a file of tensors alone (torch.save of a state dict)")
-    if "Unsupported operand" in error and zipfile.is_zipfile(path):
+    if old and "Unsupported operand" in error and zipfile.is_zipfile(path):
         return needs_newer
     if head.startswith(b"PK"):
-        return "not a complete checkpoint: cut short; download or copy it again"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+        except zipfile.BadZipFile:  # the list of members is at the end
+            return "not a complete checkpoint: cut short; download or copy it again"
+        for pattern, kind in _ZIP_MEMBERS:
+            if any(re.search(pattern, name) for name in members):
+                return f"not a checkpoint but {kind}"
+        if not any(name.endswith("/data.pkl") for name in members):
+            return f"not a checkpoint but a zip archive of other things: {', '.join(members[:4]) or 'nothing'}"
+        return "not a complete checkpoint: damaged, or more in it than tensors; ask for a state dict"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "not a checkpoint but a file of safetensors: ask for one of torch.save"
     return "not a complete checkpoint: cut short, or not a file of torch's"
