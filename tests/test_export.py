@@ -20,7 +20,7 @@ from sdpn_k2.kaldi.utterances import read_utterances
 from sdpn_k2.signal.convolution import ConvolvedFrontEnd
 from sdpn_k2.signal.front_end import front_end
 
-needs_onnx = pytest.mark.skipif(not hasattr(torch, "export"), reason="ONNX export wants torch 2.5 or later")
+needs_onnx = pytest.mark.skipif(torch.__version__ < (2, 5), reason="ONNX export wants torch 2.5 or later")
 
 @pytest.fixture(scope="module")
 def data(shared, tmp_path_factory):
@@ -155,6 +155,15 @@ def test_an_export_that_differs_is_not_written(models, data, tmp_path, monkeypat
     with pytest.raises(InputError, match="not written: it differs from PyTorch by .*more than 1e-12"):
         export(models["fbank"], data, tmp_path / "e.ts")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_torch_before_2_5_exports_torchscript_alone(models, data, tmp_path, monkeypatch, suffix):
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.4.1+cpu"))
+    with pytest.raises(InputError, match=r"torch 2.4.1\+cpu exports TorchScript \(.ts\) alone"):
+        export(models["fbank"], data, tmp_path / f"e{suffix}")
 
 
 def test_missing_onnx_packages_are_named(models, data, tmp_path, monkeypatch):

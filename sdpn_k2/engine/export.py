@@ -184,7 +184,7 @@ def _dynamic_shapes(encoder: StandaloneEncoder, example: Tensor) -> Tuple[Dict[i
 
 
 def _needs_torch_export() -> None:
-    if not hasattr(torch, "export"):
+    if torch.__version__ < (2, 5):
         raise InputError(f"torch {torch.__version__} exports TorchScript (.ts) alone; .onnx and .pt2 want torch 2.5")
 
 
