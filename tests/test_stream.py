@@ -122,7 +122,8 @@ def test_bad_input(model, tmp_path, samples):
     (tmp_path / "empty.raw").write_bytes(b"")
     soundfile.write(tmp_path / "x.flac", samples, 16000)
     soundfile.write(tmp_path / "my x.wav", samples, 16000)
-    for magic in ("OggS", "ID3", "RF64", "NIST", "FORM", "caff"):
+    others = {"OggS": "Ogg", "ID3": "MP3", "RF64": "RF64", "NIST": "NIST SPHERE", "FORM": "AIFF", "caff": "CAF"}
+    for magic in others:
         (tmp_path / magic).write_bytes(magic.encode() + bytes(60000))
     for arguments, message in (
         ([str(tmp_path / "slow.wav")], "slow.wav: 8000 Hz, but the model wants 16000 Hz"),
@@ -139,9 +140,7 @@ def test_bad_input(model, tmp_path, samples):
         (["--min-window", "0.05", str(tmp_path / "short.wav")], "least window 0.05 s: too short for an embedding"),
         ([str(tmp_path / "my x.wav")], "'my x' cannot begin a key, .* --name NAME"),
         ([f"cat {tmp_path}/x.flac |"], "FLAC, but a pipe should bring 16-bit WAV"),
-        *(([f"cat {tmp_path}/{magic} |"], f"{kind}, but a pipe should bring 16-bit WAV") for magic, kind in (
-            ("OggS", "Ogg"), ("ID3", "MP3"), ("RF64", "RF64"), ("NIST", "NIST SPHERE"), ("FORM", "AIFF"), ("caff", "CAF"),
-        )),
+        *(([f"cat {tmp_path}/{magic} |"], f"{kind}, but a pipe should bring 16-bit WAV") for magic, kind in others.items()),
         (["--channel", "1", f"cat {tmp_path}/short.wav |"], "there is no channel 1"),
     ):
         command = ["stream", "--device", "cpu", *arguments[:-1], str(model), arguments[-1], f"ark:{tmp_path}/out.ark"]

@@ -12,7 +12,8 @@ from sdpn_k2.errors import InputError
 @click.command()
 @device_option
 @window_options
-@click.option("--channel", type=click.IntRange(min=0), default=0, show_default=True, help="Of recordings with several, counted from 0.")
+@click.option("--channel", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of recordings with several, counted from 0.")
 @click.option("--name", help="What keys begin with.  [default: the file's name, or stream]")
 @click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("audio")
