@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,6 @@ from sdpn_k2.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from sdpn_k2.engine.distributed import Process
 from sdpn_k2.engine.extraction import Extractor
 from sdpn_k2.engine.health import warn_of_collapse
 from sdpn_k2.engine.schedules import cosine, warmup_cosine
@@ -39,34 +37,11 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.tables import TableWriter
 from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.signal.fbank import Fbank
-
-TINY = ["model.channels=16", "model.attention_channels=4", "model.se_channels=4", "model.embedding_dim=8",
-        "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5", "crops.global_seconds=1",
-        "crops.local_seconds=0.5", "crops.min_seconds=0.4", "train.batch_size=6", "train.steps=8", "train.workers=0",
-        "train.log_every=2", "train.checkpoint_every=2", "train.precision=float32", "train.ema_momentum=[0.9, 1.0]"]
-PROCESS = Process(0, 1, torch.device("cpu"))
-
-
-def write_corpus(folder: Path, count: int = 14) -> Path:
-    """``count`` short noises, some shorter than a crop, and their cut manifest."""
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    cuts = []
-    for index in range(count):
-        path = folder / f"spk{index % 3}-{index:02d}.wav"
-        soundfile.write(path, rng.normal(size=4000 * (2 + index % 5)) * 0.1, 16000, subtype="PCM_16")
-        cuts.append(Recording.from_file(path).to_cut())
-    write_manifest(cuts, folder / "cuts.jsonl.gz")
-    return folder / "cuts.jsonl.gz"
-
+from tiny_training import PROCESS, TINY, command, make_trainer, wait_for_checkpoint, write_corpus
 
 @pytest.fixture(scope="module")
 def cuts(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-def make_trainer(cuts: Path, exp: Path, *overrides: str) -> Trainer:
-    return Trainer(load_config(None, TINY + list(overrides)), cuts, cuts.parent, exp, PROCESS)
 
 
 def same_weights(first: Path, second: Path) -> bool:
@@ -102,17 +77,6 @@ def test_loader_processes_do_not_change_the_weights(cuts, finished, tmp_path):
     assert same_weights(finished, make_trainer(cuts, tmp_path, "train.workers=2").run())
 
 
-def command(cuts: Path, exp: Path) -> list:
-    settings = [word for setting in TINY + ["train.checkpoint_every=1"] for word in ("--set", setting)]
-    return [sys.executable, "-m", "sdpn_k2", "train", "--device", "cpu", *settings, str(cuts), str(exp)]
-
-
-def wait_for_checkpoint(exp: Path, process: subprocess.Popen, steps: int) -> None:
-    while not (exp / "checkpoints" / f"step-{steps:08d}.pt").exists():
-        assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize("steps", [1, 4])
 def test_killed_and_run_again_ends_with_the_same_bits(cuts, tmp_path, steps):
     environment = dict(os.environ, OMP_NUM_THREADS="1")
@@ -127,19 +91,6 @@ def test_killed_and_run_again_ends_with_the_same_bits(cuts, tmp_path, steps):
     assert same_weights(whole / "final.pt", killed / "final.pt")
     steps_logged = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
     assert steps_logged == [2, 4, 6, 8]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_sigterm_to_all_its_processes_saves_and_leaves_with_75(cuts, tmp_path, workers):
-    arguments = command(cuts, tmp_path) + ["--set", f"train.workers={workers}"]
-    arguments[arguments.index("train.steps=8")] = "train.steps=100000"
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    wait_for_checkpoint(tmp_path, process, 2)
-    os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 75, errors.decode()
-    assert b"SIGTERM" in errors and b"Traceback" not in errors
-    load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
 
 
 def test_schedules():

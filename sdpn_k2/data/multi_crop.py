@@ -6,7 +6,12 @@ Nothing here keeps state: which utterances form step ``s`` and where their crops
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import functools
 import logging
+import multiprocessing
+import os
 import signal
 from dataclasses import dataclass, field
 from typing import Iterator, List, Tuple, Union
@@ -222,13 +227,26 @@ class FbankSource:
 
 def multi_crop_loader(dataset: MultiCropDataset, batches: StepBatches, workers: int, pin: bool) -> DataLoader:
     """A loader of :class:`MultiCropBatch` in the order of ``batches``."""
-    options = {"num_workers": workers, "worker_init_fn": _start_worker, "prefetch_factor": 4} if workers else {}
+    options = {}
+    if workers:
+        ending = multiprocessing.Value(ctypes.c_bool, False, lock=False)
+        # Registered after multiprocessing's own handler, hence called before it ends and awaits the workers.
+        atexit.register(setattr, ending, "value", True)
+        options = {"num_workers": workers, "worker_init_fn": functools.partial(_start_worker, ending),
+                   "prefetch_factor": 4}
     return DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pin, **options)
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(ending: ctypes.c_bool, worker: int) -> None:
+    """Prepare a loader process; ``ending`` is shared with the main process, which sets it when it exits."""
     torch.set_num_threads(1)
+
+    def leave_with_the_trainer(*_) -> None:
+        if ending.value:
+            os._exit(0)
+
     # A grid stops a job by a signal to all its processes; the trainer saves first and then ends its workers.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave_with_the_trainer)
+    leave_with_the_trainer()  # a signal may have come before
     logging.getLogger().setLevel(logging.ERROR)
