@@ -147,8 +147,8 @@ def test_results_are_those_of_results_json(report, first):
         low, high = result["eer_interval"]
         at_01, at_05 = ("{:.3f} – {:.3f}".format(*result[f"min_dcf_{p}_interval"]) for p in ("01", "05"))
         assert row == [result["set"], result["trials"], result["backend"], f"{100 * result['eer']:.2f}",
-                       f"{100 * low:.1f} – {100 * high:.1f}", f"{result['min_dcf_01']:.4f}", at_01,
-                       f"{result['min_dcf_05']:.4f}", at_05, "120", "1\u202f008"]
+                       f"{100 * low:.1f} – {100 * high:.1f}", f"{result['min_dcf_01']:.4f} {at_01}",
+                       f"{result['min_dcf_05']:.4f} {at_05}", "120", "1\u202f008"]
     assert len(rows) == len(measured) == 2
 
 

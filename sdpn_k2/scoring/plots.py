@@ -225,7 +225,7 @@ def condition_bars(conditions: Sequence[str], systems: Mapping[str, Sequence[Opt
     axes.set_xticklabels(conditions, parse_math=False)
     axes.margins(y=0.15)
     if len(systems) > 1:
-        _legend(axes, shown)
+        _legend(figure, shown, loc="outside upper center", ncols=min(4, len(systems)))
     return figure
 
 
