@@ -193,6 +193,8 @@ def test_bad_segments_and_back_ends(model, meeting, tmp_path):
             extract(*options, model, data, tmp_path / "out")
         assert not (tmp_path / "out" / "xvector.scp").exists()
 
+    refused("", "segments: nothing to extract: it is empty")
+    assert not (tmp_path / "out").exists()
     refused("a rec1 1 3\nb rec1 2.5 4\n", r"segments: 'a' \(1 s to 3 s\) overlaps 'b' \(from 2.5 s\) in recording")
     refused("a rec1 3 1\n", "segments:1: 'a' goes from 3 to 1 s: it must end after its start")
     refused("a rec1 1 2\nb rec7 1 2\n", "segments:2: recording 'rec7' is not in")

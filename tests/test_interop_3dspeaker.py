@@ -249,6 +249,9 @@ def test_extraction_reads_waveforms_and_segments(converted, shared, speech, tmp_
     (data / "segments").write_text(f"a {first} 2.5 2.25\n")
     result = CliRunner().invoke(cli, [*extract, f"ark:{tmp_path}/no.ark"])
     assert isinstance(result.exception, InputError) and "segments:1: 'a' goes from 2.5 to 2.25" in str(result.exception)
+    (data / "segments").write_text("")
+    result = CliRunner().invoke(cli, [*extract, f"ark:{tmp_path}/no.ark"])
+    assert isinstance(result.exception, InputError) and "data: nothing to extract: it has no" in str(result.exception)
     assert not (tmp_path / "no.ark").exists()
 
 

@@ -106,11 +106,13 @@ def extract(extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool
         use_vad: only frames that ``vad.scp`` calls speech.
 
     Raises:
-        InputError: missing tables, features of another dimension, or more than 5 % of the utterances failed.
+        InputError: missing or empty tables, features of another dimension, or more than 5 % of the utterances failed.
     """
     if use_vad and not (data_dir / "vad.scp").is_file():
         raise InputError(f"{data_dir / 'vad.scp'}: no such file; run sid/compute_vad_decision.sh, or --use-vad false")
     total, source = read_features(data_dir, extractor.features, extractor.front_end)
+    if not total:
+        raise InputError(f"{data_dir}: nothing to extract: it has no utterances")
     failed: List[str] = []
     progress = Progress(total, f"extracting {data_dir.name}, utterances")
     with TableWriter(wspecifier, "vector") as writer:

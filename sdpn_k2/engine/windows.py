@@ -54,12 +54,14 @@ def extract_windows(
             windows, as in Kaldi's script, and there is no ``plda``.
 
     Raises:
-        InputError: reversed or overlapping segments, a back end of other dimensions, a ``plda`` in ``output`` without
+        InputError: no segments, reversed or overlapping ones, a back end of other dimensions, a ``plda`` in ``output`` without
             ``backend``, more than 5 % of the segments failed, recordings whose names upset Kaldi's sorting.
     """
     windowing.check()
     table = data_dir / ("segments" if (data_dir / "segments").is_file() else "wav.scp")
     parts = {part.utterance: part for part in read_parts(data_dir)}
+    if not parts:
+        raise InputError(f"{table}: nothing to extract: it is empty")
     check_no_overlap(list(parts.values()), str(table))
     if backend is not None:
         _check_backend(backend, extractor.dim)
