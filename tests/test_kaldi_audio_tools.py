@@ -85,6 +85,8 @@ def test_kaldis_tolerances(line, expected, folder):
 def test_tolerances_can_be_set(folder):
     assert segment(folder, "mono 0.3 0.4", "--min-segment-length=0.05") == (4800, 6400)
     assert segment(folder, "mono 0.5 1.4", "--max-overshoot=0.3").startswith("End sample too far")
+    assert segment(folder, "mono 0.5 9", "--max-overshoot=inf") == (8000, 16000)
+    assert segment(folder, "mono 0 1", "--min-segment-length=1e39") == "Segment s too short, skipping it."
 
 
 def test_channels_must_be_named(folder):
@@ -217,6 +219,11 @@ def test_silence_stays_silent(sounds):
         ("--additive-signals=noise1.wav --snrs=1,2 --start-times=0", "snrs"),
         ("--additive-signals=noise1.wav --snrs=x --start-times=0", "snrs"),
         ("--additive-signals=noise1.wav --snrs=1 --start-times=-1", "start-times"),
+        ("--additive-signals=noise1.wav --snrs=1 --start-times=nan", "start-times"),
+        ("--additive-signals=noise1.wav --snrs=-1e6 --start-times=0", "-1e+06 dB"),
+        ("--duration=inf", "--duration=inf"),
+        ("--duration=1e9", "--duration=1e+09"),
+        ("--volume=inf", "--volume=inf"),
         ("--additive-signals=silent.wav --snrs=1 --start-times=0", "silent"),
         ("--additive-signals=slow.wav --snrs=1 --start-times=0", "8000 Hz"),
         ("--impulse-response=slow.wav", "8000 Hz"),

@@ -170,6 +170,8 @@ def test_bad_input_is_one_line(folder):
     write_ark(folder / "mixed.ark", {"a": np.ones((3, 2)), "b": np.ones((3, 5))})
     write_ark(folder / "inf.ark", {"a": [[1.0, np.inf]]})
     (folder / "one").write_text("spk a\n")
+    (folder / "nan").write_text("a1 [ {} nan ]\n".format("1 " * 29))
+    (folder / "nan.stats").write_text(" [\n 1 nan 1 1 30\n 1 2 3 4 0 ]\n")
     succeed("compute-cmvn-stats ark:f.ark stats", folder)
     for command, words in (
         ("compute-cmvn-stats ark:mixed.ark new", "dimensions"),
@@ -185,6 +187,8 @@ def test_bad_input_is_one_line(folder):
         ("apply-cmvn --norm-means=false --norm-vars=true stats ark:f.ark ark:new", "variance"),
         ("apply-cmvn --utt2spk=ark:utt2spk stats ark:f.ark ark:new", "utt2spk"),
         ("apply-cmvn-sliding --cmn-window=0 ark:f.ark ark:new", "cmn-window"),
+        ("compute-cmvn-stats --weights=ark:nan ark:f.ark ark:new", "weights of a1"),
+        ("apply-cmvn nan.stats ark:f.ark ark:new", "nan.stats: utterance a1: the CMVN statistics are NaN"),
     ):
         assert words in refuse(command, folder)
         assert not (folder / "new").exists()

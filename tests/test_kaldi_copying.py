@@ -157,6 +157,37 @@ def test_copy_matrix_refuses_the_logarithm_of_negative_numbers(run, tmp_path):
     assert status == 1 and "negative" in error and os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("command", [
+    ["copy-matrix", "--scale=1e38", "ark:a.mat"],
+    ["copy-matrix", "--apply-exp", "--scale=99", "ark:a.mat"],
+    ["copy-matrix", "--apply-power=0.5", "ark:a.mat"],
+    ["vector-scale", "--scale=1e39", "ark:a.vec"],
+    ["matrix-sum", "--scale2=1e38", "ark:a.mat", "ark:a.mat"],
+    ["matrix-sum", "ark:inf.mat", "ark:a.mat"],
+    ["transform-vec", "big.mat", "ark:a.vec"],
+    ["ivector-transform", "big.mat", "ark:a.vec"],
+])  # fmt: skip
+def test_results_beyond_float_are_refused_by_key(run, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    write("ark:a.mat", "matrix", key7=[[-1.0, 9.0]])
+    write("ark:inf.mat", "matrix", key7=[[np.inf, 9.0]])
+    write("ark:a.vec", "vector", key7=[-1.0, 9.0])
+    write_object("big.mat", np.array([[1e38, 1e38]]), "matrix")
+    status, _, error = run(*command, "ark:new")
+    assert status == 1 and "key7" in error and not os.path.exists("new")
+
+
+@pytest.mark.filterwarnings("error")
+def test_sums_in_a_file_are_finite(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("ark:a", "vector", one=[1e38, 1.0], two=[3e38, 1.0])
+    write("ark:b", "vector", one=[np.nan, 1.0])
+    for source, words in (("a", "the sum of ark:a"), ("b", "ark:b: one")):
+        status, _, error = run("vector-sum", f"ark:{source}", "new")
+        assert status == 1 and words in error and not os.path.exists("new")
+
+
 def test_copy_feats_counts_frames_and_copies_single_files(run, tmp_path):
     write(f"ark:{tmp_path}/a", "matrix", a=np.ones((3, 2)), b=np.ones((12, 2)))
     run("copy-feats", f"--write-num-frames=ark,t:{tmp_path}/frames", f"ark:{tmp_path}/a", f"ark:{tmp_path}/b")

@@ -438,6 +438,7 @@ def test_a_plda_of_another_dimension_is_refused(table, capfd, tool):
     (b"", "token"), (b"<Nnet> ", "<Plda>"), (b"\0B<Plda> DV \4\3\0\0\0", "cut short"),
     (b"<Plda> [ 1 2 ] [ 1 0\n 0 1 ] [ 1 ] </Plda> ", "shapes"),
     (b"<Plda> [ 1 nan ] [ 1 0\n 0 1 ] [ 1 1 ] </Plda> ", "NaN"), (b"<Plda> [ 1 ] [ 1 ] [ -1 ] </Plda> ", "negative"),
+    (b"<Plda> [ 1 2 ] [ 1 1\n 1 1 ] [ 1 1 ] </Plda> ", "singular"),
     (b"<Plda> [ ] [ ] [ ] </Plda> ", "shapes"), (b"<Plda> [ 1 ] [ 1 ] [ 1 ] ", "token"),
 ])
 def test_broken_plda_files_are_refused(table, capfd, content, complaint_):

@@ -115,8 +115,10 @@ def test_utterances_without_fitting_decisions_are_left_out(folder):
 
 def test_nan_is_refused_and_named(folder):
     write_ark(folder / "n.ark", {"good": 9 * np.ones((3, 2)), "bad": [[1.0, np.nan]]})
-    assert "features of bad" in refuse("compute-vad ark:n.ark ark:new.ark", folder)
-    assert not (folder / "new.ark").exists()
+    (folder / "vad.txt").write_text("good [ 1 1 1 ]\nbad [ 1 ]\n")
+    for command in ("compute-vad ark:n.ark", "select-voiced-frames ark:n.ark ark:vad.txt"):
+        assert "features of bad" in refuse(f"{command} ark:new.ark", folder)
+        assert not (folder / "new.ark").exists()
     assert "features of bad" in succeed("compute-vad --vad-energy-threshold=1 ark,p:n.ark ark:v.ark", folder)
     assert list(load(folder / "v.ark")) == ["good"]
 

@@ -104,12 +104,14 @@ def apply_cmvn(features: np.ndarray, stats: np.ndarray, norm_vars: bool = False,
     With ``reverse``, give normalised features the mean (and variance) of the statistics instead.
 
     Raises:
-        InputError: statistics of another dimension, or of less than one frame.
+        InputError: statistics of another dimension, of less than one frame, or with NaN or infinite values.
     """
     features = np.asarray(features, np.float32)
     dim = features.shape[1]
     if stats.shape != (2, dim + 1):
         raise InputError(f"CMVN statistics of shape {stats.shape} do not fit features of {dim} dimensions")
+    if not np.isfinite(stats).all():
+        raise InputError("the CMVN statistics are NaN or infinite")
     count = stats[0, -1]
     if not count >= 1:
         raise InputError(f"insufficient statistics for cepstral mean and variance normalization: count = {count:g}")

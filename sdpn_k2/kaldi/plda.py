@@ -262,6 +262,8 @@ def read_plda(rxfilename: str) -> Plda:
         raise InputError(f"{rxfilename}: impossible PLDA: mean, transform and psi have the shapes {shapes}")
     if not (np.isfinite(mean).all() and np.isfinite(transform).all() and np.isfinite(psi).all() and (psi >= 0).all()):
         raise InputError(f"{rxfilename}: impossible PLDA: NaN, infinite or negative values")
+    if np.linalg.slogdet(transform)[0] == 0:
+        raise InputError(f"{rxfilename}: impossible PLDA: the transform is singular")
     return Plda(mean, transform, psi)
 
 

@@ -101,8 +101,9 @@ def _cut(wave: Wave, name: str, start: float, end: float, channel: Optional[int]
     return Wave(wave.samples[channel : channel + 1, first:last], wave.rate)
 
 
-def _in_samples(seconds: float, rate: int) -> int:
-    return int(np.float32(seconds) * np.float32(rate))
+def _in_samples(seconds: float, rate: int) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.trunc(np.float32(seconds) * np.float32(rate)))
 
 
 @tool(
@@ -176,6 +177,8 @@ def wav_reverberate(options, input_rxfilename, output_wxfilename):
         raise InputError("--multi-channel-output=true needs an --impulse-response")
     source = read_object(input_rxfilename, "wave")
     signal = _channel(source, options.input_wave_channel, input_rxfilename)
+    if options.duration * source.rate >= 2**31 or options.volume == np.inf:
+        raise InputError(f"--duration={options.duration:g}, --volume={options.volume:g}: more than a wave file can hold")
     rir = read_object(options.impulse_response, "wave") if options.impulse_response else None
     noises = [read_object(name, "wave") for name in options.additive_signals.split(",") if name]
     snrs, starts = _numbers(options.snrs, "snrs"), _numbers(options.start_times, "start-times")
@@ -214,9 +217,12 @@ def _channel(wave: Wave, channel: int, name: str) -> np.ndarray:
 
 def _numbers(text: str, option: str) -> List[float]:
     try:
-        return [float(word) for word in text.split(",") if word]
+        numbers = [float(word) for word in text.split(",") if word]
     except ValueError:
-        raise InputError(f"--{option}={text} should be a comma separated list of numbers") from None
+        numbers = [np.nan]
+    if not np.isfinite(numbers).all():
+        raise InputError(f"--{option}={text} should be a comma separated list of numbers")
+    return numbers
 
 
 def _power(signal: np.ndarray) -> float:
@@ -241,6 +247,8 @@ def _add_noise(signal: np.ndarray, noise: np.ndarray, snr: float, offset: int, p
     """Add noise from sample ``offset`` on, as far as the signal goes, at ``snr`` dB below ``power``."""
     if offset < 0:
         raise InputError(f"--start-times: {offset} samples: a signal cannot start before the input")
+    if abs(snr) > 1000:
+        raise InputError(f"--snrs: {snr:g} dB: it should lie between -1000 and 1000")
     if not noise.any():
         raise InputError("--additive-signals: a signal is silent: no SNR can be reached with it")
     result = signal.copy()

@@ -75,7 +75,11 @@ def compute_cmvn_stats(options, feats_rspecifier, output):
 
 
 def _statistics(key, features, weights, counts):
-    """Statistics of an utterance, or None with a warning if its weights do not fit; counts it."""
+    """Statistics of an utterance, or None with a warning if its weights do not fit; counts it.
+
+    Raises:
+        InputError: weights that are NaN or infinite.
+    """
     counts["errors"] += 1
     own = None
     if weights is not None:
@@ -86,6 +90,8 @@ def _statistics(key, features, weights, counts):
         if len(own) != len(features):
             warn(f"Weights for utterance {key} have wrong dimension {len(own)} vs. {len(features)}")
             return None
+        if not np.isfinite(own).all():
+            raise InputError(f"--weights: the weights of {key} are NaN or infinite")
     if not len(features):
         warn(f"Empty feature matrix for utterance {key}")
         return None

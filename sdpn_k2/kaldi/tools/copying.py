@@ -20,21 +20,45 @@ def _copy(source: str, target: str, kind: str, binary: bool, change: Callable = 
     if is_table(source) != is_table(target):
         raise InputError(f"cannot mix a table and a single file: {source} and {target}")
     if not is_table(source):
-        write_object(target, change(read_object(source, kind)), kind, binary)
+        write_object(target, _changed(change, read_object(source, kind), source), kind, binary)
         return None
     done = 0
     with read_table(source, kind) as reader, TableWriter(target, kind) as writer:
         for key, value in reader:
-            writer.write(key, change(value))
+            writer.write(key, _changed(change, value, f"{source}: {key}"))
             done += 1
     return done
+
+
+def _changed(change: Callable, value: np.ndarray, where: str) -> np.ndarray:
+    try:
+        return change(value)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _scaling(scale: float) -> Callable:
     if scale == 1.0:
         return lambda value: value
-    factor = np.float32(scale)
-    return lambda value: value * factor
+    return lambda value: _computed(lambda: value * np.float32(scale), value)
+
+
+def _computed(function: Callable, value: np.ndarray) -> np.ndarray:
+    """``function()``, made of ``value``, as float32 of the same shape.
+
+    Raises:
+        InputError: it is NaN or infinite where ``value`` is finite.
+    """
+    with np.errstate(all="ignore"):
+        result = np.asarray(function(), np.float32)
+    if not np.isfinite(result).all() and not np.isfinite(result[np.isfinite(value)]).all():
+        raise InputError("a result is no number, or too large for a float")
+    return result
+
+
+def _check_finite(value: np.ndarray, where: str) -> None:
+    if not np.isfinite(value).all():
+        raise InputError(f"{where}: the numbers are NaN or infinite")
 
 
 @tool(
@@ -84,16 +108,16 @@ def copy_matrix(options, source, target):
         matrix = scale(matrix)
         if options.apply_log:
             if (matrix < 0).any():
-                raise InputError(f"{source}: --apply-log: a matrix holds negative numbers")
+                raise InputError("--apply-log: there are negative numbers")
             with np.errstate(divide="ignore"):
                 matrix = np.log(matrix)
         if options.apply_exp:
-            matrix = np.exp(matrix)
+            matrix = _computed(lambda: np.exp(matrix), matrix)
         if options.apply_softmax_per_row and matrix.size:
             matrix = np.exp(matrix - matrix.max(axis=1, keepdims=True))
             matrix /= matrix.sum(axis=1, keepdims=True)
         if options.apply_power != 1.0:
-            matrix = np.power(matrix, np.float32(options.apply_power))
+            matrix = _computed(lambda: np.power(matrix, np.float32(options.apply_power)), matrix)
         return matrix
 
     done = _copy(source, target, "matrix", options.binary, change)
@@ -232,6 +256,7 @@ def _sum(names, kind: str, binary: bool, average: bool, scales) -> int:
         problem = _mismatch(value, total) if value.size else "it is empty"
         if problem and not tables[0]:
             raise InputError(f"{key}: {problem}")
+        _check_finite(value, f"{sources[0]}: {key}" if tables[0] else key)
         if problem:
             warn(f"{key} is left out: {problem}")
             failed += 1
@@ -240,7 +265,10 @@ def _sum(names, kind: str, binary: bool, average: bool, scales) -> int:
         done += 1
     if total is None:
         raise InputError(f"{sources[0]}: no {plural} to add")
-    write_object(target, total / done if average else total, kind, binary)
+    with np.errstate(over="ignore"):
+        total = (total / done if average else total).astype(np.float32)
+    _check_finite(total, f"the sum of {' '.join(sources)}")
+    write_object(target, total, kind, binary)
     log(f"Summed {done} {plural}, {failed} with errors; wrote {'average' if average else 'sum'} to {target}")
     return done > failed
 
@@ -250,11 +278,13 @@ def _sum_tables(sources, target: str, kind: str, average: bool, scales) -> bool:
     plural = "vectors" if kind == "vector" else "matrices"
     done, added, missing = 0, 0, 0
     with contextlib.ExitStack() as stack:
+        stack.enter_context(np.errstate(all="ignore"))  # what comes of it is looked at below
+        factors = [np.float32(scales.get(number, 1.0)) for number in range(len(sources))]
         first = stack.enter_context(read_table(sources[0], kind))
         others = [stack.enter_context(RandomReader(source, kind)) for source in sources[1:]]
         writer = stack.enter_context(TableWriter(target, kind))
         for key, value in first:
-            total = _scaling(scales.get(0, 1.0))(value)
+            total = value * factors[0]
             added += 1
             for number, (source, reader) in enumerate(zip(sources[1:], others), 1):
                 other = reader.get(key)
@@ -267,7 +297,8 @@ def _sum_tables(sources, target: str, kind: str, average: bool, scales) -> bool:
                 if problem:
                     warn(f"{source}: {key} is left out: {problem}")
                 else:
-                    total = total + _scaling(scales.get(number, 1.0))(other)
+                    total = total + other * factors[number]
+            _check_finite(total, f"the sum of {key}")
             writer.write(key, total / np.float32(len(sources)) if average else total)
             done += 1
     log(f"Processed {done} keys: with a total of {added} {plural} across {len(sources)} different systems")

@@ -244,10 +244,9 @@ Usage: select-voiced-frames [options] <feats-rspecifier> <vad-rspecifier> <feats
 def select_voiced_frames(options, feats_rspecifier, vad_rspecifier, feats_wspecifier):
     done = errors = 0
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(read_table(feats_rspecifier, "matrix"))
         decisions = stack.enter_context(RandomReader(vad_rspecifier, "vector"))
         writer = stack.enter_context(TableWriter(feats_wspecifier, "matrix"))
-        for key, features in reader:
+        for key, features in read_features(feats_rspecifier):
             voiced = decisions.get(key)
             fault = _fault(features, voiced)
             if fault:

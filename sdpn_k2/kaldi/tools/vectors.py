@@ -144,7 +144,11 @@ def ivector_subtract_global_mean(options, *arguments):
 
 
 def _transformed(transform_rxfilename, rspecifier):
-    """Yield ``(keys, vectors)``, float64, after a linear transform, or an affine one that has a column more."""
+    """Yield ``(keys, vectors)``, float64, after a linear transform, or an affine one that has a column more.
+
+    Raises:
+        InputError: a transform that is not finite or does not fit, or a result that float cannot hold.
+    """
     transform = read_object(transform_rxfilename, "matrix").astype(np.float64)
     if not np.isfinite(transform).all():
         raise InputError(f"{transform_rxfilename}: the transform has NaN or infinite values")
@@ -156,6 +160,8 @@ def _transformed(transform_rxfilename, rspecifier):
         output = vectors @ transform[:, :dim].T
         if transform.shape[1] > dim:
             output += transform[:, dim]
+        for row in np.flatnonzero((np.abs(output) > np.finfo(np.float32).max).any(axis=1)):
+            raise InputError(f"{transform_rxfilename}: the transformed vector of {keys[row]} is beyond float")
         yield keys, output
 
 
