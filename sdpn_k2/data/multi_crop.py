@@ -112,16 +112,18 @@ class MultiCropDataset(Dataset):
         ids, skipped = [], []
         for position, index in enumerate(indices):
             while True:
-                cut = self.cuts[index]
+                name = f"utterance {index + 1}"
                 try:
+                    cut = self.cuts[index]
+                    name = cut.id
                     crops = self.read_crops(cut, np.random.default_rng([self.seed, epoch, index]))
                     break
                 except Exception as error:  # lhotse's backends raise many kinds
-                    skipped.append(f"{cut.id}: {' '.join(str(error).split())[:200]}")
+                    skipped.append(f"{name}: {' '.join(str(error).split())[:200]}")
                     index = self._substitute(index, taken, skipped)
             global_crops[position] = crops[0]
             local_crops[:, position] = crops[1:]
-            ids.append(cut.id)
+            ids.append(name)
         return MultiCropBatch(torch.from_numpy(global_crops), torch.from_numpy(local_crops), ids, skipped)
 
     def _substitute(self, index: int, taken: set, skipped: List[str]) -> int:
@@ -225,8 +227,13 @@ class FbankSource:
         return fbank
 
 
-def multi_crop_loader(dataset: MultiCropDataset, batches: StepBatches, workers: int, pin: bool) -> DataLoader:
-    """A loader of :class:`MultiCropBatch` in the order of ``batches``."""
+def multi_crop_loader(dataset: MultiCropDataset, batches: StepBatches, workers: int,
+                      pin: bool) -> Iterator[MultiCropBatch]:
+    """The batches in the order of ``batches``, made by ``workers`` processes, or here with none.
+
+    Raises:
+        InputError: what a loader process has met, as it was raised there.
+    """
     options = {}
     if workers:
         ending = multiprocessing.Value(ctypes.c_bool, False, lock=False)
@@ -234,7 +241,23 @@ def multi_crop_loader(dataset: MultiCropDataset, batches: StepBatches, workers: 
         atexit.register(setattr, ending, "value", True)
         options = {"num_workers": workers, "worker_init_fn": functools.partial(_start_worker, ending),
                    "prefetch_factor": 4}
-    return DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pin, **options)
+    for batch in DataLoader(_ErrorsAsData(dataset), sampler=batches, batch_size=None, pin_memory=pin, **options):
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+class _ErrorsAsData(Dataset):
+    """A dataset that answers with its InputError: torch would raise it with the worker's traceback as its message."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: BatchKey) -> Union[MultiCropBatch, InputError]:
+        try:
+            return self.dataset[key]
+        except InputError as error:
+            return error
 
 
 def _start_worker(ending: ctypes.c_bool, worker: int) -> None:
