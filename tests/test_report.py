@@ -252,6 +252,14 @@ def test_cosine_scores_need_no_back_end(data, first, tmp_path):
     assert write_report([exp], data, tmp_path / "report.html") == []
 
 
+def test_a_trial_list_at_odds_with_itself_is_named(data, first, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    with (tmp_path / "data" / "test" / "trials").open("a") as stream:
+        stream.write("s0-u0 s0-u1 nontarget\n")
+    missing = write_report([first], tmp_path / "data", tmp_path / "report.html")
+    assert any("s0-u0 s0-u1 is both target and nontarget" in line for line in missing)
+
+
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_sets_that_are_not_counted_are_named(data, first, tmp_path, name):
     shutil.copytree(data, tmp_path / "data")
