@@ -269,10 +269,13 @@ def _check(config: Config) -> None:
     crops, model, train, objective = config.crops, config.model, config.train, config.objective
     for key, value in _flatten(config_to_dict(config)):
         if isinstance(value, (int, float)):
-            require(abs(value) < math.inf or not key.startswith("features."), f"{key} is {value}; it should be finite")
+            require(abs(value) < math.inf, f"{key} is {value}; it should be finite")
+            # Products of such numbers are finite in float32.
+            require(value <= 1e9 or isinstance(value, int), f"{key} is {value:g}; it should be at most 1e9")
             require(value >= 0 or key == "features.high_freq", f"{key} is {value}; it cannot be negative")
     for key in ("crops.num_global", "crops.num_local", "train.batch_size", "train.log_every", "train.checkpoint_every",
-                "train.keep_checkpoints", "objective.sinkhorn_iterations", "augment.rotate_steps"):
+                "train.keep_checkpoints", "objective.sinkhorn_iterations", "augment.rotate_steps", "dino.num_outputs",
+                *(f"model.{field.name}" for field in dataclasses.fields(model))):
         section, name = key.split(".")
         require(getattr(getattr(config, section), name) >= 1, f"{key} should be at least 1")
     require(crops.num_global == 1, f"crops.num_global is {crops.num_global}; SDPN's teacher sees exactly 1 global crop")
@@ -317,8 +320,18 @@ def _check(config: Config) -> None:
     require(train.precision in ("auto", "float32", "bfloat16"),
             f"train.precision is {train.precision}; choose auto, float32 or bfloat16")
     require(train.compile in ("auto", "on", "off"), f"train.compile is {train.compile}; choose auto, on or off")
+    require(train.steps is None or train.steps >= 1, "train.steps should be at least 1")
     require(train.warmup < 1, f"train.warmup is {train.warmup}; it is a fraction of the run, below 1")
     require(all(0 <= momentum <= 1 for momentum in train.ema_momentum), "train.ema_momentum should lie in 0..1")
     augment = config.augment
+    for key, value in (("augment.single_reverb_prob", augment.single_reverb_prob), ("augment.mask_prob", augment.mask_prob),
+                       ("dino.centre_momentum", config.dino.centre_momentum), ("train.momentum", train.momentum)):
+        require(value <= 1, f"{key} is {value:g}; it should lie in 0..1")
+    for name in ("noise_snr", "babble_snr", "music_snr", "babble_speakers"):
+        low, high = getattr(augment, name)
+        require(-math.inf < low <= high < math.inf,
+                f"augment.{name} is [{low:g}, {high:g}]; it should be finite, the lower end first")
+    require(augment.babble_speakers[0] >= 1, "augment.babble_speakers should be at least 1")
+    require(augment.bank_gb > 0 and augment.rir_seconds > 0, "augment.bank_gb and augment.rir_seconds should be positive")
     require(augment.clean_prob + augment.single_prob <= 1,
             "augment.clean_prob and augment.single_prob should sum to at most 1")
