@@ -48,7 +48,7 @@ begin_stage() { # number title settings reads input… writes output…
     fi
   fi
   echo "Stage $number: $title"
-  echo "  reads  ${inputs[*]#[0-9]:}"
+  if [ ${#inputs[@]} -gt 0 ]; then echo "  reads  ${inputs[*]#[0-9]:}"; fi
   echo "  writes ${outputs[*]}"
   rm -f "$current_stamp"
   current_stage_started=$SECONDS
@@ -56,6 +56,8 @@ begin_stage() { # number title settings reads input… writes output…
 
 end_stage() {
   mkdir -p "$(dirname "$current_stamp")"
-  printf '%s\n' "$current_stamp_text" > "$current_stamp.tmp" && mv "$current_stamp.tmp" "$current_stamp"
+  # Several nodes may end one stage at once.
+  local new=$current_stamp.$HOSTNAME.$$
+  printf '%s\n' "$current_stamp_text" > "$new" && mv "$new" "$current_stamp"
   echo "  done in $((SECONDS - current_stage_started)) s"
 }

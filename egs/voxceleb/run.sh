@@ -6,7 +6,8 @@
 #   bash run.sh --corpus kaldi-dir --train-dir DIR --test-dir DIR      Kaldi data directories
 #   bash run.sh --corpus voxceleb --voxceleb1-root DIR --voxceleb2-root DIR [--musan-root DIR] [--rirs-root DIR]
 #
-# Every option below is --option-name. Stages that are complete are skipped; what was stopped is taken up again.
+# Every option below is --option-name. Stages that are complete are skipped; what was stopped is taken up again. Of a
+# corpus, tables and trial lists are watched, not the audio: after changes to that remove <exp>/stamps/stage0.done.
 # No stage sees a speaker label of the training set, unless --plda-labels corpus is given.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -20,7 +21,7 @@ exp=                   # where the experiment goes (default: exp/<corpus>)
 config=                # training configuration (default: conf/sdpn.yaml for voxceleb, else conf/sdpn_small.yaml)
 config_set=            # overrides of it, such as "train.steps=20 train.batch_size=32"
 seed=0
-ngpu=                  # GPUs to train on, of each node; 0: the CPU (default: one GPU where there is one)
+ngpu=                  # GPUs to train and extract on, of each node; 0: the CPU (default: one GPU where there is one)
 num_nodes=1            # nodes to train on; then MASTER_ADDR, MASTER_PORT and NODE_RANK say which, as for torchrun
 max_bad=5              # per cent of unusable audio, per set, above which stage 0 gives up
 use_vad=false          # extract embeddings from speech frames alone
@@ -46,8 +47,28 @@ rirs_root=             # optional: RIRS_NOISES
 . utils/parse_options.sh
 . utils/stages.sh
 
+refuse() { echo "$0: $1" >&2; exit 1; }
+
+[ $# -eq 0 ] || refuse "'$1' is no option, and nothing else is expected (--help lists the options)"
+for name in stage stop_stage nj seed num_nodes channel ngpu num_clusters lda_dim; do
+  # Empty is the default of some.
+  [[ ${!name} =~ ^[0-9]*$ && ( -n ${!name} || $name =~ ^(ngpu|num_clusters|lda_dim)$ ) ]] \
+    || refuse "--${name//_/-} is '${!name}'; give a whole number"
+done
+[[ ${NODE_RANK:-0} =~ ^[0-9]+$ ]] || refuse "NODE_RANK is '$NODE_RANK'; it numbers the nodes from 0"
+case $plda_labels in
+  clusters | corpus) ;;
+  *) refuse "--plda-labels is '$plda_labels'; choose clusters or corpus" ;;
+esac
+
 data=${data:-data/$corpus}
 exp=${exp:-exp/$corpus}
+# They become parts of tables and of commands in them.
+for folder in "$data" "$exp"; do
+  case $folder in
+    *[[:space:]\'\"*?[]*) refuse "'$folder': --data and --exp cannot have white space, quotes or any of *?[ in them" ;;
+  esac
+done
 stamps=$exp/stamps
 if [ -z "$config" ]; then
   config=conf/sdpn_small.yaml
@@ -57,23 +78,53 @@ overrides=(--set "seed=$seed")
 for setting in $config_set; do overrides+=(--set "$setting"); done
 manifests=$data/manifests
 backend=$exp/backend
-mkdir -p "$data" "$exp"
 
+# What stage 0 watches and runs; --nj, which changes nothing, stands first.
 case $corpus in
-  demo) root=$data/audio; prepare=(local/prepare_demo.sh --seed "$seed" --nj "$nj" "$root" "$data") ;;
-  audio-dir) root=$audio_root
+  demo) sources=()
+    prepare=(local/prepare_demo.sh --nj "$nj" --seed "$seed" "$data/audio" "$data") ;;
+  audio-dir) sources=("$audio_root"/*/trials{,_*})
     prepare=(local/prepare_audio_dir.sh --nj "$nj" --max-bad "$max_bad" --channel "$channel" --noise-dir "$noise_dir" --rir-dir "$rir_dir"
       "$audio_root" "$data") ;;
-  kaldi-dir) root="$train_dir $test_dir"
+  kaldi-dir) sources=("$train_dir"/{wav.scp,utt2spk,segments} "$test_dir"/{wav.scp,utt2spk,segments,trials,trials_*})
     prepare=(local/prepare_kaldi_dir.sh --nj "$nj" --max-bad "$max_bad" --noise-dir "$noise_dir" --rir-dir "$rir_dir" "$train_dir" "$test_dir" "$data") ;;
-  voxceleb) root="$voxceleb1_root $voxceleb2_root $musan_root $rirs_root"
+  voxceleb) sources=("${trials_dir:-$voxceleb1_root}"/*.txt)
     prepare=(local/prepare_voxceleb.sh --nj "$nj" --max-bad "$max_bad" --trials-dir "$trials_dir" --musan-root "$musan_root" --rirs-root "$rirs_root"
       "$voxceleb1_root" "$voxceleb2_root" "$data") ;;
-  *) echo "$0: --corpus is '$corpus'; choose demo, audio-dir, kaldi-dir or voxceleb" >&2; exit 1 ;;
+  *) refuse "--corpus is '$corpus'; choose demo, audio-dir, kaldi-dir or voxceleb" ;;
 esac
+tables=()
+for path in ${sources[@]+"${sources[@]}"}; do [ ! -f "$path" ] || tables+=("$path"); done
 
-if begin_stage 0 "prepare the $corpus corpus" "$corpus $root ${prepare[*]}" \
-    reads \
+# Training computes its features, extraction reads those of stage 1: told now, not after hours.
+sdpn-k2 config --config "$config" "${overrides[@]}" --fbank-config conf/fbank.conf > /dev/null
+mkdir -p "$data" "$exp"
+
+if [ "$num_nodes" -gt 1 ] && [ "${NODE_RANK:-0}" -gt 0 ]; then
+  echo "Node $NODE_RANK of $num_nodes: stage 3 alone; the others are for node 0"
+  if [ "$stage" -lt 3 ]; then stage=3; fi
+  if [ "$stop_stage" -gt 3 ]; then stop_stage=3; fi
+fi
+
+# GPUs to work on: what --ngpu says, else one where torch finds one.
+count_gpus() {
+  if [ -n "$ngpu" ]; then echo "$ngpu"; else python3 -c 'import torch; print(int(torch.cuda.is_available()))'; fi
+}
+
+# Trial lists in folder $1, by the names that sdpn_k2.kaldi.data_dir.trial_lists takes; without any, the missing one.
+trial_lists() {
+  local path found=false
+  for path in "$1"/trials*; do
+    if [[ ${path##*/} =~ ^trials(_[A-Za-z0-9_-]+)?$ && -f $path ]]; then
+      echo "$path"
+      found=true
+    fi
+  done
+  $found || echo "$1/trials"
+}
+
+if begin_stage 0 "prepare the $corpus corpus" "$corpus ${prepare[0]} ${prepare[*]:3}" \
+    reads ${tables[@]+"${tables[@]}"} \
     writes "$data/eval_sets" "$manifests/recordings_train.jsonl.gz" "$data/train/wav.scp"; then
   "${prepare[@]}"
   end_stage
@@ -120,26 +171,28 @@ if begin_stage 3 "train SDPN" "${overrides[*]}" \
     reads "2:$manifests/multi_crop_train.jsonl.gz" "$config" \
     writes "$exp/final.pt"; then
   launcher=(python3)
-  device=auto
-  if [ "$ngpu" = 0 ]; then device=cpu; fi
+  device=cuda
+  gpus=$(count_gpus)
+  if [ "$gpus" -eq 0 ]; then device=cpu; fi
   if [ "$num_nodes" -gt 1 ]; then
-    launcher=(torchrun --nproc-per-node "${ngpu:-1}" --nnodes "$num_nodes" --node-rank "${NODE_RANK:-0}"
+    launcher=(torchrun --nproc-per-node $((gpus > 1 ? gpus : 1)) --nnodes "$num_nodes" --node-rank "${NODE_RANK:-0}"
       --master-addr "${MASTER_ADDR:?}" --master-port "${MASTER_PORT:-29500}")
-  elif [ "${ngpu:-0}" -gt 1 ]; then
-    launcher=(torchrun --standalone --nproc-per-node "$ngpu")
+  elif [ "$gpus" -gt 1 ]; then
+    launcher=(torchrun --standalone --nproc-per-node "$gpus")
   fi
   "${launcher[@]}" -m sdpn_k2 train --device "$device" --config "$config" "${overrides[@]}" \
     "$manifests/multi_crop_train.jsonl.gz" "$exp"
   end_stage
 fi
 
-use_gpu=false
-extract_nj=$nj
-if [ "${ngpu:-0}" -gt 0 ]; then use_gpu=true extract_nj=$ngpu; fi
 if begin_stage 4 "extract embeddings" "$use_vad $max_duration" \
     reads "3:$exp/final.pt" $(printf "1:$data/%s/feats.scp " $sets) \
     writes $(printf "$exp/xvectors_%s/xvector.scp $exp/xvectors_%s/spk_xvector.scp " \
       $(for x in $sets; do echo $x $x; done)); then
+  use_gpu=false
+  extract_nj=$nj
+  gpus=$(count_gpus)
+  if [ "$gpus" -gt 0 ]; then use_gpu=true extract_nj=$gpus; fi
   for name in $sets; do
     sid/nnet3/xvector/extract_xvectors.sh --nj "$extract_nj" --cmd "$train_cmd" --use-gpu "$use_gpu" --use-vad "$use_vad" \
       --max-duration "$max_duration" "$exp" "$data/$name" "$exp/xvectors_$name"
@@ -147,42 +200,62 @@ if begin_stage 4 "extract embeddings" "$use_vad $max_duration" \
   end_stage
 fi
 
+# With too little to train them on there is no LDA and no PLDA, and the file no_plda says so.
+backend_files() { if [ -f "$backend/no_plda" ]; then echo "$backend/no_plda"; else echo "$backend/transform.mat $backend/plda"; fi; }
+class_labels=
+if [ "$plda_labels" = corpus ]; then class_labels=0:$data/train/utt2spk; fi
 if begin_stage 5 "back end: mean, LDA, PLDA" "$plda_labels $num_clusters $lda_dim $seed" \
-    reads "4:$exp/xvectors_train/xvector.scp" \
-    writes "$backend/mean.vec" "$backend/transform.mat" "$backend/plda"; then
+    reads "4:$exp/xvectors_train/xvector.scp" $class_labels \
+    writes "$backend/mean.vec" $(backend_files); then
   mkdir -p "$backend/log"
+  rm -f "$backend"/{transform.mat,plda,plda_labels,no_plda}
   train_xvectors=scp:$exp/xvectors_train/xvector.scp
-  rm -f "$backend/plda"
-  echo "$plda_labels" > "$backend/plda_labels"
-  if [ "$plda_labels" = corpus ]; then
-    cp "$data/train/utt2spk" "$backend/utt2spk"
-  elif [ "$plda_labels" = clusters ]; then
-    sdpn-k2 plda-labels --seed "$seed" ${num_clusters:+--num-clusters "$num_clusters"} \
-      "$train_xvectors" "$backend/utt2spk"
-  else
-    echo "$0: --plda-labels is '$plda_labels'; choose clusters or corpus" >&2
-    exit 1
-  fi
-  utils/utt2spk_to_spk2utt.pl "$backend/utt2spk" > "$backend/spk2utt"
-  if [ -z "$lda_dim" ]; then
-    dim=$(copy-vector "$train_xvectors" ark,t:- 2> /dev/null | awk 'NR == 1 {print NF - 3}')
-    lda_dim=$(printf '%s\n' 150 $((dim - 1)) $(($(wc -l < "$backend/spk2utt") - 1)) | sort -n | head -n 1)
-  fi
   $train_cmd "$backend/log/mean.log" \
     ivector-mean "$train_xvectors" "$backend/mean.vec"
-  $train_cmd "$backend/log/lda.log" \
-    ivector-compute-lda --total-covariance-factor=0.0 --dim="$lda_dim" \
-    "ark:ivector-subtract-global-mean $train_xvectors ark:- |" "ark:$backend/utt2spk" "$backend/transform.mat"
-  $train_cmd "$backend/log/plda.log" \
-    ivector-compute-plda "ark:$backend/spk2utt" \
-    "ark:ivector-subtract-global-mean $train_xvectors ark:- | transform-vec $backend/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |" \
-    "$backend/plda"
+  count=$(wc -l < "$exp/xvectors_train/xvector.scp")
+  dim=$(copy-vector --binary=false "$backend/mean.vec" - 2> /dev/null | wc -w)
+  dim=$((dim - 2))  # brackets
+  if [ "$count" -lt "$dim" ]; then
+    echo "$count training embeddings are too few for LDA and PLDA in their $dim dimensions: scores by cosine alone" |
+      tee "$backend/no_plda" >&2
+  else
+    echo "$plda_labels" > "$backend/plda_labels"
+    if [ "$plda_labels" = corpus ]; then
+      cp "$data/train/utt2spk" "$backend/utt2spk"
+    else
+      sdpn-k2 plda-labels --seed "$seed" ${num_clusters:+--num-clusters "$num_clusters"} \
+        "$train_xvectors" "$backend/utt2spk"
+    fi
+    utils/utt2spk_to_spk2utt.pl "$backend/utt2spk" > "$backend/spk2utt"
+    if [ -z "$lda_dim" ]; then
+      lda_dim=$(printf '%s\n' 150 $((dim - 1)) $(($(wc -l < "$backend/spk2utt") - 1)) | sort -n | head -n 1)
+    fi
+    $train_cmd "$backend/log/lda.log" \
+      ivector-compute-lda --total-covariance-factor=0.0 --dim="$lda_dim" \
+      "ark:ivector-subtract-global-mean $train_xvectors ark:- |" "ark:$backend/utt2spk" "$backend/transform.mat"
+    $train_cmd "$backend/log/plda.log" \
+      ivector-compute-plda "ark:$backend/spk2utt" \
+      "ark:ivector-subtract-global-mean $train_xvectors ark:- | transform-vec $backend/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |" \
+      "$backend/plda"
+  fi
   end_stage
 fi
 
-if begin_stage 6 "score the trials" "" \
-    reads "5:$backend/plda" $(printf "4:$exp/xvectors_%s/xvector.scp " $eval_sets) \
-    writes $(printf "$exp/scores/%s " $eval_sets); then
+if [ -z "$eval_sets" ]; then
+  if [ "$stop_stage" -gt 5 ]; then echo "No evaluation set (none has trials), so nothing to score: stages 6 and 7 are left out"; fi
+  exit 0
+fi
+methods="cosine cosine_mean"
+if [ ! -f "$backend/no_plda" ]; then methods="$methods plda"; fi
+lists=$(for name in $eval_sets; do trial_lists "$data/$name"; done)
+score_files=$(for path in $lists; do
+  for method in $methods; do echo "$exp/scores/$(basename "$(dirname "$path")")/${path##*/}.$method"; done
+done)
+
+if begin_stage 6 "score the trials" "$methods" \
+    reads "5:$backend/mean.vec" $(printf "5:%s " $(backend_files)) $(printf "4:$exp/xvectors_%s/xvector.scp " $eval_sets) \
+      $(printf "0:%s " $lists) \
+    writes $score_files; then
   for name in $eval_sets; do
     scores=$exp/scores/$name
     xvectors=scp:$exp/xvectors_$name/xvector.scp
@@ -190,27 +263,30 @@ if begin_stage 6 "score the trials" "" \
     centred="ark:ivector-subtract-global-mean $backend/mean.vec $xvectors ark:- | ivector-normalize-length --scaleup=false ark:- ark:- |"
     projected="ark:ivector-subtract-global-mean $backend/mean.vec $xvectors ark:- | transform-vec $backend/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |"
     mkdir -p "$scores/log"
-    for trials in "$data/$name"/trials*; do
+    for trials in $(trial_lists "$data/$name"); do
       list=$(basename "$trials")
       pairs="cut -d ' ' -f 1,2 '$trials' |"
       $train_cmd "$scores/log/$list.cosine.log" \
         ivector-compute-dot-products "$pairs" "$unit" "$unit" "$scores/$list.cosine"
       $train_cmd "$scores/log/$list.cosine_mean.log" \
         ivector-compute-dot-products "$pairs" "$centred" "$centred" "$scores/$list.cosine_mean"
-      $train_cmd "$scores/log/$list.plda.log" \
-        ivector-plda-scoring --normalize-length=true "ivector-copy-plda --smoothing=0.0 $backend/plda - |" \
-        "$projected" "$projected" "$pairs" "$scores/$list.plda"
+      rm -f "$scores/$list.plda"
+      if [ ! -f "$backend/no_plda" ]; then
+        $train_cmd "$scores/log/$list.plda.log" \
+          ivector-plda-scoring --normalize-length=true "ivector-copy-plda --smoothing=0.0 $backend/plda - |" \
+          "$projected" "$projected" "$pairs" "$scores/$list.plda"
+      fi
     done
   done
   end_stage
 fi
 
 if begin_stage 7 "results" "" \
-    reads $(printf "6:$exp/scores/%s " $eval_sets) \
+    reads $(printf "6:%s " $score_files) $(printf "6:$exp/scores/%s " $eval_sets) $(printf "0:%s " $lists) \
     writes "$exp/RESULTS.md" "$exp/results.json" "$exp/report.html"; then
   # Kaldi's own figures, by its tools and rules; sdpn-k2 results adds intervals and the table.
   for name in $eval_sets; do
-    for trials in "$data/$name"/trials*; do
+    for trials in $(trial_lists "$data/$name"); do
       list=$(basename "$trials")
       for scores in "$exp/scores/$name/$list".*; do
         eer=$(compute-eer <(local/prepare_for_eer.py "$trials" "$scores") 2> /dev/null)

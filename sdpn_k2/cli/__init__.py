@@ -22,6 +22,7 @@ COMMANDS = {
     "vad": "vad",
     "multi-crop": "multi_crop",
     "shar": "shar",
+    "config": "config",
     "doctor": "doctor",
     "train": "train",
     "average": "average",

@@ -1,0 +1,22 @@
+"""``sdpn-k2 config``: the resolved configuration."""
+
+from pathlib import Path
+
+import click
+
+from sdpn_k2.cli.options import config_options
+
+
+@click.command()
+@config_options
+@click.option("--fbank-config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Options of compute-fbank-feats with which features are stored; refuse those that features.* is not.")
+def config(config_path, overrides, fbank_config) -> None:
+    """Print the resolved configuration as YAML."""
+    from sdpn_k2.config import config_to_yaml, load_config
+    from sdpn_k2.data.fbank_config import check_fbank_config
+
+    resolved = load_config(config_path, overrides)
+    if fbank_config is not None:
+        check_fbank_config(fbank_config, resolved.features)
+    click.echo(config_to_yaml(resolved), nl=False)

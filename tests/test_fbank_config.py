@@ -1,0 +1,42 @@
+"""``sdpn-k2 config``, and its check that stored features are those that training computes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from sdpn_k2.cli.config import config
+from sdpn_k2.data.fbank_config import check_fbank_config
+from sdpn_k2.config import FeaturesConfig
+from sdpn_k2.errors import InputError
+
+CONF = Path(__file__).resolve().parents[1] / "egs" / "voxceleb" / "conf"
+
+
+@pytest.mark.parametrize("name", ["sdpn", "sdpn_small"])
+def test_the_recipe_trains_on_what_it_stores(name):
+    arguments = ["--config", str(CONF / f"{name}.yaml"), "--set", "seed=3", "--fbank-config", str(CONF / "fbank.conf")]
+    done = CliRunner().invoke(config, arguments)
+    assert done.exit_code == 0, done.output
+    tree = yaml.safe_load(done.output)
+    assert tree["seed"] == 3 and tree["features"]["num_mel_bins"] == 80
+
+
+@pytest.mark.parametrize("features, options, message", [
+    (FeaturesConfig(low_freq=300.0), "", r"fbank.conf: stored .* --low-freq=20, .* --low-freq=300 \(features.low_freq"),
+    (FeaturesConfig(num_mel_bins=40), "", "--num-mel-bins=80, .* --num-mel-bins=40"),
+    (FeaturesConfig(sample_rate=8000), "", "--sample-frequency=16000, .* --sample-frequency=8000"),
+    (FeaturesConfig(), "--dither=1.0  # Kaldi's default", "--dither=1, .* --dither=0$"),
+    (FeaturesConfig(), "--snip-edges=false", "--snip-edges=false, .* --snip-edges=true$"),
+    (FeaturesConfig(), "--low-frequency=20", "line 4: Invalid option --low-frequency=20"),
+])
+def test_other_features_are_refused(tmp_path, features, options, message):
+    path = tmp_path / "fbank.conf"
+    path.write_text(f"{(CONF / 'fbank.conf').read_text()}{options}\n")
+    with pytest.raises(InputError, match=message):
+        check_fbank_config(path, features)
+
+
+def test_models_on_another_front_end_see_no_stored_features(tmp_path):
+    check_fbank_config(tmp_path / "nowhere", FeaturesConfig(kind="melspec", num_mel_bins=64))
