@@ -272,6 +272,17 @@ def test_fix_removes_a_derived_table_rather_than_utterances(plain):
     assert data_dir.validate(plain) == 5 and not (plain / "utt2num_frames").exists()
 
 
+def test_fix_keeps_utterances_without_an_origin_or_a_warp(plain):
+    write(plain / "utt2uniq", "s1-a x\nzz y\n")
+    write(plain / "utt2warp", "s1-a 1.1\n")
+    assert data_ops.fix(plain)[-1] == "kept all 5 utterances"
+    assert data_dir.read_map(plain / "utt2uniq") == {
+        "s1-a": "x", "s1-b": "s1-b", "s2-a": "s2-a", "s2-b": "s2-b", "s3-a": "s3-a",
+    }  # fmt: skip
+    assert not (plain / "utt2warp").exists() and (plain / ".backup/utt2warp").exists()
+    assert data_dir.validate(plain) == 5
+
+
 def test_fix_leaves_choices_to_people(plain):
     before = (plain / "utt2spk").read_text()
     write(plain / "utt2spk", before + "s1-a s2\n")
@@ -345,8 +356,13 @@ def test_combine(plain, segmented, tmp_path):
     other = tmp_path / "other"
     data_ops.copy(plain, other, ("", "-n"))
     out = tmp_path / "out"
-    assert data_ops.combine(out, [plain, other]) == [f"not combining utt2uniq: {plain} has none"]
+    assert data_ops.combine(out, [plain, other]) == []
     assert data_dir.validate(out) == 10
+    uniq = data_dir.read_map(out / "utt2uniq")  # whoever has none is itself
+    assert uniq["s1-a"] == uniq["s1-a-n"] == "s1-a"
+    write(plain / "utt2dur", "s1-a 1\n")
+    assert data_ops.combine(out, [plain, other]) == [f"not combining utt2dur: {other} has none"]
+    (plain / "utt2dur").unlink()
     assert data_dir.read_lists(out / "spk2utt")["s3"] == ["s3-a", "s3-a-n"]
 
     write(other / "trials2", "s1-a-n x\n")
@@ -413,6 +429,8 @@ def test_subsegment(plain, segmented, tmp_path):
         "s1-a-1": "/feats.ark:0[0:49]", "s1-a-2": "/feats.ark:0[50:99]", "s2-b-1": "/feats.ark:3[25:61]",
     }  # fmt: skip
     assert list(data_dir.read_map(out / "wav.scp")) == ["s1-a", "s2-b"]
+    assert data_dir.read_map(out / "utt2num_frames") == {"s1-a-1": "50", "s1-a-2": "50", "s2-b-1": "37"}
+    assert data_dir.read_map(out / "utt2max_frames")["s1-a-2"] == "100"
     assert data_dir.validate(out, text=False) == 3
 
     data_ops.subsegment(segmented, cuts, out, write(tmp_path / "text", "s1-a-1 x\ns1-a-2 y\ns2-b-1 z\n"))

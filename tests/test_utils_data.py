@@ -70,6 +70,12 @@ def test_fix(call, data):
         "fix_data_dir.sh: kept 2 utterances out of 10; old files are in data/.backup\n"
     )
     assert call("validate_data_dir.sh", "--no-text", "data").returncode == 0
+    (data / "trials").write_text("s2-u1 x\ns1-u1 y\ns1-u0 z\n")
+    (data / "spk2age").write_text("s3 8\ns2 9\n")
+    options = ["--utt-extra-files", "trials nosuch", "--spk_extra_files=spk2age"]
+    said(call("fix_data_dir.sh", *options, "data"))
+    assert (data / "trials").read_text() == "s1-u0 z\ns2-u1 x\n"
+    assert (data / "spk2age").read_text() == "s2 9\n"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +152,7 @@ def test_copy_and_combine(call, data, tmp_path):
     )
     assert keys(tmp_path / "noise/utt2spk")[0] == "s1-u0-noise"
     result = call("combine_data.sh", "--extra-files", "utt2num_frames", "both", "data", "noise")
-    assert said(result) == (
-        "combine_data.sh: not combining utt2uniq: data has none\ncombine_data.sh: kept all 20 utterances\n"
-    )
+    assert said(result) == "combine_data.sh: kept all 20 utterances\n"
     assert call("validate_data_dir.sh", "--no-text", "both").returncode == 0
     # Speaker prefixes without utterance prefixes are not in order any more.
     options = ["--spk-prefix", "x", "--validate-opts", "--no-spk-sort"]
@@ -157,7 +161,7 @@ def test_copy_and_combine(call, data, tmp_path):
     (tmp_path / "noise/feats.scp").write_text("s1-u0-noise /f:1\n")
     said(call("combine_data.sh", "both", "data", "noise"))
     assert len(keys(tmp_path / "both/utt2spk")) == 11
-    said(call("combine_data.sh", "--skip-fix", "true", "both", "data", "noise"))
+    said(call("combine_data.sh", "--skip_fix", "true", "both", "data", "noise"))
     assert len(keys(tmp_path / "both/utt2spk")) == 20
 
 
@@ -169,6 +173,15 @@ def test_subsegment(call, data, tmp_path):
     )
     assert call("validate_data_dir.sh", "out").returncode == 0
     assert data_dir.read_map(tmp_path / "out/feats.scp")["s1-u0-b"] == "/f.ark:0[50:89]"
+    data_dir.write_map(data / "vad.scp", {name: "/v.ark:7" for name in keys(data / "utt2spk")})
+    data_dir.write_map(data / "utt2uniq", {name: "x" for name in keys(data / "utt2spk")})
+    options = ["--segment-end-padding", "0.015", "--cmd", "run.pl", "--nj", "4"]
+    said(call("data/subsegment_data_dir.sh", *options, "data", "cuts", "out"))
+    assert data_dir.read_map(tmp_path / "out/segments")["s1-u0-b"] == "s1-u0 0.500 0.915"
+    assert data_dir.read_map(tmp_path / "out/vad.scp")["s1-u0-b"] == "/v.ark:7[50:89]"
+    assert data_dir.read_map(tmp_path / "out/utt2uniq") == {"s1-u0-a": "x", "s1-u0-b": "x"}
+    result = call("data/subsegment_data_dir.sh", "--segment-end-padding", "x", "data", "cuts", "out")
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
 
 
 def test_kaldis_second_places():

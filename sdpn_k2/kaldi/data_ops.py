@@ -17,8 +17,8 @@ from sdpn_k2.kaldi.data_dir import RECORDING_TABLES, SPEAKER_TABLES, UTTERANCE_T
 Tables = Dict[str, Dict[str, str]]  # file name → key → the rest of the line
 
 ALL_TABLES = ("utt2spk", "segments", "wav.scp") + UTTERANCE_TABLES + SPEAKER_TABLES + RECORDING_TABLES
-# Made from the audio or the features: can be made again, so that an utterance missing here is no reason to drop it.
-DERIVED_TABLES = ("utt2dur", "utt2num_frames", "utt2max_frames", "reco2dur", "reco2num_spk")
+# An utterance that is missing here, or whose speaker is, is of no use: fix drops it.
+NEEDED_TABLES = ("segments", "wav.scp", "text", "feats.scp", "vad.scp", "utt2lang", "cmvn.scp", "spk2gender")
 
 
 def read_tables(directory: PathLike) -> Tables:
@@ -79,13 +79,19 @@ def restrict(tables: Tables, utterances: Iterable[str]) -> Tables:
 # fix
 
 
-def fix(directory: PathLike) -> List[str]:
+def fix(
+    directory: PathLike, utterance_extra: Sequence[str] = (), speaker_extra: Sequence[str] = ()
+) -> List[str]:
     """Repair a data directory in place: sort, and drop what is not there in every table.
 
     Blank lines, Windows line ends, repeated lines, keys without value, and segments that end before they begin go; then
-    every utterance that lacks its segment, recording, features, VAD, text or language, or whose speaker lacks a line in
-    a speaker table. A derived table, such as utt2dur, that lacks an utterance is itself removed. Old files are kept in
-    ``directory``/.backup.
+    every utterance that lacks its segment, recording, features, VAD, text or language, or whose speaker lacks CMVN
+    statistics or a gender, each where there is such a table. Another table that lacks an id is itself removed, but
+    utt2uniq is completed. Old files are kept in ``directory``/.backup.
+
+    Args:
+        utterance_extra: file names of further tables; lines of utterances that went go there too.
+        speaker_extra: the same, of speakers.
 
     Raises:
         InputError: one key with two different values (only a person can choose), nothing left, unwritable.
@@ -105,19 +111,30 @@ def fix(directory: PathLike) -> List[str]:
     if not kept:
         names = ", ".join(sorted(tables))
         raise InputError(f"{directory}: no utterance is there in all of {names}; nothing was changed")
-    recordings = tables.get("wav.scp", {})
-    for name in DERIVED_TABLES:
-        ids = recordings if name in RECORDING_TABLES else tables["utt2spk"]
-        if name in tables and len(tables[name]) < len(ids):
+    speakers = dict.fromkeys(tables["utt2spk"].values())
+    if "utt2uniq" in tables:
+        tables["utt2uniq"] = {name: tables["utt2uniq"].get(name, name) for name in tables["utt2spk"]}
+    for name in [name for name in tables if name not in NEEDED_TABLES]:
+        ids = tables.get("wav.scp", {}) if name in RECORDING_TABLES else tables["utt2spk"]
+        ids = speakers if name in SPEAKER_TABLES else ids
+        if len(tables[name]) < len(ids):
             notes.append(f"removed {name}: it lacks {len(ids) - len(tables[name])} ids; make it again")
             del tables[name]
+    extra = {}
+    for names, ids in ((utterance_extra, tables["utt2spk"]), (speaker_extra, speakers)):
+        for name in names:
+            if name not in ALL_TABLES and (directory / name).is_file():
+                table = _read_leniently(directory / name, notes)
+                extra[name] = {key: table[key] for key in table if key in ids}
 
     backup = directory / ".backup"
     backup.mkdir(exist_ok=True)
-    for name in present + ["spk2utt"]:
+    for name in [*present, *extra, "spk2utt"]:
         if (directory / name).is_file():
             shutil.copy2(directory / name, backup / name)
     write_tables(directory, tables)
+    for name, table in extra.items():
+        data_dir.write_map(directory / name, table)
     if kept < total:
         notes.append(f"kept {kept} utterances out of {total}; old files are in {backup}")
     else:
@@ -126,20 +143,17 @@ def fix(directory: PathLike) -> List[str]:
 
 
 def _complete_utterances(tables: Tables) -> List[str]:
-    """The utterances that are there in every table that can't be made again."""
-    utterance_tables = [
-        table for name, table in tables.items()
-        if name == "segments" or (name in UTTERANCE_TABLES and name not in DERIVED_TABLES)
-    ]  # fmt: skip
-    speaker_tables = [table for name, table in tables.items() if name in SPEAKER_TABLES]
-    recording_tables = [tables[name] for name in ("wav.scp", "reco2file_and_channel") if name in tables]
-    segments = tables.get("segments")
+    """The utterances that are there in every one of NEEDED_TABLES."""
+    needed = {name: tables[name] for name in NEEDED_TABLES if name in tables}
+    segments, wav = needed.get("segments"), needed.pop("wav.scp", None)
+    speaker_tables = [table for name, table in needed.items() if name in SPEAKER_TABLES]
+    utterance_tables = [table for name, table in needed.items() if name not in SPEAKER_TABLES]
     complete = []
     for utterance, speaker in tables["utt2spk"].items():
         if not all(utterance in table for table in utterance_tables):
             continue
         recording = segments[utterance].split()[0] if segments is not None else utterance
-        if all(speaker in table for table in speaker_tables) and all(recording in table for table in recording_tables):
+        if all(speaker in table for table in speaker_tables) and (wav is None or recording in wav):
             complete.append(utterance)
     return complete
 
@@ -235,7 +249,7 @@ def combine(destination: PathLike, sources: Sequence[PathLike], extra_tables: Se
     """Write one data directory with the utterances of all ``sources`` (utils/combine_data.sh).
 
     A table that some of them lack is left out. Where only some have segments, the others' recordings become segments of
-    full length. ``extra_tables`` are file names of further tables to combine; each source must have them.
+    full length; where only some have utt2uniq, the others' utterances are their own. ``extra_tables`` are file names of further tables to combine; each source must have them.
 
     Raises:
         InputError: an id that means different things in two of them; different frame shifts.
@@ -248,6 +262,9 @@ def combine(destination: PathLike, sources: Sequence[PathLike], extra_tables: Se
                 tables["segments"] = {
                     recording: f"{recording} 0 {ends.get(recording, '-1')}" for recording in tables.get("wav.scp", {})
                 }
+    if any("utt2uniq" in tables for tables in all_tables):
+        for tables in all_tables:
+            tables.setdefault("utt2uniq", {name: name for name in tables["utt2spk"]})
     notes = []
     combined: Tables = {}
     for name in ALL_TABLES:
@@ -320,16 +337,23 @@ def copy(
 # cut
 
 
-def subsegment(source: PathLike, subsegments: PathLike, destination: PathLike, text: Optional[PathLike] = None) -> int:
+def subsegment(
+    source: PathLike,
+    subsegments: PathLike,
+    destination: PathLike,
+    text: Optional[PathLike] = None,
+    end_padding: float = 0.0,
+) -> int:
     """Write a data directory whose utterances are stretches of ``source``'s (utils/data/subsegment_data_dir.sh).
 
     Args:
         subsegments: lines "new-utterance old-utterance start end", in seconds from the old utterance's start.
         text: the transcript of the new utterances; without it the result has no text.
+        end_padding: seconds added to the ends in segments, but not to those of the features.
 
     Returns:
-        The number of utterances. Features become row ranges of the old ones; VAD decisions, which Kaldi cannot cut, are
-        left out.
+        The number of utterances. Features and VAD decisions become ranges of the old ones, limited by utt2num_frames
+        where that is there; the result then has utt2num_frames, and the old numbers as utt2max_frames.
 
     Raises:
         InputError: an unknown utterance, one that ends before it begins, features that end before the stretch begins.
@@ -337,7 +361,8 @@ def subsegment(source: PathLike, subsegments: PathLike, destination: PathLike, t
     tables = read_tables(source)
     stretches = data_dir.read_segments(subsegments)
     old_segments = tables.get("segments")
-    cut: Tables = {name: {} for name in ("utt2spk", "segments", *(("feats.scp",) if "feats.scp" in tables else ()))}
+    cut: Tables = {name: {} for name in ("utt2spk", "segments", "utt2num_frames", "utt2max_frames")}
+    cut.update((name, {}) for name in ("feats.scp", "vad.scp", "utt2uniq") if name in tables)
     shift = float(_frame_shift(source) or 0.01)
     frames = tables.get("utt2num_frames", {})
     for number, (new, (old, start, end)) in enumerate(stretches.items(), start=1):
@@ -350,10 +375,21 @@ def subsegment(source: PathLike, subsegments: PathLike, destination: PathLike, t
         recording, offset = old, 0.0
         if old_segments is not None:
             recording, offset = data_dir.parse_segment(old, old_segments[old], str(Path(source) / "segments"))[:2]
-        cut["segments"][new] = f"{recording} {offset + start:.3f} {offset + end:.3f}"
-        if "feats.scp" in cut and old in tables["feats.scp"]:
-            length = int(frames[old]) if old in frames else None
-            cut["feats.scp"][new] = _row_range(tables["feats.scp"][old], start, end, shift, length, where)
+        cut["segments"][new] = f"{recording} {offset + start:.3f} {offset + end + end_padding:.3f}"
+        if old in tables.get("utt2uniq", {}):
+            cut["utt2uniq"][new] = tables["utt2uniq"][old]
+        first, last = int(start / shift + 0.5), int(end / shift - 0.5)
+        if old in frames:
+            last = min(last, int(frames[old]) - 1)
+            cut["utt2max_frames"][new], cut["utt2num_frames"][new] = frames[old], str(last - first + 1)
+        for name in ("feats.scp", "vad.scp"):
+            if old in tables.get(name, {}):
+                if last < first:
+                    raise InputError(f"{where}: from {start} to {end} s there is no frame of {tables[name][old]}")
+                cut[name][new] = _row_range(tables[name][old], first, last, where)
+    for name in ("utt2num_frames", "utt2max_frames"):
+        if "feats.scp" not in cut or len(cut[name]) < len(stretches):
+            del cut[name]
     for name in ("wav.scp",) + SPEAKER_TABLES + RECORDING_TABLES:
         if name in tables:
             cut[name] = tables[name]
@@ -363,13 +399,8 @@ def subsegment(source: PathLike, subsegments: PathLike, destination: PathLike, t
     return len(stretches)
 
 
-def _row_range(entry: str, start: float, end: float, shift: float, length: Optional[int], where: str) -> str:
-    """``file.ark:123`` or ``file.ark:123[first:last]`` with the rows from start to end, both in seconds."""
-    first, last = int(start / shift + 0.5), int(end / shift - 0.5)
-    if length is not None:
-        last = min(last, length - 1)
-    if last < first:
-        raise InputError(f"{where}: from {start} to {end} s there is no frame of {entry}")
+def _row_range(entry: str, first: int, last: int, where: str) -> str:
+    """``file.ark:123`` or ``file.ark:123[first:last]`` with the rows from ``first`` to ``last`` of what it has."""
     if not entry.endswith("]"):
         return f"{entry}[{first}:{last}]"
     path, _, old = entry[:-1].rpartition("[")
@@ -378,7 +409,7 @@ def _row_range(entry: str, start: float, end: float, shift: float, length: Optio
     if old_first:
         first, last = int(old_first) + first, min(int(old_first) + last, int(old_last))
     if last < first:
-        raise InputError(f"{where}: from {start} to {end} s there is no frame of {entry}")
+        raise InputError(f"{where}: there is no frame from {first} on of {entry}")
     return f"{path}[{first}:{last}{comma}{columns}]"
 
 

@@ -59,6 +59,17 @@ def whole_number(text: str, what: str, least: int = 0) -> int:
     return int(text)
 
 
+def number(text: str, what: str) -> float:
+    """A number that is not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise InputError(f"{what} must be a number from 0 on, got '{text}'")
+    return value
+
+
 def read_lines(path: str) -> List[bytes]:
     """All lines of a file, or of standard input for "-", each with its line end."""
     if path == "-":
@@ -77,11 +88,13 @@ def _parse(argv: List[str], usage: str, flags: List[str], values: Dict[str, str]
     rest = iter(argv)
     for word in rest:
         key, equals, value = word.partition("=")
+        if key.startswith("--"):
+            key = key.replace("_", "-")  # alike, as for parse_options.sh
         if word in ("--help", "-h"):
             print(usage.strip())
             sys.exit(0)
-        elif word in flags:
-            setattr(options, _name(word), True)
+        elif key in flags and not equals:
+            setattr(options, _name(key), True)
         elif key in values:
             setattr(options, _name(key), value if equals else next(rest, None))
             if getattr(options, _name(key)) is None:
