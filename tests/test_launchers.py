@@ -115,6 +115,20 @@ def test_failure_anywhere_in_a_pipe_counts(run, tmp_path, command, code):
     assert f"# Ended (code {code}) at" in (tmp_path / "x.log").read_text()
 
 
+def test_jobs_are_picked_by_their_earlier_end(run, tmp_path):
+    command = ["echo", "x", ">>", "ran.JOB", ";", "test", "-e", "good", "-o", "JOB", "=", "1"]
+    assert run("JOB=1:3", "log/x.JOB.log", *command).returncode == 1
+    (tmp_path / "log/x.3.log").write_text("# Started\n")
+    result = run("--pick", "incomplete", "JOB=1:3", "log/x.JOB.log", *command)
+    assert "2 / 3 failed" in result.stderr and (tmp_path / "ran.3").read_text() == "x\n" * 2
+    (tmp_path / "good").write_text("")
+    assert run("--pick", "failed", "JOB=1:4", "log/x.JOB.log", *command).returncode == 0
+    assert run("--pick", "failed", "JOB=1:4", "log/x.JOB.log", *command).returncode == 0
+    assert [len((tmp_path / f"ran.{job}").read_text()) // 2 for job in (1, 2, 3, 4)] == [1, 2, 3, 1]
+    result = run("--pick", "good", "JOB=1:3", "log/x.JOB.log", *command)
+    assert result.returncode == 1 and "--pick takes" in result.stderr
+
+
 def test_killed_job(run, tmp_path):
     result = run("x.log", "kill", "-9", "$BASHPID")
     assert (result.returncode, "code 137" in result.stderr) == (1, True)

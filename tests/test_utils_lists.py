@@ -235,6 +235,9 @@ def test_apply_map_to_fields(call, tmp_path, fields, expected):
     (tmp_path / "map").write_text("a A1 A2\nb old\nb B x\nc C\nd\n")
     options = ["-f", fields] if fields else []
     assert output(call("apply_map.pl", *options, "map", stdin="a b  c\n")) == expected
+    if options:
+        colon = fields.replace("-", ":")  # as Kaldi takes it too
+        assert output(call("apply_map.pl", "-f", colon, "map", stdin="a b  c\n")) == expected
 
 
 def test_apply_map_with_unknown_fields(call, tmp_path):
@@ -282,6 +285,11 @@ def test_files_are_spread_over_disks(call, tmp_path):
     assert sorted(path.read_text() for path in (tmp_path / "disk").glob("*/raw.0.ark")) == ["data"]
     assert not (tmp_path / "disk/unspread.ark").is_symlink()
     assert call("create_split_dir.pl", "file/no", "exp/none").returncode == 1
+    result = call("create_split_dir.pl", "--suffix", "me", "disk/b", "disk/a", "disk/c", "exp/storage")
+    assert "link exp/storage/1 already exists, not overwriting it" in result.stderr
+    assert {path.name: os.readlink(path) for path in storage.iterdir()} == {
+        "1": str(tmp_path / "disk/a"), "2": str(tmp_path / "disk/b"), "3": str(tmp_path / "disk/c/me"),
+    }  # fmt: skip
 
 
 def test_make_absolute(call, tmp_path):

@@ -5,7 +5,7 @@ Usage: utils/apply_map.pl [-f fields] [--permissive] map [input] > output
 
     utils/apply_map.pl -f 2 data/train/utt2spk < utt2utt > utt2spk
 
-  -f FIELDS     only these fields, counted from 1: 2, 2-3, 2- or -3; all without it
+  -f FIELDS     only these fields, counted from 1: 2, 2-3 (or 2:3), 2- or -3; all without it
   --permissive  leave a field as it is where the map lacks it; without it that is an error
 Each line of the map is a field and what takes its place, which may be several words or nothing; of two lines for one
 field the last counts. Without an input, or for "-", standard input is read.
@@ -21,8 +21,8 @@ from sdpn_k2.kaldi import script  # noqa: E402
 
 
 def main(options, map_file, source="-"):
-    match = re.fullmatch(r"(\d*)(-?)(\d*)", options.f)
-    if not match or options.f == "-":
+    match = re.fullmatch(r"(\d*)([-:]?)(\d*)", options.f)
+    if not match or options.f in ("-", ":"):
         raise InputError(f"-f takes fields such as 2, 2-3, 2- or -3, got '{options.f}'")
     first = int(match[1] or 1)
     last = int(match[3] or sys.maxsize) if match[2] else int(match[1] or sys.maxsize)

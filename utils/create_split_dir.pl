@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Spread what will be written to one folder over several disks.
 
-Usage: utils/create_split_dir.pl disk-folder ... storage-folder
+Usage: utils/create_split_dir.pl [--suffix X] disk-folder ... storage-folder
 
     utils/create_split_dir.pl /export/{a,b,c}/me/fbank exp/fbank/storage
 
 makes the disk folders and exp/fbank/storage/1, 2, 3 as links to them. utils/create_data_link.pl exp/fbank/raw.1.ark
-then puts that file on one of the disks. A disk folder that cannot be made is left out with a warning.
+then puts that file on one of the disks. A disk folder that cannot be made is left out with a warning. Links that are
+there stay as they are: files may lie behind them.
+  --suffix X  the folder X in each disk folder
 """
 
 import sys
@@ -17,8 +19,9 @@ from sdpn_k2.errors import InputError  # noqa: E402
 from sdpn_k2.kaldi import script  # noqa: E402
 
 
-def main(_options, *arguments):
+def main(options, *arguments):
     *disks, storage = (Path(argument) for argument in arguments)
+    disks = [disk / options.suffix for disk in disks]
     usable = []
     for disk in disks:
         try:
@@ -31,9 +34,10 @@ def main(_options, *arguments):
     storage.mkdir(parents=True, exist_ok=True)
     for number, disk in enumerate(usable, start=1):
         link = storage / str(number)
-        if link.is_symlink():
-            link.unlink()
-        link.symlink_to(disk)
+        if not link.is_symlink():
+            link.symlink_to(disk)
+        elif link.resolve() != disk:
+            script.warn(f"warning: link {link} already exists, not overwriting it: {link.resolve()}")
 
 
-script.run(main, __doc__, arguments=(2, None))
+script.run(main, __doc__, arguments=(2, None), values={"--suffix": ""})

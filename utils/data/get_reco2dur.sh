@@ -8,6 +8,8 @@
 
 nj=4
 cmd=run.pl
+# shellcheck disable=SC2034  # Kaldi's; there as here the lengths do not come from features.
+frame_shift=0.01
 read_entire_file=false
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "$(readlink -f "$0")")/../../utils/parse_options.sh"

@@ -6,11 +6,13 @@
 
 --max-jobs-run N (or -tc N) jobs run at once; without it, as many as there are processors for --num-threads each,
 and with --gpu N as many as there are graphics cards for N each: every job then sees only its own, through
-CUDA_VISIBLE_DEVICES. Other options, such as --mem 4G, are for grids and ignored here. launcher.py says what the log
-looks like.
+CUDA_VISIBLE_DEVICES. --pick failed runs only the jobs whose log, of an earlier run, does not end with code 0, and
+--pick incomplete those whose log has no end (of the others the code counts again). Other options, such as --mem 4G,
+are for grids and ignored here. launcher.py says what the log looks like.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,13 +30,22 @@ def run_here(launch: launcher.Launch) -> Dict[int, str]:
     if gpus and len(gpus) < wanted_gpus:
         raise launcher.LaunchError(f"--gpu {wanted_gpus}: this machine has only {len(gpus)}")
     shares = len(gpus) // wanted_gpus if gpus else processors() // max(1, launch.threads)
+    pick = launch.options.get("pick", "all")
+    if pick not in ("all", "none", "failed", "incomplete"):
+        raise launcher.LaunchError(f"--pick takes all, none, failed or incomplete, got '{pick}'")
     limit = launch.number("max_jobs_run", 0) or max(1, shares)
     if gpus:
         limit = min(limit, shares)
 
-    waiting = list(range(launch.first, launch.last + 1))[::-1]
+    waiting: List[int] = []
     running: Dict[int, Running] = {}
     failed: Dict[int, str] = {}
+    for job in range(launch.last, launch.first - 1, -1):
+        earlier = "" if pick == "all" else earlier_end(launch.log_of(job))
+        if not earlier or (pick == "failed" and earlier != "code 0"):
+            waiting.append(job)
+        elif earlier != "code 0":
+            failed[job] = earlier
     try:
         while waiting or running:
             while waiting and len(running) < limit:
@@ -57,6 +68,15 @@ def run_here(launch: launcher.Launch) -> Dict[int, str]:
         for pid in running:
             os.killpg(pid, signal.SIGTERM)
     return failed
+
+
+def earlier_end(log: str) -> str:
+    """How the log of an earlier run says that the job ended, such as "code 0"; "" if it does not."""
+    try:
+        with open(log, errors="replace") as stream:
+            return ([""] + re.findall(r"^# Ended \((.*?)\)", stream.read(), re.MULTILINE))[-1]
+    except FileNotFoundError:
+        return ""
 
 
 class Running(NamedTuple):
