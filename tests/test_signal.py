@@ -103,7 +103,9 @@ def test_bank_pieces_wrap_around():
 
 @pytest.mark.parametrize("kinds", [("noise", "speech", "music"), ("noise",), ()])
 @pytest.mark.parametrize("with_rirs", [True, False])
-def test_whole_augmentation_equals_the_per_item_reference(kinds, with_rirs):
+@pytest.mark.parametrize("block", [3, 1024])
+def test_whole_augmentation_equals_the_per_item_reference(kinds, with_rirs, block, monkeypatch):
+    monkeypatch.setattr("sdpn_k2.signal.augment.BLOCK_CROPS", block)
     views, utterances = 2, 8
     banks = nn.ModuleDict({kind: bank(i) for i, kind in enumerate(kinds)})
     augment = Augment(AugmentConfig(), banks, rirs() if with_rirs else None)

@@ -220,11 +220,14 @@ def test_noise_beyond_the_budget_takes_turns(cuts):
     """Every turn's part depends on the seed and the turn alone, and a run taken up reads the same."""
     manifests = cuts.parent / "noise"
     manifests.mkdir(exist_ok=True)
-    write_manifest([cut.recording for cut in CutSet.from_file(cuts)], manifests / "recordings_noise.jsonl.gz")
-    seconds = 3.0
+    recordings = [cut.recording for cut in CutSet.from_file(cuts)]
+    write_manifest(recordings, manifests / "recordings_noise.jsonl.gz")
+    write_manifest(recordings[:2], manifests / "recordings_music.jsonl.gz")  # fits whole
+    seconds = 6.0  # for both kinds
     config = load_config(None, TINY + [f"augment.bank_gb={seconds * 32000 / 2**30}", "augment.rotate_steps=2"])
     whole = sum(cut.recording.num_samples for cut in CutSet.from_file(cuts))
     banks = Banks(manifests, config, torch.device("cpu"))
+    music = banks.augment.banks["music"]
     contents = []
     for step in range(6):
         banks.rotate(step)
@@ -232,7 +235,9 @@ def test_noise_beyond_the_budget_takes_turns(cuts):
     assert all(3 * 16000 <= len(content) <= 5 * 16000 < whole for content in contents)
     assert torch.equal(contents[0], contents[1]) and torch.equal(contents[2], contents[3])
     assert len({content.numpy().tobytes() for content in contents}) == 3
-    assert torch.equal(Banks(manifests, config, torch.device("cpu"), step=5).augment.banks["noise"].recordings, contents[5])
+    assert banks.augment.banks["music"] is music
+    again = Banks(manifests, config, torch.device("cpu"), step=5).augment.banks
+    assert torch.equal(again["noise"].recordings, contents[5]) and torch.equal(again["music"].recordings, music.recordings)
 
 
 def test_noise_that_fits_stays(cuts, tmp_path):
@@ -255,6 +260,12 @@ def test_silent_noise_and_responses_are_refused(tmp_path):
         write_manifest(recordings, tmp_path / kind / f"recordings_{kind}.jsonl.gz")
         with pytest.raises(InputError, match=f"recordings_{kind}.jsonl.gz: 2 of 3 recordings are unusable.*silent"):
             Banks(tmp_path / kind, load_config(None, TINY), torch.device("cpu"))
+
+
+def test_noise_as_fbank_of_other_bins_is_refused(fbank_cuts, tmp_path):
+    shutil.copy(fbank_cuts, tmp_path / "cuts_noise.jsonl.gz")
+    with pytest.raises(InputError, match="14 of 14 recordings are unusable.*stored features of 80 bins, not 40"):
+        Banks(tmp_path, load_config(None, TINY + ["input=fbank", "features.num_mel_bins=40"]), torch.device("cpu"))
 
 
 def test_noise_at_another_rate_is_resampled(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterable, List, Optional, Set
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ class Banks:
         """Read what ``step`` needs.
 
         Raises:
-            InputError: an empty manifest, or more than 5 % of the recordings of one kind are unreadable, NaN or silent.
+            InputError: an empty manifest, or more than 5 % of the recordings of one kind are unreadable, NaN or silent,
+                or stored fbank of another number of bins.
         """
         self.config, self.device = config, device
         self.sources: Dict[str, Path] = {}
@@ -54,12 +55,11 @@ class Banks:
         sample_bytes = 2 * config.features.sample_rate
         self.max_seconds = config.augment.bank_gb * 2**30 / sample_bytes / max(1, len(self.sources))
         self.turn = self._turn(step)
-        self.partial = False
-        noise = self._read_noise(self.turn)
-        for kind, recordings in noise.items():
-            log.info("%s: %d recordings", kind, len(recordings))
+        self.partial: Set[Path] = set()  # manifests of which only a part is on the device
+        banks = nn.ModuleDict(self._read_noise(self.turn, self.sources))
+        for kind, bank in banks.items():
+            log.info("%s: %d recordings", kind, len(bank.lengths))
         rirs = self._read_rirs(manifests / "recordings_rir.jsonl.gz")
-        banks = nn.ModuleDict({kind: NoiseBank(recordings) for kind, recordings in noise.items()})
         self.augment = Augment(config.augment, banks, rirs).to(device)
         self._reader = ThreadPoolExecutor(1)
         self._next: Optional[Future] = None
@@ -69,18 +69,24 @@ class Banks:
         if not self.partial:
             return
         if self._next is None:
-            self._next = self._reader.submit(self._read_noise, self.turn + 1)
+            kinds = [kind for kind, path in self.sources.items() if path in self.partial]
+            self._next = self._reader.submit(self._read_noise, self.turn + 1, kinds)
         if self._turn(step) != self.turn:
             self.turn = self._turn(step)
-            for kind, recordings in self._next.result().items():
-                self.augment.banks[kind] = NoiseBank(recordings).to(self.device)
+            for kind, bank in self._next.result().items():
+                self.augment.banks[kind] = bank.to(self.device, non_blocking=True)
             self._next = None
 
     def _turn(self, step: int) -> int:
         return step // self.config.augment.rotate_steps
 
-    def _read_noise(self, turn: int) -> Dict[str, List[np.ndarray]]:
-        return {kind: self._read(path, turn, self.max_seconds) for kind, path in self.sources.items()}
+    def _read_noise(self, turn: int, kinds: Iterable[str]) -> Dict[str, NoiseBank]:
+        """The banks of ``turn`` on the host, for GPUs in pinned memory, from which a copy does not hold up the step."""
+        banks = {kind: NoiseBank(self._read(self.sources[kind], turn, self.max_seconds)) for kind in kinds}
+        if self.device.type == "cuda":
+            for bank in banks.values():
+                bank.recordings = bank.recordings.pin_memory()
+        return banks
 
     def _read_rirs(self, path: Path) -> Optional[RirBank]:
         if not path.is_file() or self.config.input == "fbank":
@@ -94,14 +100,17 @@ class Banks:
 
     def _read(self, path: Path, turn: int, max_seconds: float = float("inf"), max_count: int = 1 << 40,
               as_waveform: bool = False) -> List[np.ndarray]:
-        """What of a manifest is read in ``turn``: in random order, as much as fits."""
+        """What of a manifest is read in ``turn``: in random order, as much as fits. What fits whole is read once, as in turn 0."""
         stored = path.name.startswith("cuts")
         items = list(load_manifest(path, CutSet if stored else RecordingSet))
         load = self._load_fbank if stored else self._load_waveform
         usable, failed, seconds = [], [], 0.0
+        if sum(item.duration for item in items) > max_seconds:
+            self.partial.add(path)
+        else:
+            turn = 0
         for position, index in enumerate(np.random.default_rng([self.config.seed, turn]).permutation(len(items))):
             if seconds >= max_seconds or len(usable) >= max_count:
-                self.partial |= not as_waveform
                 log.info("%s: %d of %d recordings fit augment.bank_gb", path, position, len(items))
                 break
             try:
@@ -127,6 +136,8 @@ class Banks:
         return resampled.load_audio(channels=recording.channel_ids[0])[0]
 
     def _load_fbank(self, cut) -> np.ndarray:
+        if cut.num_features != self.config.features.num_mel_bins:
+            raise InputError(f"stored features of {cut.num_features} bins, not {self.config.features.num_mel_bins}")
         return cut.load_features()
 
     def _stored_form(self, samples: np.ndarray) -> np.ndarray:

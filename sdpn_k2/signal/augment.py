@@ -11,7 +11,7 @@ no reverberation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -19,6 +19,15 @@ from torch import Tensor, nn
 
 from sdpn_k2.config import AugmentConfig
 from sdpn_k2.errors import InputError
+
+# Crops whose noise or reverberation is computed at once: temporary memory follows them, not the batch.
+BLOCK_CROPS = 1024
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A copy that nothing waits for: to GPUs from pinned memory."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class NoiseBank(nn.Module):
@@ -73,10 +82,14 @@ class RirBank(nn.Module):
 
     def forward(self, waveforms: Tensor, index: np.ndarray) -> Tensor:
         """Waveforms ``(count, samples)`` convolved with the responses ``index`` ``(count,)``, same length."""
+        if len(index) > BLOCK_CROPS:
+            starts = range(0, len(index), BLOCK_CROPS)
+            return torch.cat([self(waveforms[first : first + BLOCK_CROPS], index[first : first + BLOCK_CROPS])
+                              for first in starts])
         num_samples = waveforms.shape[1]
         fft_size = _fast_fft_size(num_samples + self.taps.shape[1] - 1)
         distinct, which = np.unique(index, return_inverse=True)
-        distinct, which = (torch.from_numpy(x).to(waveforms.device, non_blocking=True) for x in (distinct, which))
+        distinct, which = (to_device(x, waveforms.device) for x in (distinct, which))
         responses = torch.fft.rfft(self.taps[distinct], n=fft_size)
         spectrum = torch.fft.rfft(waveforms, n=fft_size).mul_(responses[which])
         return torch.fft.irfft(spectrum, n=fft_size)[:, :num_samples]
@@ -109,6 +122,12 @@ class Mixture:
     pieces: Optional[np.ndarray] = None  # (count, 3) or (count, voices, 3), from a bank
     crops: Optional[np.ndarray] = None  # (count, voices) indices of other crops, where babble comes from the batch
     voices: Optional[np.ndarray] = None  # (count, voices) 1 where a voice takes part, else 0
+
+    def blocks(self) -> Iterator["Mixture"]:
+        """The same for at most :data:`BLOCK_CROPS` crops at a time."""
+        arrays = (self.rows, self.snr, self.pieces, self.crops, self.voices)
+        for first in range(0, len(self.rows), BLOCK_CROPS):
+            yield Mixture(*(None if array is None else array[first : first + BLOCK_CROPS] for array in arrays))
 
 
 @dataclass(frozen=True)
@@ -202,7 +221,7 @@ class Augment(nn.Module):
     def change_speed(self, waveforms: Tensor, plan: Plan) -> Tensor:
         """Waveforms ``(…, utterances, samples)`` with some utterances at another speed (and pitch); in place."""
         for factor, utterances in plan.speed:
-            rows = torch.from_numpy(utterances).to(waveforms.device, non_blocking=True)
+            rows = to_device(utterances, waveforms.device)
             waveforms[..., rows, :] = perturb_speed(waveforms[..., rows, :], factor)
         return waveforms
 
@@ -215,29 +234,31 @@ class Augment(nn.Module):
 
     def _mix(self, crops: Tensor, plan: Plan) -> Tensor:
         """The same on what adds up when sounds do: waveforms, or energies."""
-        device, length = crops.device, crops.shape[1]
-
-        def to_device(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(device, non_blocking=True)
-
+        device = crops.device
         output = crops.clone()
         if len(plan.reverb_rows):
-            rows = to_device(plan.reverb_rows)
+            rows = to_device(plan.reverb_rows, device)
             output[rows] = self.rirs(crops[rows], plan.reverb_index)
-        for kind, mixture in plan.mixtures:
-            if kind != "babble":
-                noise = self.banks[kind](to_device(mixture.pieces), length)
-            else:
-                voices, noise = to_device(mixture.voices), 0
-                for voice in range(voices.shape[1]):
-                    if mixture.crops is None:
-                        speech = self.banks["speech"](to_device(mixture.pieces[:, voice]), length)
-                    else:
-                        speech = crops[to_device(mixture.crops[:, voice])]
-                    noise = noise + speech * voices[:, voice].reshape(-1, *[1] * (crops.ndim - 1))
-            rows = to_device(mixture.rows)
-            output[rows] = add_noise(output[rows], noise, to_device(mixture.snr.astype(np.float32)))
+        for kind, whole in plan.mixtures:
+            for mixture in whole.blocks():
+                rows = to_device(mixture.rows, device)
+                snr = to_device(mixture.snr.astype(np.float32), device)
+                output[rows] = add_noise(output[rows], self._noise(kind, mixture, crops), snr)
         return output
+
+    def _noise(self, kind: str, mixture: Mixture, crops: Tensor) -> Tensor:
+        """What ``mixture`` adds to its crops, before it is scaled."""
+        device, length = crops.device, crops.shape[1]
+        if kind != "babble":
+            return self.banks[kind](to_device(mixture.pieces, device), length)
+        voices, noise = to_device(mixture.voices, device), 0
+        for voice in range(voices.shape[1]):
+            if mixture.crops is None:
+                speech = self.banks["speech"](to_device(mixture.pieces[:, voice], device), length)
+            else:
+                speech = crops[to_device(mixture.crops[:, voice], device)]
+            noise = noise + speech * voices[:, voice].reshape(-1, *[1] * (crops.ndim - 1))
+        return noise
 
     @torch.no_grad()
     def mask(self, fbank: Tensor, plan: Plan) -> Tensor:
@@ -246,7 +267,7 @@ class Augment(nn.Module):
             size = fbank.shape[dim]
             width = np.minimum(mask[:, 1], size).astype(np.int64)
             first = np.floor(mask[:, 0] * (size - width + 1)).astype(np.int64)
-            span = torch.from_numpy(np.stack([first, first + width], axis=1)).to(fbank.device, non_blocking=True)
+            span = to_device(np.stack([first, first + width], axis=1), fbank.device)
             position = torch.arange(size, device=fbank.device)
             inside = (position >= span[:, :1]) & (position < span[:, 1:])
             fbank.masked_fill_(inside.unsqueeze(2) if dim == 1 else inside.unsqueeze(1), 0.0)
