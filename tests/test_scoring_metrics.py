@@ -192,12 +192,21 @@ def test_unusable_scores_are_refused(scores, is_target, message):
         ErrorRates.from_scores(np.array(scores), np.array(is_target))
 
 
-@pytest.mark.parametrize("parameters, message", [((0.0,), "p_target"), ((1.0,), "p_target"), ((0.1, 0.0), "c_miss")])
+@pytest.mark.parametrize("parameters, message", [
+    ((0.0,), "p_target"), ((1.0,), "p_target"), ((0.1, 0.0), "c_miss"), ((0.1, np.inf), "c_miss"),
+    ((0.1, 1.0, np.inf), "c_fa"),
+])
 def test_impossible_costs_are_refused(parameters, message):
     rates = ErrorRates.from_split([1.0], [0.0])
     for dcf in (metrics.min_dcf, metrics.actual_dcf):
         with pytest.raises(InputError, match=message):
             dcf(rates, *parameters)
+
+
+@pytest.mark.parametrize("targets, nontargets", [([[2.0], [1.0]], [0.0]), ([1.0], [[0.0], [3.0]]), (1.0, [0.0])])
+def test_scores_are_lists(targets, nontargets):
+    with pytest.raises(InputError, match="must be two lists"):
+        ErrorRates.from_split(np.array(targets), np.array(nontargets))
 
 
 def test_unknown_eer_rule_is_refused():

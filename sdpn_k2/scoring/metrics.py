@@ -50,11 +50,11 @@ class CostModel(NamedTuple):
     c_fa: float = 1.0
 
     def check(self) -> "CostModel":
-        """Returns itself; raises InputError unless 0 < p_target < 1 and both costs are above zero."""
+        """Returns itself; raises InputError unless 0 < p_target < 1 and both costs are above zero and finite."""
         if not 0.0 < self.p_target < 1.0:
             raise InputError(f"p_target must lie between 0 and 1, is {self.p_target:g}")
-        if not (self.c_miss > 0.0 and self.c_fa > 0.0):
-            raise InputError(f"c_miss and c_fa must be above 0, are {self.c_miss:g} and {self.c_fa:g}")
+        if not (0.0 < self.c_miss < np.inf and 0.0 < self.c_fa < np.inf):
+            raise InputError(f"c_miss and c_fa must be above 0 and finite, are {self.c_miss:g} and {self.c_fa:g}")
         return self
 
     @property
@@ -127,9 +127,13 @@ class ErrorRates:
             nontarget_scores: shape (n_nontargets,).
 
         Raises:
-            InputError: one of the two is empty, a score is NaN or infinite, or all scores are equal.
+            InputError: one of the two is empty or of other dimensions, a score is NaN or infinite, or all scores are
+                equal.
         """
         target_scores, nontarget_scores = np.asarray(target_scores), np.asarray(nontarget_scores)
+        if target_scores.ndim != 1 or nontarget_scores.ndim != 1:
+            raise InputError(f"target and nontarget scores must be two lists, are of shape {target_scores.shape} and "
+                             f"{nontarget_scores.shape}")
         dtype = np.result_type(target_scores, nontarget_scores, np.float32)
         targets = np.sort(np.asarray(target_scores, dtype))
         nontargets = np.sort(np.asarray(nontarget_scores, dtype))
