@@ -153,6 +153,10 @@ def test_one_trial_with_two_scores_is_refused(write):
     scores = read_scores(write("scores", "a x 1\nb y 2\na x 1\nb y 2.5\n"))
     with pytest.raises(InputError, match=r"b y has two scores, 2 \(trial 2\) and 2.5 \(trial 4\); 1 such"):
         match_scores(scores, trials)
+    assert match_scores(scores, read_trials(write("without", "a x target\n"))).tolist() == [1.0]
+    # Also where the pair's ids are in the list, in other pairs.
+    scores = read_scores(write("crossed", "a x 1\nb y 2\na y 3\na y 4\n"))
+    assert match_scores(scores, trials).tolist() == [1.0, 2.0]
 
 
 def test_a_pair_with_both_labels_is_refused(write):

@@ -132,7 +132,7 @@ def match_scores(scores: Scores, trials: Trials) -> np.ndarray:
         shape (len(trials),), the type of ``scores.values``.
 
     Raises:
-        InputError: trials without a score (the first is named, all are counted), or a trial with two different scores.
+        InputError: trials without a score (the first is named, all are counted), or one with two different scores.
     """
     have, want = scores.trials, trials
     if have is want:
@@ -146,6 +146,8 @@ def match_scores(scores: Scores, trials: Trials) -> np.ndarray:
     keys, rows = keys[order], known[order]
     repeated = np.flatnonzero(keys[1:] == keys[:-1])
     conflict = repeated[scores.values[rows[repeated]] != scores.values[rows[repeated + 1]]]
+    if len(conflict):
+        conflict = conflict[np.isin(keys[conflict], wanted)]
     if len(conflict):
         first, second = rows[conflict[0]], rows[conflict[0] + 1]
         raise InputError(f"{have.source}: {have.pair(first)} has two scores, {scores.values[first]:g} (trial "
