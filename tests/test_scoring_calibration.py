@@ -70,11 +70,23 @@ def test_calibration_survives_a_file(tmp_path):
     calibration = Calibration([1.25, -0.1], 3.0, 0.01)
     write_calibration(tmp_path / "fusion.json", calibration)
     assert read_calibration(tmp_path / "fusion.json") == calibration
-    (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(InputError, match="not a calibration"):
-        read_calibration(tmp_path / "other.json")
     with pytest.raises(InputError, match="cannot read"):
         read_calibration(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("text, message", [
+    ("[1]", "not a calibration"),
+    ('{"weights": [1], "offset": NaN, "p_target": 0.5}', "not a calibration"),
+    ('{"weights": [1, Infinity], "offset": 0, "p_target": 0.5}', "not a calibration"),
+    ('{"weights": "12", "offset": 0, "p_target": 0.5}', "not a calibration"),
+    ('{"weights": [], "offset": 0, "p_target": 0.5}', "not a calibration"),
+    ('{"weights": [1' + 400 * "0" + '], "offset": 0, "p_target": 0.5}', "not a calibration"),
+    ('{"weights": [1], "offset": 0, "p_target": 7}', "p_target must lie between 0 and 1, is 7"),
+])
+def test_files_that_are_no_calibration(tmp_path, text, message):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(InputError, match=f"other.json: {message}"):
+        read_calibration(tmp_path / "other.json")
 
 
 def test_systems_are_joined_by_trial(tmp_path):

@@ -119,15 +119,27 @@ def read_calibration(path: Union[str, Path]) -> Calibration:
     """Reads what :func:`write_calibration` wrote.
 
     Raises:
-        InputError: not readable, or not a calibration.
+        InputError: not readable, or not a calibration: weights that are not a list of one or more, a number that is not
+            finite, an impossible prior.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-        return Calibration([float(w) for w in values["weights"]], float(values["offset"]), float(values["p_target"]))
+        weights, offset, p_target = values["weights"], float(values["offset"]), float(values["p_target"])
+        if not isinstance(weights, list) or not weights:
+            raise TypeError("weights are a list")
+        calibration = Calibration([float(weight) for weight in weights], offset, p_target)
+        if not np.isfinite([*calibration.weights, offset]).all():
+            raise ValueError("NaN or infinity")
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a calibration (JSON with weights, offset and p_target)") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise InputError(f"{path}: not a calibration (JSON with a list of weights, offset and p_target, all finite "
+                         "numbers)") from error
+    try:
+        CostModel(p_target).check()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return calibration
 
 
 def _newton(inputs: np.ndarray, is_target: np.ndarray, weights: np.ndarray, prior: float) -> np.ndarray:
