@@ -43,9 +43,12 @@ def test_gathered_and_dense_scores_are_cosines(n_trials, monkeypatch):
 
 def test_all_pairs_are_the_score_matrix():
     enroll, test = make(5, prefix="e"), make(7, seed=1, prefix="t")
-    scores = cosine.score_trials(enroll, test, cosine.all_pairs(enroll, test)).reshape(5, 7)
+    scores = cosine.score_matrix(enroll, test)
     e, t = (side.vectors / np.linalg.norm(side.vectors, axis=1)[:, None] for side in (enroll, test))
+    assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, e @ t.T, atol=1e-6)
+    pairs = cosine.all_pairs(enroll, test)
+    np.testing.assert_allclose(cosine.score_trials(enroll, test, pairs), scores.ravel(), atol=1e-6)
 
 
 def test_kaldi_cosine_scores(shared):
@@ -93,6 +96,14 @@ def test_whitening_of_degenerate_embeddings_stays_finite():
         estimate_whitening(make(1))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_whitening_names_embeddings_that_are_not_finite(value):
+    embeddings = make(10)
+    embeddings.vectors[[3, 7], 2] = value
+    with pytest.raises(InputError, match="u.scp: the embedding of u3 has NaN or infinite values; 2 of 10"):
+        estimate_whitening(embeddings)
+
+
 def test_models_are_means_of_unit_vectors():
     utterances = make(6)
     models = enroll_models(utterances, {"s1": ["u4", "u0"], "s2": ["u3"]})
@@ -121,6 +132,8 @@ def test_embeddings_that_cannot_be_compared(monkeypatch, value, message, dense):
     enroll.vectors[1] = value
     with pytest.raises(InputError, match=message):
         cosine.score_trials(enroll, test, cosine.all_pairs(enroll, test))
+    with pytest.raises(InputError, match=message):
+        cosine.score_matrix(enroll, test)
     # One that no trial uses does no harm.
     trials = Trials(["e0", "e2"], ["t0"], np.array([0, 1], np.int32), np.zeros(2, np.int32))
     scores = cosine.score_trials(enroll, test, trials)
@@ -130,6 +143,8 @@ def test_embeddings_that_cannot_be_compared(monkeypatch, value, message, dense):
 def test_dimensions_must_agree():
     with pytest.raises(InputError, match="16 dimensions, test embeddings .* have 8"):
         cosine.score_trials(make(2), make(2, dim=8), cosine.all_pairs(make(2), make(2)))
+    with pytest.raises(InputError, match="16 dimensions, test embeddings .* have 8"):
+        cosine.score_matrix(make(2), make(2, dim=8))
     with pytest.raises(InputError, match="have 16 dimensions, the mean has 3"):
         subtract_mean(make(2), np.zeros(3))
     with pytest.raises(InputError, match="the transform has 5"):

@@ -45,6 +45,9 @@ def test_normalised_scores_follow_the_definition(method, top_n, monkeypatch):
     scores = normalized_scores(enroll, test, cosine.all_pairs(enroll, test), cohort, method, top_n)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected(enroll, test, cohort, method, top_n), rtol=2e-4, atol=2e-4)
+    matrix = normalized_scores(enroll, test, None, cohort, method, top_n)
+    assert matrix.shape == (6, 9) and matrix.dtype == np.float32
+    np.testing.assert_allclose(matrix.ravel(), scores, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -54,6 +57,8 @@ def test_one_table_for_both_sides_is_no_different(method):
     once = normalized_scores(embeddings, embeddings, pairs, cohort, method, 10)
     again = normalized_scores(embeddings, make(8), pairs, cohort, method, 10)
     np.testing.assert_allclose(once, again, rtol=1e-5, atol=1e-5)
+    matrix = normalized_scores(embeddings, embeddings, None, cohort, method, 10)
+    np.testing.assert_allclose(matrix.ravel(), once, rtol=1e-5, atol=1e-5)
 
 
 def test_whole_cohort_statistics_need_no_scores():
@@ -87,6 +92,15 @@ def test_unusable_cohorts_are_refused(cohort, method, top_n, message):
     embeddings = make(3, seed=5)
     with pytest.raises(InputError, match=message):
         normalized_scores(embeddings, embeddings, cosine.all_pairs(embeddings, embeddings), cohort, method, top_n)
+
+
+@pytest.mark.parametrize("top_n", [None, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cohort_of_one_member_repeated_is_refused(top_n, seed):
+    """Rounding makes the scores differ a little."""
+    cohort = Embeddings([str(i) for i in range(8)], np.tile(make(1, 512, seed).vectors, (8, 1)), "same")
+    with pytest.raises(InputError, match=r"equal; so they are for 50 of 50"):
+        cohort_statistics(make(50, 512, seed + 10), cohort, top_n)
 
 
 def blobs(n_blobs=12, members=15, dim=24, seed=0):

@@ -83,9 +83,10 @@ def score_tables(enroll: str, test: Optional[str], trials: Optional[str], output
     as_matrix = output.endswith(".npy")
     if as_matrix and trials is not None:
         raise InputError(f"{output}: a score matrix is of all pairs; leave out the trial list, or write a score file")
-    pairs = cosine.all_pairs(enrolled, tested) if trials is None else read_trials(trials)
+    pairs = None if trials is None else read_trials(trials)
     if norm is None:
-        values = cosine.score_trials(enrolled, tested, pairs)
+        values = (cosine.score_matrix(enrolled, tested) if pairs is None else
+                  cosine.score_trials(enrolled, tested, pairs))
     else:
         members = prepare(read_embeddings(cohort))
         if cohort_clusters is not None:
@@ -96,7 +97,7 @@ def score_tables(enroll: str, test: Optional[str], trials: Optional[str], output
         values = normalization.normalized_scores(enrolled, tested, pairs, members, norm, top_n)
     if as_matrix:
         with atomic_output(output) as stream:
-            np.save(stream, values.reshape(len(enrolled), len(tested)))
+            np.save(stream, values)
     else:
-        write_scores(output, Scores(pairs, values))
-    return len(pairs)
+        write_scores(output, Scores(cosine.all_pairs(enrolled, tested) if pairs is None else pairs, values.ravel()))
+    return values.size

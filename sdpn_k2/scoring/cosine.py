@@ -28,9 +28,7 @@ def trial_rows(enroll: Embeddings, test: Embeddings, trials: Trials) -> TrialRow
         InputError: trials whose ids have no embedding (the first is named, all are counted), or the two tables have
             different dimensions.
     """
-    if enroll.dim != test.dim:
-        raise InputError(f"enrolment embeddings ({enroll.source}) have {enroll.dim} dimensions, test embeddings "
-                         f"({test.source}) have {test.dim}")
+    _check_dims(enroll, test)
     rows = TrialRows(enroll.rows_of(trials.enroll_ids)[trials.enroll], test.rows_of(trials.test_ids)[trials.test])
     missing = np.flatnonzero((rows.enroll < 0) | (rows.test < 0))
     if len(missing):
@@ -68,11 +66,31 @@ def score_trials(enroll: Embeddings, test: Embeddings, trials: Trials) -> np.nda
     return scores
 
 
+def score_matrix(enroll: Embeddings, test: Embeddings) -> np.ndarray:
+    """Cosine of every enrolment with every test embedding, float32, shape (len(enroll), len(test)).
+
+    Raises:
+        InputError: different dimensions; an embedding has zero norm, or holds NaN or infinity.
+    """
+    _check_dims(enroll, test)
+    enroll_norms, test_norms = _both_norms(enroll, test, np.arange(len(enroll)), np.arange(len(test)))
+    scores = enroll.vectors @ test.vectors.T
+    scores /= enroll_norms[:, None]
+    scores /= test_norms
+    return scores
+
+
 def all_pairs(enroll: Embeddings, test: Embeddings) -> Trials:
-    """Every enrolment with every test embedding; their scores, reshaped to (len(enroll), len(test)), are a matrix."""
+    """Every enrolment with every test embedding, as trials in the order of :func:`score_matrix`."""
     rows = np.repeat(np.arange(len(enroll), dtype=np.int32), len(test))
     columns = np.tile(np.arange(len(test), dtype=np.int32), len(enroll))
     return Trials(enroll.ids, test.ids, rows, columns, source="all pairs")
+
+
+def _check_dims(enroll: Embeddings, test: Embeddings) -> None:
+    if enroll.dim != test.dim:
+        raise InputError(f"enrolment embeddings ({enroll.source}) have {enroll.dim} dimensions, test embeddings "
+                         f"({test.source}) have {test.dim}")
 
 
 def _both_norms(enroll: Embeddings, test: Embeddings, used_enroll: np.ndarray,

@@ -119,10 +119,15 @@ def estimate_whitening(embeddings: Embeddings) -> Whitening:
     """Mean and symmetric (ZCA) whitening matrix of a set of embeddings.
 
     Raises:
-        InputError: fewer than two embeddings, or all are equal.
+        InputError: fewer than two embeddings, all are equal, or one holds NaN or infinity (the first is named, all are
+            counted).
     """
     if len(embeddings) < 2:
         raise InputError(f"{embeddings.source}: whitening needs two embeddings or more, there is {len(embeddings)}")
+    bad = np.flatnonzero(~np.isfinite(np.einsum("ij,ij->i", embeddings.vectors, embeddings.vectors)))
+    if len(bad):
+        raise InputError(f"{embeddings.source}: the embedding of {embeddings.ids[bad[0]]} has NaN or infinite values; "
+                         f"{len(bad)} of {len(embeddings)} embeddings cannot be used to estimate a whitening")
     mean = embeddings.vectors.mean(axis=0, dtype=np.float64)
     centred = embeddings.vectors - mean.astype(np.float32)
     values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64) / len(embeddings))

@@ -24,12 +24,13 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.scoring.cosine import score_trials, trial_rows
+from sdpn_k2.scoring.cosine import TrialRows, score_matrix, score_trials, trial_rows
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
 from sdpn_k2.scoring.trials import Trials
 
 METHODS = ("z-norm", "t-norm", "s-norm", "as-norm")
 BLOCK_CELLS = 1 << 22  # scores against the cohort at a time: 16 MB, so that the selection finds them in the cache
+MIN_STD = 1e-6  # of cosines: what lies below is the rounding of equal ones
 
 
 class CohortStatistics(NamedTuple):
@@ -39,20 +40,20 @@ class CohortStatistics(NamedTuple):
     std: np.ndarray
 
 
-def normalized_scores(enroll: Embeddings, test: Embeddings, trials: Trials, cohort: Embeddings,
+def normalized_scores(enroll: Embeddings, test: Embeddings, trials: Optional[Trials], cohort: Embeddings,
                       method: str = "as-norm", top_n: Optional[int] = 300) -> np.ndarray:
     """Cosine scores of trials, normalised.
 
     Args:
         enroll: embeddings of the enrolment ids.
         test: embeddings of the test ids; may be the same object.
-        trials: the pairs.
+        trials: the pairs; None for every enrolment with every test embedding.
         cohort: the cohort's embeddings, treated (centred, whitened) as the others were.
         method: one of ``METHODS``.
         top_n: size of the adaptive cohort; None for the whole one. ``as-norm`` needs it, ``s-norm`` has none.
 
     Returns:
-        shape (len(trials),), float32.
+        shape (len(trials),), or (len(enroll), len(test)) when ``trials`` is None; float32.
 
     Raises:
         InputError: an unknown method, a cohort smaller than ``top_n``, and all that ``score_trials`` raises.
@@ -63,11 +64,13 @@ def normalized_scores(enroll: Embeddings, test: Embeddings, trials: Trials, coho
         raise InputError("as-norm needs the number of cohort members to use (top-n)")
     if method == "s-norm":
         top_n = None
-    scores = score_trials(enroll, test, trials)
-    rows = trial_rows(enroll, test, trials)
+    if trials is None:
+        scores, rows = score_matrix(enroll, test), TrialRows(np.arange(len(enroll))[:, None], np.arange(len(test)))
+    else:
+        scores, rows = score_trials(enroll, test, trials), trial_rows(enroll, test, trials)
     by_enroll, by_test = method != "t-norm", method != "z-norm"
     if enroll is test:
-        used = [rows.enroll] * by_enroll + [rows.test] * by_test
+        used = [np.unique(rows.enroll)] * by_enroll + [np.unique(rows.test)] * by_test
         statistics = cohort_statistics(enroll, cohort, top_n, np.unique(np.concatenate(used)))
         sides = [statistics] * 2
     else:
@@ -111,7 +114,7 @@ def cohort_statistics(embeddings: Embeddings, cohort: Embeddings, top_n: Optiona
     for start in range(0, len(used), block):
         rows = used[start:start + block]
         mean[rows], std[rows] = block_statistics(embeddings.vectors[rows] / norms[rows, None])
-    flat = np.flatnonzero(~(std[used] > 0.0))
+    flat = np.flatnonzero(~(std[used] > MIN_STD))
     if len(flat):
         raise InputError(f"all scores of {embeddings.ids[used[flat[0]]]} against the cohort ({cohort.source}) are "
                          f"equal; so they are for {len(flat)} of {len(used)} embeddings")
