@@ -1,5 +1,7 @@
 """``sdpn-k2 score``, ``calibrate`` and ``apply-calibration`` from files to files."""
 
+import json
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -84,6 +86,12 @@ def test_score_matrix(corpus):
     assert matrix.shape == (72, 240) and matrix.dtype == np.float32
     run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", corpus / "lines")
     np.testing.assert_allclose(read_scores(corpus / "lines").values, matrix.ravel(), atol=1e-6)
+    run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", "--norm", "as-norm", "--cohort",
+        corpus / "train.scp", "--top-n", 20, corpus / "normalised.npy")
+    run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", "--norm", "as-norm", "--cohort",
+        corpus / "train.scp", "--top-n", 20, corpus / "lines")
+    np.testing.assert_allclose(read_scores(corpus / "lines").values, np.load(corpus / "normalised.npy").ravel(),
+                               rtol=1e-6)
     with pytest.raises(InputError, match="all pairs"):
         run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "matrix.npy")
 
@@ -129,6 +137,26 @@ def test_calibration_and_fusion(corpus):
                       for name in ("one", "two"))
     assert metrics.cllr(rates) < best_single + 0.02
     assert metrics.cllr(rates) < 1.1 * metrics.min_cllr(rates)
+
+
+def test_calibration_refuses_a_pair_with_both_labels(tmp_path):
+    (tmp_path / "trials").write_text("a x target\nb x nontarget\na x nontarget\n")
+    (tmp_path / "scores").write_text("a x 1\nb x 0\n")
+    with pytest.raises(InputError, match="a x is both target and nontarget"):
+        run(calibrate, tmp_path / "trials", tmp_path / "scores", tmp_path / "calibration.json")
+    assert not (tmp_path / "calibration.json").exists()
+
+
+def test_json_has_no_infinity(tmp_path):
+    """Where rejecting everything costs least."""
+    (tmp_path / "trials").write_text("a x target\nb x nontarget\n")
+    (tmp_path / "scores").write_text("a x 0\nb x 1\n")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    told = json.loads(run(evaluate, tmp_path / "scores", tmp_path / "trials", "--json").output, parse_constant=refuse)
+    assert told["costs"][0]["min_dcf"] == 1.0 and told["costs"][0]["threshold"] is None
 
 
 def test_eval_with_intervals(corpus):

@@ -29,4 +29,4 @@ def evaluate(scores, trials, p_targets, c_miss, c_fa, evaluations, utt2spk, as_j
     if scores == trials == "-":
         raise InputError("SCORES and TRIALS cannot both be the standard input")
     summary = summarise(scores, trials, p_targets, c_miss, c_fa, evaluations, utt2spk)
-    click.echo(json.dumps(summary.as_dict(), indent=2) if as_json else summary.table(), nl=as_json)
+    click.echo(json.dumps(summary.as_dict(), indent=2, allow_nan=False) if as_json else summary.table(), nl=as_json)

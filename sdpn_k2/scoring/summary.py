@@ -1,5 +1,6 @@
 """Every figure for one score file, for ``sdpn-k2 eval``."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Union
@@ -40,11 +41,11 @@ class Summary:
     intervals: Optional[Intervals] = None
 
     def as_dict(self) -> Dict[str, object]:
-        """The same as plain values, for JSON."""
+        """The same as plain values, for JSON, which has no infinity: None for the threshold that rejects everything."""
         values = asdict(self)
         if self.intervals:
             values["intervals"] = self.intervals._asdict()
-        return values
+        return _finite(values)
 
     def table(self) -> str:
         """The same as lines of text, rates in percent."""
@@ -80,6 +81,15 @@ class Summary:
             yield f"{name} min ({speakers})", primary["min"], 1, 4
             yield f"{name} act ({speakers})", primary["actual"], 1, 4
         yield f"Cllr ({speakers})", self.intervals.cllr, 1, 4
+
+
+def _finite(value):
+    """``value`` with None for every number in it that is infinite."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summarise(scores: Union[str, Path], trials: Union[str, Path], p_targets: Sequence[float] = (0.01, 0.05),
