@@ -40,6 +40,12 @@ def changes(run, rows):
     return {key: value for key, _, value in config_differences(base, config)}
 
 
+def test_the_grid_needs_an_sdpn_base():
+    for make in (grid, jobs):
+        with pytest.raises(InputError, match="base configuration has method=dino.*leave the method out"):
+            make(SMALL, ["method=dino"])
+
+
 def test_the_grid_is_what_the_paper_asks():
     rows = grid(SMALL)
     assert {row.run: changes(row.run, rows) for row in rows} == {

@@ -71,8 +71,12 @@ def grid(config_path: Optional[Path] = None, overrides: Sequence[str] = ()) -> L
     """The lines of the table for a base configuration; lines of equal configurations share a run.
 
     Raises:
-        InputError: a configuration that cannot be used.
+        InputError: a configuration that cannot be used, or whose method is not sdpn.
     """
+    base = load_config(config_path, overrides)
+    if base.method != "sdpn":
+        raise InputError(f"the base configuration has method={base.method}, but the grid asks about SDPN and trains DINO "
+                         "besides: leave the method out")
     rows: List[Row] = []
     for question, variants in QUESTIONS:
         for name, label, changes in variants:
