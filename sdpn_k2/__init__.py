@@ -19,7 +19,8 @@ def load(checkpoint, device="cpu", max_duration=60.0):
         :class:`sdpn_k2.engine.embedder.Embedder`.
 
     Raises:
-        sdpn_k2.errors.InputError: not a readable checkpoint of ours.
+        sdpn_k2.errors.InputError: not a readable checkpoint of ours, a device that torch cannot use, or a max_duration
+            that is too short (below 0.1).
     """
     from sdpn_k2.engine.embedder import Embedder  # here, since torch takes seconds to import
 

@@ -88,10 +88,41 @@ def test_an_embedding_is_the_encoders_output(exp, audio, model):
     assert (model.sample_rate, model.dim, expected.shape) == (rate, 8, (8,))
     int16 = soundfile.read(audio / "a.wav", dtype="int16")[0]
     for given in (audio / "a.wav", str(audio / "a.wav"), samples, samples.astype(np.float64), samples[None],
-                  torch.from_numpy(samples), torch.from_numpy(samples)[None], int16):
+                  torch.from_numpy(samples), torch.from_numpy(samples)[None], int16, torch.from_numpy(int16)):
         embedding = model.embed(given)
         assert embedding.dtype == np.float32
         np.testing.assert_allclose(embedding, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_bfloat16_waveform_is_taken(model):
+    samples = torch.rand(8000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    np.testing.assert_allclose(model.embed(samples), model.embed(samples.float()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0, -16000, 16000.5, float("nan"), float("inf"), "16k"])
+def test_impossible_rates_are_refused(model, rate):
+    with pytest.raises(InputError, match="whole number"):
+        model.embed(np.ones(16000), rate=rate)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"device": "foo"}, "device foo: torch cannot use it"),
+    ({"device": "cuda:99"}, "device cuda:99: torch cannot use it"),
+    ({"max_duration": 0}, "max_duration is 0 s, must be 0.1 s or more"),
+    ({"max_duration": -1}, "max_duration is -1 s"),
+    ({"max_duration": 0.05}, "max_duration is 0.05 s"),
+    ({"max_duration": float("nan")}, "max_duration is nan s"),
+    ({"max_duration": float("inf")}, "max_duration is inf s"),
+])
+def test_impossible_options_of_load_are_refused(exp, options, message):
+    with pytest.raises(InputError, match=message):
+        sdpn_k2.load(exp, **options)
+
+
+@pytest.mark.parametrize("frames", [10, 11, 19, 21])
+def test_the_shortest_chunks_can_be_embedded(exp, frames):
+    model = sdpn_k2.load(exp, max_duration=0.1)
+    assert np.isfinite(model.embed(np.random.default_rng(0).standard_normal(frames * 160 + 240))).all()
 
 
 def test_other_rates_are_resampled_and_channels_chosen(audio, model):
@@ -158,6 +189,8 @@ def test_one_bad_file_is_skipped_where_names_tell(run, exp, audio, tmp_path):
     (["-o", "ark:-", "cat a.wav |"], "cannot be a key of a Kaldi archive"),
     (["-o", "/nowhere/x.npy", "a.wav"], "/nowhere/x.npy: cannot write"),
     (["--channel", "1", "a.wav"], "a.wav: there is no channel 1"),
+    (["--max-duration", "0", "a.wav"], "max_duration is 0 s, must be 0.1 s or more"),
+    (["--device", "foo", "a.wav"], "device foo: torch cannot use it"),
 ])
 def test_bad_requests_give_one_line(run, exp, audio, tmp_path, arguments, message):
     for name in ("a.wav", "short.wav"):
@@ -165,6 +198,13 @@ def test_bad_requests_give_one_line(run, exp, audio, tmp_path, arguments, messag
     done = run("embed", "-c", exp, *arguments)
     assert done.code == 1 and done.out == ""
     assert message in done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("output", ["none/x.npy", "none/x.json", "none/x.ark", "ark,scp:x.ark,none/x.scp"])
+def test_an_output_that_cannot_be_written_is_found_out_first(run, exp, audio, monkeypatch, output):
+    monkeypatch.setattr(Extractor, "embed", lambda *_: pytest.fail("embedded for nothing"))
+    done = run("embed", "-c", exp, "-o", output, audio / "a.wav", audio / "b.wav")
+    assert done.code == 1 and "cannot write: No such file or directory" in done.err
 
 
 def unit(vector):
@@ -201,6 +241,7 @@ def test_verify_prints_score_and_calibrated_probability(run, exp, audio, model, 
     (["-", "-"], 2, "the standard input can be read once"),
     (["a.wav", "none.wav"], 1, "none.wav: no such file"),
     (["--p-target", "2", "--calibration", "calibration", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1"),
+    (["--p-target", "7", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1, is 7"),
     (["--mean", "long.vec", "a.wav", "b.wav"], 1, "have 8 dimensions, the mean has 3"),
 ])
 def test_verify_refuses_in_one_line(run, exp, audio, tmp_path, arguments, code, message):
@@ -211,3 +252,11 @@ def test_verify_refuses_in_one_line(run, exp, audio, tmp_path, arguments, code, 
     done = run("verify", "-c", exp, *arguments)
     assert done.code == code and done.out == ""
     assert message in done.err.splitlines()[-1]
+
+
+def test_one_file_enrols_and_none_does_not(audio, model):
+    expected = verify(model, [audio / "a.wav"], audio / "b.wav").score
+    for alone in (audio / "a.wav", str(audio / "a.wav")):
+        assert verify(model, alone, audio / "b.wav").score == expected
+    with pytest.raises(InputError, match="no recording to enrol"):
+        verify(model, [], audio / "b.wav")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Iterable
+from typing import Iterable, Union
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,16 @@ class Process:
         return self.rank == 0
 
 
+def usable_device(device: Union[str, torch.device]) -> torch.device:
+    """``device`` as torch has it. Raises InputError where torch does not know it or cannot use it."""
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device}: torch cannot use it: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
 def start_process(device: str = "auto") -> Process:
     """Join the processes that ``torchrun`` started (its environment variables), or be the only one.
 
@@ -45,7 +55,7 @@ def start_process(device: str = "auto") -> Process:
         if device == "cuda":
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    chosen = torch.device(device)
+    chosen = usable_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return Process(int(os.environ.get("RANK", "0")), world_size, chosen)

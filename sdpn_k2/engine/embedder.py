@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
+import sys
+from collections import Counter
+from numbers import Real
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Union
+from typing import IO, ContextManager, Dict, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -57,12 +62,16 @@ class Embedder:
             channel: of a file with several.
 
         Raises:
-            InputError: unreadable audio; a waveform with several channels, NaN or another type; fewer than 5 frames
-                (65 ms).
+            InputError: unreadable audio; a waveform with several channels, NaN or another type; a rate that is not a
+                whole number of Hz; fewer than 5 frames (65 ms).
         """
         if isinstance(audio, (str, Path)):
             return self._embed(read_audio(str(audio), self.sample_rate, channel) / np.float32(32768), str(audio))
-        samples = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
+        if isinstance(audio, Tensor):
+            audio = audio.detach().cpu()
+            samples = (audio.float() if audio.is_floating_point() else audio).numpy()  # NumPy has no bfloat16
+        else:
+            samples = np.asarray(audio)
         if samples.ndim == 2 and len(samples) == 1:
             samples = samples[0]
         if samples.ndim != 1:
@@ -73,7 +82,11 @@ class Embedder:
             raise InputError(f"a waveform is of floats in ±1 or int16; this one is {samples.dtype}")
         if not np.isfinite(samples).all():
             raise InputError("the waveform has NaN or infinite samples")
-        return self._embed(resample(samples, rate or self.sample_rate, self.sample_rate), "the waveform")
+        if rate is None:
+            rate = self.sample_rate
+        if not isinstance(rate, Real) or not math.isfinite(rate):
+            raise InputError(f"the sample rate is {rate!r}, must be a whole number of Hz")
+        return self._embed(resample(samples, rate, self.sample_rate), "the waveform")
 
     def _embed(self, samples: np.ndarray, source: str) -> np.ndarray:
         try:
@@ -99,7 +112,7 @@ def embed_files(embedder: Embedder, files: Sequence[str], output: str, channel: 
             could be embedded, or the output cannot be written.
     """
     kind = _kind(output)
-    twice = [name for name in files if files.count(name) > 1]
+    twice = [name for name, times in Counter(files).items() if times > 1]
     if twice:
         raise InputError(f"{twice[0]}: given twice")
     if kind == "ark":
@@ -107,17 +120,18 @@ def embed_files(embedder: Embedder, files: Sequence[str], output: str, channel: 
         if spaced:
             raise InputError(f"{spaced[0]!r}: a name with white space cannot be a key of a Kaldi archive; take .json or "
                              ".npy")
-    embeddings: Dict[str, np.ndarray] = {}
-    for name in files:
-        try:
-            embeddings[name] = embedder.embed(name, channel=channel)
-        except InputError as error:
-            if kind == "npy" or len(files) == 1:
-                raise
-            log.warning("skipped: %s", error)
-    if not embeddings:
-        raise InputError(f"none of the {len(files)} files could be embedded")
-    _write(output, kind, embeddings)
+    with _open(output, kind) as opened:  # first, since embedding may take hours
+        embeddings: Dict[str, np.ndarray] = {}
+        for name in files:
+            try:
+                embeddings[name] = embedder.embed(name, channel=channel)
+            except InputError as error:
+                if kind == "npy" or len(files) == 1:
+                    raise
+                log.warning("skipped: %s", error)
+        if not embeddings:
+            raise InputError(f"none of the {len(files)} files could be embedded")
+        _write(opened, kind, embeddings)
     log.info("done %d, failed %d", len(embeddings), len(files) - len(embeddings))
     return len(embeddings)
 
@@ -132,21 +146,22 @@ def _kind(output: str) -> str:
     raise InputError(f"{output}: name it .npy, .json or .ark, or give a Kaldi wspecifier such as ark,scp:x.ark,x.scp")
 
 
-def _write(output: str, kind: str, embeddings: Dict[str, np.ndarray]) -> None:
+def _open(output: str, kind: str) -> ContextManager[Union[IO, TableWriter]]:
+    if kind == "ark":
+        return TableWriter(output if is_table(output) else f"ark:{output}", "vector")
+    if output == "-":
+        return contextlib.nullcontext(sys.stdout)
+    return atomic_output(output, "wb" if kind == "npy" else "w")
+
+
+def _write(opened: Union[IO, TableWriter], kind: str, embeddings: Dict[str, np.ndarray]) -> None:
     if kind == "npy":
-        with atomic_output(output) as stream:
-            np.save(stream, np.stack(list(embeddings.values())))
+        np.save(opened, np.stack(list(embeddings.values())))
     elif kind == "ark":
-        with TableWriter(output if is_table(output) else f"ark:{output}", "vector") as writer:
-            for name, embedding in embeddings.items():
-                writer.write(name, embedding)
+        for name, embedding in embeddings.items():
+            opened.write(name, embedding)
     else:
         # The shortest decimals that give the same float32.
         lines = (f"{json.dumps(name)}: [{', '.join(map(str, map(float, map(str, vector))))}]"
                  for name, vector in embeddings.items())
-        text = "{" + ",\n ".join(lines) + "}\n"
-        if output == "-":
-            print(text, end="")
-        else:
-            with atomic_output(output, "w") as stream:
-                stream.write(text)
+        opened.write("{" + ",\n ".join(lines) + "}\n")

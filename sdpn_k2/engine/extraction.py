@@ -7,6 +7,7 @@ padded batch would change the embedding by 2 %.
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.engine.checkpoint import load_checkpoint
+from sdpn_k2.engine.distributed import usable_device
 from sdpn_k2.engine.features import Features, compute_features, read_features
 from sdpn_k2.engine.progress import Progress
 from sdpn_k2.errors import InputError
@@ -37,13 +39,21 @@ class Extractor:
     """The encoder of a checkpoint, ready to embed."""
 
     def __init__(self, encoder: EcapaTdnn, config: Config, device: torch.device, max_duration: float = 60.0):
-        """``max_duration``: longer utterances (seconds) are embedded in equal chunks, and the chunks averaged."""
+        """``max_duration``: longer utterances (seconds) are embedded in equal chunks, and the chunks averaged.
+
+        Raises:
+            InputError: chunks of so few frames that half of one is too short to be embedded.
+        """
+        frames, least = max_duration * 1000 / config.features.frame_shift_ms, 2 * EcapaTdnn.MIN_FRAMES
+        if not least <= frames < math.inf:
+            shortest = least * config.features.frame_shift_ms / 1000
+            raise InputError(f"max_duration is {max_duration:g} s, must be {shortest:g} s or more, and finite")
         self.encoder = encoder.to(device).eval()
         self.device = device
         self.features = config.features
         self.front_end = front_end(config.features).to(device)
         self.sample_rate = config.features.sample_rate
-        self.max_frames = max(EcapaTdnn.MIN_FRAMES, round(max_duration * 1000 / config.features.frame_shift_ms))
+        self.max_frames = round(frames)
         self.dim = config.model.embedding_dim
 
     @classmethod
@@ -51,15 +61,17 @@ class Extractor:
         """The teacher of a checkpoint of :mod:`sdpn_k2.engine.checkpoint`.
 
         Raises:
-            InputError: not a readable checkpoint of ours.
+            InputError: not a readable checkpoint of ours, a device that torch cannot use, or a ``max_duration`` that is
+                too short.
         """
+        device = usable_device(device)
         loaded = load_checkpoint(checkpoint)
         encoder = EcapaTdnn(loaded.config.features.num_mel_bins, loaded.config.model)
         prefix = "teacher.encoder."
         encoder.load_state_dict(
             {name[len(prefix) :]: tensor for name, tensor in loaded.model.items() if name.startswith(prefix)}
         )
-        return cls(encoder, loaded.config, torch.device(device), max_duration)
+        return cls(encoder, loaded.config, device, max_duration)
 
     def embed(self, waveform: np.ndarray) -> np.ndarray:
         """One waveform ``(samples,)`` in ±1 at the model's sample rate → its embedding ``(dim,)`` float32.

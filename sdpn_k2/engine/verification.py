@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from pathlib import Path
+from typing import Optional, Sequence, Union
 
 import numpy as np
 
 from sdpn_k2.engine.embedder import Audio, Embedder
+from sdpn_k2.errors import InputError
 from sdpn_k2.scoring import cosine
 from sdpn_k2.scoring.calibration import Calibration
 from sdpn_k2.scoring.embeddings import Embeddings, enroll_models, subtract_mean
+from sdpn_k2.scoring.metrics import CostModel
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,14 @@ class Verdict:
     p_target: float
 
 
-def verify(embedder: Embedder, enroll: Sequence[Audio], test: Audio, mean: Optional[np.ndarray] = None,
+def verify(embedder: Embedder, enroll: Union[str, Path, Sequence[Audio]], test: Audio,
+           mean: Optional[np.ndarray] = None,
            calibration: Optional[Calibration] = None, p_target: float = 0.5, channel: int = 0) -> Verdict:
     """Compare a recording with an enrolled speaker.
 
     Args:
         embedder: the model.
-        enroll: recordings of the speaker; the embeddings of several are averaged at unit length.
+        enroll: recordings of the speaker, or one file; the embeddings of several are averaged at unit length.
         test: the other recording.
         mean: subtracted from every embedding, ``(dim,)``.
         calibration: of such scores (``sdpn-k2 calibrate``).
@@ -44,8 +48,14 @@ def verify(embedder: Embedder, enroll: Sequence[Audio], test: Audio, mean: Optio
         channel: of files with several.
 
     Raises:
-        InputError: all that ``Embedder.embed`` raises; an impossible prior; a calibration of several systems.
+        InputError: all that ``Embedder.embed`` raises; no enrolment recording; an impossible prior; a calibration of
+            several systems.
     """
+    CostModel(p_target).check()
+    if isinstance(enroll, (str, Path)):
+        enroll = [enroll]
+    if not len(enroll):
+        raise InputError("there is no recording to enrol the speaker with")
     names = [f"enrolment recording {i}" for i in range(1, len(enroll) + 1)]
     vectors = [embedder.embed(audio, channel=channel) for audio in enroll]
     enrolled = Embeddings(names, np.stack(vectors), "the enrolment")
@@ -53,7 +63,7 @@ def verify(embedder: Embedder, enroll: Sequence[Audio], test: Audio, mean: Optio
     if mean is not None:
         enrolled, tested = subtract_mean(enrolled, mean), subtract_mean(tested, mean)
     enrolled = enroll_models(enrolled, {"speaker": names})
-    score = float(cosine.score_trials(enrolled, tested, cosine.all_pairs(enrolled, tested))[0])
+    score = float(cosine.score_matrix(enrolled, tested)[0, 0])
     if calibration is None:
         return Verdict(score, None, None, p_target)
     scores = np.array([score])
