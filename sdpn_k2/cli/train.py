@@ -35,10 +35,11 @@ def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str,
     from sdpn_k2.engine.distributed import start_process
     from sdpn_k2.engine.progress import log_to
     from sdpn_k2.engine.trainer import Interrupted, Trainer
+    from sdpn_k2.files import make_folder
 
     config = load_config(config_path, overrides)
     process = start_process(device)
-    exp.mkdir(parents=True, exist_ok=True)
+    make_folder(exp)
     if process.is_main:
         log_to(exp / "train.log")
     try:

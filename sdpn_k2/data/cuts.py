@@ -10,7 +10,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Union
+from typing import Any, Iterable, Iterator, Tuple, Union
 
 import numpy as np
 from lhotse import CutSet, Features, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
@@ -228,5 +228,17 @@ class CutTable:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> MonoCut:
+        return _parse(self._line(index), self.path, index + 1, CutSet)
+
+    def spans(self) -> Iterator[Tuple[str, float, float]]:
+        """Id, start and duration (seconds) of each cut. Raises InputError."""
+        for index in range(len(self)):
+            try:
+                item = json.loads(self._line(index))
+                yield item["id"], item["start"], item["duration"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{self.path}: line {index + 1} is not a lhotse cut: {error}") from error
+
+    def _line(self, index: int) -> bytes:
         start = self._ends[index - 1] + 1 if index else 0
-        return _parse(self._buffer[start : self._ends[index]].tobytes(), self.path, index + 1, CutSet)
+        return self._buffer[start : self._ends[index]].tobytes()

@@ -12,7 +12,7 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
-from typing import BinaryIO, List, Tuple
+from typing import BinaryIO, Iterator, List, Tuple
 
 import numpy as np
 from lhotse import CutSet, MonoCut
@@ -91,6 +91,11 @@ class SharTable:
             rng.permutation(np.concatenate([np.arange(starts[shard], self._ends[shard]) for shard in group]))
             for group in groups
         ])
+
+    def spans(self) -> Iterator[Tuple[str, float, float]]:
+        """Id, start and duration (seconds) of each cut. Raises InputError."""
+        for table in self._tables:
+            yield from table.spans()
 
     def __getitem__(self, index: int) -> MonoCut:
         shard = int(np.searchsorted(self._ends, index, side="right"))

@@ -6,7 +6,7 @@ A checkpoint is a dict with
     step        steps done
     model       state dict of the method: student, teacher, prototypes
     momentum    name of a parameter → its SGD momentum buffer
-    meta        JSON: the resolved configuration, library versions
+    meta        JSON: the resolved configuration, the training data, library versions
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ _NAME = re.compile(r"step-(\d+)\.pt")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory; tensors on the CPU."""
+    """A checkpoint in memory; tensors on the CPU. ``data``: what it was trained on, where that is recorded."""
 
     step: int
     config: Config
     model: Dict[str, Tensor]
     momentum: Dict[str, Tensor]
+    data: str = ""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -51,6 +52,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     meta = {
         "config": config_to_dict(checkpoint.config),
+        "data": checkpoint.data,
         "versions": {"sdpn_k2": sdpn_k2.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     content = {
@@ -77,8 +79,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: not an sdpn_k2 checkpoint; {describe(content)}{hint}")
     if content["version"] != VERSION:
         raise InputError(f"{path}: checkpoint version {content['version']}; this release reads version {VERSION}")
-    config = config_from_dict(json.loads(content["meta"])["config"], str(path))
-    return Checkpoint(content["step"], config, content["model"], content["momentum"])
+    meta = json.loads(content["meta"])
+    config = config_from_dict(meta["config"], str(path))
+    return Checkpoint(content["step"], config, content["model"], content["momentum"], meta.get("data", ""))
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -125,4 +128,4 @@ def average_checkpoints(paths: List[Path]) -> Checkpoint:
                 sums[name] += tensor
     mean = {name: (total / len(paths)).to(last.model[name].dtype) if total.is_floating_point() else total
             for name, total in sums.items()}
-    return Checkpoint(last.step, last.config, mean, {})
+    return Checkpoint(last.step, last.config, mean, {}, last.data)

@@ -6,6 +6,7 @@ generators seeded by them), so a checkpoint needs no generator states and a resu
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import resource
@@ -13,7 +14,7 @@ import signal
 import time
 from collections import deque
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Optional, Union
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ from sdpn_k2.engine.progress import MetricsLog, Progress
 from sdpn_k2.engine.schedules import cosine, warmup_cosine
 from sdpn_k2.engine.views import Views, on_device
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output
+from sdpn_k2.files import atomic_output, make_folder
 from sdpn_k2.methods.dino import DINO
 from sdpn_k2.methods.sdpn import SDPN
 
@@ -82,15 +83,19 @@ class Trainer:
             dev: Kaldi data directory with trials (and feats.scp or wav.scp), on which the teacher is evaluated on the way.
 
         Raises:
-            InputError: unusable data, or a checkpoint in ``exp`` of another configuration.
+            InputError: unusable data, a checkpoint in ``exp`` of another configuration or of other data, or a run of
+                no step.
         """
         self.config, self.exp, self.process = config, exp, process
         self.checkpoints = exp / "checkpoints"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(self.checkpoints)
         table = SharTable(cuts) if cuts.is_dir() else CutTable(cuts)
         self.dataset = MultiCropDataset(table, config)
+        self.data = _describe(table)
         steps_per_epoch = len(table) // config.train.batch_size
-        self.num_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
+        self.num_steps = config.train.steps
+        if self.num_steps is None:
+            self.num_steps = round(config.train.epochs * steps_per_epoch)
 
         torch.manual_seed(config.seed)
         method = {"sdpn": SDPN, "dino": DINO}[config.method](config)
@@ -105,6 +110,9 @@ class Trainer:
             table, config.train.batch_size, self.num_steps, config.seed,
             self.step, process.rank, process.world_size,
         )
+        if self.num_steps < 1:
+            raise InputError(f"train.epochs = {config.train.epochs:g} of {steps_per_epoch} steps each make no step: "
+                             "take more of them, or set train.steps")
         share = config.train.batch_size // process.world_size
         if share % (config.train.micro_batch_size or share):
             raise InputError(f"train.micro_batch_size = {config.train.micro_batch_size} does not divide a process's "
@@ -131,6 +139,8 @@ class Trainer:
         try:
             if self.step < self.num_steps:
                 self._train()
+            elif not checkpoint_path(self.checkpoints, self.step).exists():
+                self._save()  # resumed at its end, from another folder
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -164,7 +174,7 @@ class Trainer:
                     values = {name: float(value) for name, value in statistics.items()}
                     values.update(utterances_per_second=count / elapsed, data_wait_share=waited / elapsed,
                                   skipped_utterances=len(self._skipped), peak_memory_gb=self.peak_memory_gb())
-                    warn_of_collapse(self.step, values, self._num_prototypes())
+                    warn_of_collapse(self.step, values, self._num_prototypes(), train.batch_size)
                     metrics.write(self.step, values)
                     since, logged_step, waited = time.perf_counter(), self.step, 0.0
                 if process.is_main:
@@ -296,6 +306,9 @@ class Trainer:
         if differences:
             raise InputError(f"{path} was trained with another configuration: {', '.join(differences)}; "
                              "take another folder, or --resume none in an empty one")
+        if checkpoint.data not in ("", self.data):
+            raise InputError(f"{path} was trained on other utterances ({checkpoint.data} there, {self.data} now): take "
+                             f"another folder, or remove {self.checkpoints} to train anew")
         self.model.load_state_dict(checkpoint.model)
         for name, parameter in self.model.named_parameters():
             if name in checkpoint.momentum:
@@ -305,6 +318,11 @@ class Trainer:
         log.info("resumed from %s", path)
 
     def _save(self) -> None:
+        bad = [name for name, values in self.model.state_dict().items() if not torch.isfinite(values).all()]
+        if bad:
+            kept = latest_checkpoint(self.checkpoints)
+            raise InputError(f"the weights are not finite after step {self.step} ({bad[0]}, {len(bad)} in all); "
+                             f"last good checkpoint: {kept or 'none yet'}; lower train.base_lr")
         if not self.process.is_main:
             return
         momentum = {
@@ -313,7 +331,7 @@ class Trainer:
             if "momentum_buffer" in self.optimizer.state.get(parameter, {})
         }
         path = checkpoint_path(self.checkpoints, self.step)
-        save_checkpoint(path, Checkpoint(self.step, self.config, self.model.state_dict(), momentum))
+        save_checkpoint(path, Checkpoint(self.step, self.config, self.model.state_dict(), momentum, self.data))
         period = round(self.config.train.keep_every * self.batches.steps_per_epoch)
         remove_old_checkpoints(self.checkpoints, self.config.train.keep_checkpoints, period)
         log.info("wrote %s", path)
@@ -342,3 +360,11 @@ class Trainer:
             link.symlink_to(checkpoint_path(self.checkpoints, self.num_steps).relative_to(self.exp))
             link.replace(final)
         return final
+
+
+def _describe(table: Union[CutTable, SharTable]) -> str:
+    """How many utterances there are, and a digest of their ids, spans and order; not of where they lie."""
+    digest = hashlib.blake2b(digest_size=8)
+    for span in table.spans():
+        digest.update(repr(span).encode())
+    return f"{len(table)} utterances, digest {digest.hexdigest()}"
