@@ -29,6 +29,8 @@ from sdpn_k2.signal.fbank import Fbank
 
 # Crops of one utterance that lie within this many seconds are cut from one decoded span; others are read singly.
 MAX_SPAN_SECONDS = 60.0
+# Batches that each loader process has ready.
+PREFETCHED_BATCHES = 4
 
 BatchKey = Tuple[int, Tuple[int, ...]]  # epoch, indices of utterances
 
@@ -139,7 +141,7 @@ class MultiCropDataset(Dataset):
         """The global crop, then the local crops of ``cut``. A short utterance is wrapped around.
 
         Raises:
-            InputError: NaN or silence. Whatever lhotse raises when it cannot decode the cut.
+            InputError: NaN, or silence in all that was read. Whatever lhotse raises when it cannot decode the cut.
         """
         total = self.source.length(cut)
         sizes = [self.global_size] + [self.local_size] * self.num_local
@@ -148,9 +150,12 @@ class MultiCropDataset(Dataset):
         first, last = min(start for start, _ in spans), max(end for _, end in spans)
         if last - first <= self.source.size(MAX_SPAN_SECONDS):
             whole = self.source.read(cut, first, last)
+            read = [whole]
             pieces = [whole[start - first : end - first] for start, end in spans]
         else:
-            pieces = [self.source.read(cut, start, end) for start, end in spans]
+            read = pieces = [self.source.read(cut, start, end) for start, end in spans]
+        if not any(piece.any() for piece in read):
+            raise InputError("silent: every sample is zero")
         return [
             piece if len(piece) == size else np.take(piece, np.arange(start, start + size), axis=0, mode="wrap")
             for piece, start, size in zip(pieces, starts, sizes)
@@ -174,16 +179,14 @@ class WaveformSource:
         return round(cut.duration * self.sample_rate)
 
     def read(self, cut: MonoCut, first: int, last: int) -> np.ndarray:
-        """Samples ``first`` to ``last`` of the cut."""
-        audio = cut.recording.load_audio(
+        """Samples ``first`` to ``last`` of the cut, resampled where its recording has another rate."""
+        audio = cut.recording.resample(self.sample_rate).load_audio(
             channels=cut.channel,
             offset=cut.start + first / self.sample_rate,
             duration=(last - first) / self.sample_rate,
         )[0]
         if not np.isfinite(audio).all():
             raise InputError("NaN or infinite samples")
-        if not audio.any():
-            raise InputError("silent: every sample is zero")
         samples = np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
         if len(samples) != last - first:
             # Durations are rounded in manifests, and a resampled file may be a sample short.
@@ -240,7 +243,7 @@ def multi_crop_loader(dataset: MultiCropDataset, batches: StepBatches, workers: 
         # Registered after multiprocessing's own handler, hence called before it ends and awaits the workers.
         atexit.register(setattr, ending, "value", True)
         options = {"num_workers": workers, "worker_init_fn": functools.partial(_start_worker, ending),
-                   "prefetch_factor": 4}
+                   "prefetch_factor": PREFETCHED_BATCHES}
     for batch in DataLoader(_ErrorsAsData(dataset), sampler=batches, batch_size=None, pin_memory=pin, **options):
         if isinstance(batch, InputError):
             raise batch

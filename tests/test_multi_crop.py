@@ -1,0 +1,46 @@
+"""Crops of recordings that are not as usual: of another rate, or silent in places."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import Recording
+
+from sdpn_k2.config import load_config
+from sdpn_k2.data import multi_crop
+from sdpn_k2.data.cuts import CutTable, write_manifest
+from sdpn_k2.data.multi_crop import MultiCropDataset
+from sdpn_k2.errors import InputError
+from tiny_training import TINY
+
+
+def dataset_of(folder: Path, samples: np.ndarray, rate: int = 16000, *overrides: str) -> MultiCropDataset:
+    soundfile.write(folder / "a.wav", samples, rate)
+    write_manifest([Recording.from_file(folder / "a.wav").to_cut()], folder / "cuts.jsonl.gz")
+    return MultiCropDataset(CutTable(folder / "cuts.jsonl.gz"), load_config(None, [*TINY, *overrides]))
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("seconds", [0.7, 3.0])
+def test_recordings_of_another_rate_are_resampled(tmp_path, rate, seconds):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate)
+    dataset = dataset_of(tmp_path, tone, rate, "crops.global_seconds=0.5")
+    batch = dataset[(0, (0,))]
+    for crop in [batch.global_crops[0], *batch.local_crops[:, 0]]:
+        assert len(crop) == 8000
+        assert np.abs(np.fft.rfft(crop.numpy() * np.hanning(8000))).argmax() == 220  # bins of 2 Hz
+
+
+@pytest.mark.parametrize("span", [60.0, 0.1])
+def test_silence_of_some_crops_is_no_fault_of_the_utterance(tmp_path, monkeypatch, span):
+    monkeypatch.setattr(multi_crop, "MAX_SPAN_SECONDS", span)
+    samples = np.zeros(160000)
+    samples[::16000] = 0.5
+    dataset = dataset_of(tmp_path, samples)
+    for epoch in range(5):
+        batch = dataset[(epoch, (0,))]
+        silent = [not crop.any() for crop in batch.local_crops[:, 0]]
+        assert batch.global_crops.any() and batch.skipped == [] and any(silent)
+    with pytest.raises(InputError, match="too few usable utterances.*silent"):
+        dataset_of(tmp_path, np.zeros(160000))[(0, (0,))]
