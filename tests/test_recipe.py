@@ -129,6 +129,20 @@ def test_a_stage_names_the_earlier_stage_that_it_misses(tmp_path):
     assert result.returncode == 1 and "which stage 2 makes: run with --stage 2" in result.stderr
 
 
+def test_scores_that_cannot_be_measured_are_named(tmp_path):
+    data, exp = tmp_path / "data", tmp_path / "exp"
+    for folder in (data / "test", exp / "backend", exp / "scores" / "test" / "log"):
+        folder.mkdir(parents=True)
+    (data / "eval_sets").write_text("test\n")
+    (data / "test" / "trials").write_text("a x target\n")
+    (exp / "backend" / "no_plda").touch()
+    for method in ("cosine", "cosine_mean"):
+        (exp / "scores" / "test" / f"trials.{method}").write_text("a x 1\n")
+    result = run("--corpus", "audio-dir", "--data", data, "--exp", exp, "--stage", "7", check=False)
+    assert result.returncode == 1 and "nontarget" in result.stderr
+    assert result.stderr.endswith(f"{exp}/scores/test/trials.cosine cannot be measured with {data}/test/trials\n")
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--corpus", "nothing"], "choose demo, audio-dir, kaldi-dir or voxceleb"),
     (["--no-such-option", "1"], "no-such-option"),

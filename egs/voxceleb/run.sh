@@ -289,8 +289,12 @@ if begin_stage 7 "results" "" \
     for trials in $(trial_lists "$data/$name"); do
       list=$(basename "$trials")
       for scores in "$exp/scores/$name/$list".*; do
-        eer=$(compute-eer <(local/prepare_for_eer.py "$trials" "$scores") 2> /dev/null)
-        dcf=$(sid/compute_min_dcf.py --p-target 0.01 "$scores" "$trials" 2> /dev/null)
+        log=$exp/scores/$name/log/$(basename "$scores").metrics.log
+        if ! { eer=$(compute-eer <(local/prepare_for_eer.py "$trials" "$scores")) &&
+            dcf=$(sid/compute_min_dcf.py --p-target 0.01 "$scores" "$trials"); } 2> "$log"; then
+          cat "$log" >&2
+          refuse "$scores cannot be measured with $trials"
+        fi
         echo "$name $list ${scores##*.} EER $eer minDCF(0.01) $dcf"
       done
     done
