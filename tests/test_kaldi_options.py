@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -195,6 +197,18 @@ def test_tools_import_nothing_heavy(module):
         "sys.exit(str(heavy) if heavy else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_temporary_file(tmp_path, number):
+    command = ["python3", BIN / "copy-vector", "ark:echo 'a [ 1 ]'; sleep 60 |", "ark:out"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    while not os.listdir(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == 128 + number and os.listdir(tmp_path) == []
+    assert b"Traceback" not in process.stderr.read()
 
 
 def test_executable_runs_from_anywhere(golden, tmp_path):

@@ -243,6 +243,8 @@ class InputStream:
         process, self._process = self._process, None
         # A reader that stops early makes the command fail, so its status means something only at its end.
         finished = check and not self.ahead(1)
+        if not check:  # something went wrong: do not wait for a command that may take long
+            process.terminate()
         self._raw.close()
         status = process.wait()
         if finished and status != 0 and status not in _SIGPIPE:

@@ -3,9 +3,12 @@
 ``run(name, arguments)`` starts one. Each module of this package holds the tools of one trade, a function per tool.
 """
 
+import contextlib
 import importlib
 import os
-from typing import Dict, List, Optional, Sequence
+import signal
+import sys
+from typing import Dict, Iterator, List, Optional, Sequence
 
 # Before NumPy is loaded: tools run side by side, in pipes and as jobs of run.pl. If each of them lets its matrix products take
 # every core, all of them crawl.
@@ -58,7 +61,29 @@ def get(name: str) -> Tool:
 
 def run(name: str, arguments: Optional[Sequence[str]] = None) -> int:
     """Run a tool on its command-line arguments (default: this process's) and return the exit status."""
-    if arguments is None:
-        import sys
-        arguments = sys.argv[1:]
-    return get(name)(arguments)
+    with _exit_on_signals():
+        return get(name)(sys.argv[1:] if arguments is None else arguments)
+
+
+@contextlib.contextmanager
+def _exit_on_signals() -> Iterator[None]:
+    """Turn the first SIGTERM or SIGHUP into SystemExit, so that the temporary files go on the way out."""
+
+    def leave(number: int, _frame: object) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    # Under nohup, SIGHUP stays ignored.
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    before: Dict[int, object] = {}
+    try:
+        for number in numbers:
+            before[number] = signal.signal(number, leave)
+    except ValueError:  # not in the main thread, which alone may do this
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
