@@ -10,6 +10,7 @@ a score do not count. The threshold at which the minimum lies goes to standard e
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 import numpy as np
 
@@ -19,19 +20,26 @@ from sdpn_k2.kaldi.eer import kaldi_min_dcf  # noqa: E402
 from sdpn_k2.kaldi.trials import labelled_scores, parse_scores  # noqa: E402
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Wrong usage is one line and exit status 1, as in the other tools."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help shows the usage")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--p-target", type=float, default=0.01, help="prior probability of the target speaker in a trial")
     parser.add_argument("--c-miss", type=float, default=1.0, help="cost of a missed detection")
     parser.add_argument("--c-fa", type=float, default=1.0, help="cost of a false alarm")
     parser.add_argument("scores_filename")
     parser.add_argument("trials_filename")
-    print(*sys.argv, file=sys.stderr)
     args = parser.parse_args()
     if not 0 < args.p_target < 1:
         parser.error("--p-target must be greater than 0 and less than 1")
-    if min(args.c_miss, args.c_fa) <= 0:
+    if not (0 < args.c_miss < np.inf and 0 < args.c_fa < np.inf):
         parser.error("--c-miss and --c-fa must be greater than 0")
+    print(*sys.argv, file=sys.stderr)
 
     scores, is_target, line = [np.empty(0)], [np.empty(0, bool)], 1
     for words, labels in labelled_scores(args.trials_filename, args.scores_filename):

@@ -639,8 +639,9 @@ def test_scripts_refuse_what_does_not_fit(name, trial, score, where):
 
 def test_compute_min_dcf_refuses_impossible_costs_and_scores():
     write_scored_trials()
-    assert script("sid/compute_min_dcf.py", "--p-target", "0", "scores", "trials").returncode == 2
-    assert script("sid/compute_min_dcf.py", "--c-miss", "0", "scores", "trials").returncode == 2
+    for arguments in (["--p-target", "0"], ["--c-miss", "0"], ["--c-fa", "nan"], ["--nosuch"], ["--p-target", "x"]):
+        result = script("sid/compute_min_dcf.py", *arguments, "scores", "trials")
+        assert (result.returncode, len(result.stderr.splitlines())) == (1, 1) and arguments[0] in result.stderr
     Path("scores").write_text("a b much\n")
     result = script("sid/compute_min_dcf.py", "scores", "trials")
     assert result.returncode == 1 and "'much' is not a number" in result.stderr

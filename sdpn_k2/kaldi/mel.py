@@ -152,7 +152,13 @@ def dct_matrix(num_ceps: int, num_bins: int) -> np.ndarray:
 
 
 def lifter(num_ceps: int, coefficient: float) -> np.ndarray:
-    """HTK's scaling of cepstra, 1 + Q/2 · sin(πi/Q); ones for Q = 0: float32 (num_ceps,)."""
+    """HTK's scaling of cepstra, 1 + Q/2 · sin(πi/Q); ones for Q = 0: float32 (num_ceps,).
+
+    Raises:
+        InputError: an infinite Q.
+    """
+    if not np.isfinite(coefficient):
+        raise InputError(f"--cepstral-lifter={coefficient:g} must be finite")
     if coefficient == 0:
         return np.ones(num_ceps, np.float32)
     return (1 + 0.5 * coefficient * np.sin(np.pi * np.arange(num_ceps) / coefficient)).astype(np.float32)
