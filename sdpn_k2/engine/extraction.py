@@ -30,8 +30,10 @@ from sdpn_k2.signal.front_end import front_end
 log = logging.getLogger(__name__)
 
 MAX_FAILED_SHARE = 0.05
-# Utterances read ahead to find some of equal length, and frames that go through the network at once.
+# Utterances read ahead to find some of equal length, frames they may have (320 bytes each), and frames that go through
+# the network at once.
 BLOCK_UTTERANCES = 256
+BLOCK_FRAMES = 500000
 BATCH_FRAMES = 12000
 
 
@@ -129,10 +131,13 @@ def extract(extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool
     progress = Progress(total, f"extracting {data_dir.name}, utterances")
     with TableWriter(wspecifier, "vector") as writer:
         usable = _usable(source, extractor, data_dir / "vad.scp" if use_vad else None, failed)
-        for block in _blocks(usable, BLOCK_UTTERANCES):
+        for block in _blocks(usable):
             keys, features = zip(*block)
             for key, embedding in zip(keys, extractor.embed_fbank(list(features))):
-                writer.write(key, embedding)
+                if np.isfinite(embedding).all():
+                    writer.write(key, embedding)
+                else:
+                    failed.append(f"{key}: its embedding is not finite; are the checkpoint's weights?")
             progress.update(len(block))
         progress.close()
         for message in failed:
@@ -179,12 +184,14 @@ def _on_centred_frames(speech: np.ndarray, num_frames: int, features: FeaturesCo
     return speech[np.clip(np.arange(num_frames) - offset, 0, len(speech) - 1)]
 
 
-def _blocks(items: Iterable, size: int) -> Iterator[list]:
-    block = []
+def _blocks(items: Iterable[Tuple[str, Tensor]]) -> Iterator[List[Tuple[str, Tensor]]]:
+    """Utterances and their features, as many at a time as make ``BLOCK_UTTERANCES``, or ``BLOCK_FRAMES`` and more."""
+    block, frames = [], 0
     for item in items:
         block.append(item)
-        if len(block) == size:
+        frames += len(item[1])
+        if len(block) == BLOCK_UTTERANCES or frames >= BLOCK_FRAMES:
             yield block
-            block = []
+            block, frames = [], 0
     if block:
         yield block

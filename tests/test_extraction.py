@@ -1,0 +1,51 @@
+"""Extraction from a data directory: what is read ahead, and what does not become an embedding."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import write_model
+
+from sdpn_k2.engine import extraction
+from sdpn_k2.engine.extraction import Extractor, extract
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.data_dir import read_map
+from sdpn_k2.kaldi.tables import TableWriter
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Stored fbank of 40 utterances, of 20 to 59 frames."""
+    rng = np.random.default_rng(0)
+    with TableWriter(f"ark,scp:{tmp_path}/feats.ark,{tmp_path}/feats.scp", "matrix") as writer:
+        for index in range(40):
+            writer.write(f"u{index:02d}", rng.normal(size=(20 + index, 80)).astype(np.float32))
+    return tmp_path
+
+
+def test_long_utterances_are_not_read_far_ahead(data, monkeypatch):
+    extractor = Extractor.load(write_model(data / "model.pt"))
+    monkeypatch.setattr(extraction, "BLOCK_FRAMES", 100)
+    sizes = []
+    embed = extractor.embed_fbank
+    monkeypatch.setattr(extractor, "embed_fbank", lambda block: sizes.append([len(x) for x in block]) or embed(block))
+    assert extract(extractor, data, f"ark:{data}/x.ark") == 40
+    assert sum(map(len, sizes)) == 40 and all(sum(block[:-1]) < 100 for block in sizes)
+
+
+def test_embeddings_that_are_not_finite_are_failures(data, monkeypatch, caplog):
+    extractor = Extractor.load(write_model(data / "model.pt"))
+    embed = extractor.embed_fbank
+
+    def one_is_nan(block):
+        embeddings = embed(block)
+        embeddings[3, 0] = np.nan
+        return embeddings
+
+    monkeypatch.setattr(extractor, "embed_fbank", one_is_nan)
+    assert extract(extractor, data, f"ark,scp:{data}/x.ark,{data}/x.scp") == 39
+    assert "u03" not in read_map(data / "x.scp") and "skipped utterance u03: its embedding is not finite" in caplog.text
+    monkeypatch.setattr(extractor, "embed_fbank", embed)
+    with torch.no_grad():
+        extractor.encoder.linear.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="40 of 40 utterances failed; the first: u00: its embedding is not finite"):
+        extract(extractor, data, f"ark:{data}/x.ark")
