@@ -9,7 +9,7 @@ from lhotse import Recording
 
 from sdpn_k2.config import load_config
 from sdpn_k2.data import multi_crop
-from sdpn_k2.data.cuts import CutTable, write_manifest
+from sdpn_k2.data.cuts import CutTable, MultiCropSummary, multi_crop_cuts, write_manifest
 from sdpn_k2.data.multi_crop import MultiCropDataset
 from sdpn_k2.errors import InputError
 from tiny_training import TINY
@@ -44,3 +44,16 @@ def test_silence_of_some_crops_is_no_fault_of_the_utterance(tmp_path, monkeypatc
         assert batch.global_crops.any() and batch.skipped == [] and any(silent)
     with pytest.raises(InputError, match="too few usable utterances.*silent"):
         dataset_of(tmp_path, np.zeros(160000))[(0, (0,))]
+
+
+@pytest.mark.parametrize("seconds, fits", [(1.0, True), (1.1, False)])
+def test_a_corpus_cut_to_the_length_of_a_crop_may_be_trained_on(tmp_path, seconds, fits):
+    soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 16000)
+    # 98 frames of 25 ms every 10 ms: cuts with features end as their frames are counted.
+    cuts = [Recording.from_file(tmp_path / "a.wav").to_cut().truncate(duration=0.98)]
+    config = load_config(None, [*TINY, f"crops.global_seconds={seconds}"])
+    if fits:
+        assert len(list(multi_crop_cuts(cuts, config, MultiCropSummary()))) == 1
+    else:
+        with pytest.raises(InputError, match="longer than the longest utterance, 0.98 s"):
+            list(multi_crop_cuts(cuts, config, MultiCropSummary()))

@@ -117,7 +117,8 @@ def multi_crop_cuts(cuts: Iterable[MonoCut], config: Config, summary: MultiCropS
     Crops themselves are drawn anew in every epoch (:class:`sdpn_k2.data.multi_crop.MultiCropDataset`).
 
     Raises:
-        InputError: at the end, when a crop is longer than the longest utterance: every single one would be wrapped.
+        InputError: at the end, when a crop is longer than the longest utterance (by more than the window of its last
+            frame, before which cuts with features end): every single one would be wrapped.
     """
     crops = config.crops
     for cut in cuts:
@@ -131,8 +132,9 @@ def multi_crop_cuts(cuts: Iterable[MonoCut], config: Config, summary: MultiCropS
         summary.global_crops += crops.num_global
         summary.local_crops += crops.num_local
         yield cut.drop_supervisions()
+    window = config.features.frame_length_ms / 1000
     for name, seconds in (("global", crops.global_seconds), ("local", crops.local_seconds)):
-        if summary.utterances and seconds > summary.longest:
+        if summary.utterances and seconds > summary.longest + window:
             raise InputError(f"crops.{name}_seconds = {seconds:g} is longer than the longest utterance, "
                              f"{summary.longest:.2f} s: take shorter crops")
 
