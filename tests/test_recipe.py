@@ -106,10 +106,13 @@ def test_complete_stages_are_skipped_and_changed_inputs_are_not(voxceleb):
     arguments, data, exp, _ = voxceleb
     said = run(*arguments).stdout
     assert said.count("complete, nothing to do") == 8
-    (exp / "xvectors_train" / "xvector.scp").touch()
-    said = run(*arguments, "--stage", "4").stdout
-    assert [line.split(":")[0] for line in said.splitlines() if "nothing to do" in line] == ["Stage 4"]
-    assert "Stage 5: back end" in said and "Stage 7: results" in said
+    for changed, first in ((exp / "xvectors_train" / "xvector.scp", 5), (data / "vox1" / "trials_o", 6),
+                           (exp / "scores" / "vox1" / "trials_o.plda", 7)):
+        changed.touch()
+        said = run(*arguments, "--stage", "4").stdout
+        assert [line.split(":")[0] for line in said.splitlines() if "nothing to do" in line] == [
+            f"Stage {number}" for number in range(4, first)]
+        assert "Stage 7: results" in said
 
 
 def test_vad_and_corpus_labels_are_options(voxceleb):
@@ -129,6 +132,28 @@ def test_a_stage_names_the_earlier_stage_that_it_misses(tmp_path):
     assert result.returncode == 1 and "which stage 2 makes: run with --stage 2" in result.stderr
 
 
+def test_small_corpus_without_trials_and_then_with(tmp_path):
+    """Ten training utterances are too few for LDA in sixteen dimensions."""
+    root, data, exp = tmp_path / "audio", tmp_path / "data", tmp_path / "exp"
+    rng = np.random.default_rng(0)
+    for name in (f"{part}/s{speaker}/{take}" for part in ("train", "test") for speaker in range(5) for take in range(2)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / f"{name}.wav", rng.uniform(-0.5, 0.5, 5 * 16000), 16000)
+    arguments = ["--corpus", "audio-dir", "--audio-root", root, "--data", data, "--exp", exp,
+                 "--config-set", TINY.replace("embedding_dim=8", "embedding_dim=16").replace("steps=3", "steps=1")]
+    result = run(*arguments)
+    assert "No evaluation set" in result.stdout and "Stage 6" not in result.stdout and not (exp / "scores").exists()
+    (root / "test" / "trials").write_text("s0-0 s0-1 target\ns0-0 s1-0 nontarget\n")
+    result = run(*arguments)
+    assert "Stage 0: prepare the audio-dir corpus\n" in result.stdout
+    assert "10 training embeddings are too few for LDA and PLDA in their 16 dimensions" in result.stderr
+    assert (exp / "backend" / "mean.vec").is_file() and not (exp / "backend" / "plda").exists()
+    results = json.loads((exp / "results.json").read_text())
+    assert [row["backend"] for row in results["results"]] == ["cosine", "cosine_mean"] and not results["missing"]
+    assert "PLDA" not in (exp / "RESULTS.md").read_text()
+    assert run(*arguments).stdout.count("complete, nothing to do") == 8
+
+
 def test_scores_that_cannot_be_measured_are_named(tmp_path):
     data, exp = tmp_path / "data", tmp_path / "exp"
     for folder in (data / "test", exp / "backend", exp / "scores" / "test" / "log"):
@@ -143,11 +168,40 @@ def test_scores_that_cannot_be_measured_are_named(tmp_path):
     assert result.stderr.endswith(f"{exp}/scores/test/trials.cosine cannot be measured with {data}/test/trials\n")
 
 
+def test_of_several_nodes_only_the_first_runs_more_than_the_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("NODE_RANK", "1")
+    (tmp_path / "eval_sets").write_text("test\n")
+    arguments = ["--corpus", "audio-dir", "--data", tmp_path, "--exp", tmp_path, "--num-nodes", "2"]
+    result = run(*arguments, check=False)
+    assert result.returncode == 1 and result.stdout == "Node 1 of 2: stage 3 alone; the others are for node 0\n"
+    assert result.stderr.endswith("which stage 2 makes: run with --stage 2\n")
+    assert run(*arguments, "--stop-stage", "2").stdout.count("\n") == 1
+
+
+def test_gpus_asked_for_must_be_there(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    (tmp_path / "eval_sets").write_text("test\n")
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "multi_crop_train.jsonl.gz").write_bytes(b"")
+    result = run("--corpus", "audio-dir", "--data", tmp_path, "--exp", tmp_path, "--stage", "3", "--ngpu", "1", check=False)
+    assert result.returncode == 1 and "this machine has no GPU that torch can use" in result.stderr
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--corpus", "nothing"], "choose demo, audio-dir, kaldi-dir or voxceleb"),
+    (["--plda-labels", "typo"], "run.sh: --plda-labels is 'typo'; choose clusters or corpus"),
+    (["--stage", "foo"], "run.sh: --stage is 'foo'; give a whole number"),
+    (["--nj", ""], "run.sh: --nj is ''; give a whole number"),
+    (["--ngpu", "1.5"], "run.sh: --ngpu is '1.5'; give a whole number"),
+    (["junk", "--stage", "8"], "run.sh: 'junk' is no option"),
+    (["--data", "/tmp/a b"], "run.sh: '/tmp/a b': --data and --exp cannot have white space"),
+    (["--config-set", "features.low_freq=300"], "conf/fbank.conf: stored features would have --low-freq=20"),
     (["--no-such-option", "1"], "no-such-option"),
     (["--corpus", "audio-dir", "--audio-root", "/nowhere"], "/nowhere"),
 ])
 def test_bad_options(tmp_path, arguments, message):
     result = run("--data", tmp_path / "d", "--exp", tmp_path / "e", *arguments, check=False)
-    assert result.returncode == 1 and message in result.stderr
+    assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1

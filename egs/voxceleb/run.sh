@@ -88,7 +88,7 @@ case $corpus in
       "$audio_root" "$data") ;;
   kaldi-dir) sources=("$train_dir"/{wav.scp,utt2spk,segments} "$test_dir"/{wav.scp,utt2spk,segments,trials,trials_*})
     prepare=(local/prepare_kaldi_dir.sh --nj "$nj" --max-bad "$max_bad" --noise-dir "$noise_dir" --rir-dir "$rir_dir" "$train_dir" "$test_dir" "$data") ;;
-  voxceleb) sources=("${trials_dir:-$voxceleb1_root}"/*.txt)
+  voxceleb) sources=("${trials_dir:-$voxceleb1_root}"/{veri_test,veri_test2,voxceleb1_test_v2,list_test_*}.txt)
     prepare=(local/prepare_voxceleb.sh --nj "$nj" --max-bad "$max_bad" --trials-dir "$trials_dir" --musan-root "$musan_root" --rirs-root "$rirs_root"
       "$voxceleb1_root" "$voxceleb2_root" "$data") ;;
   *) refuse "--corpus is '$corpus'; choose demo, audio-dir, kaldi-dir or voxceleb" ;;
