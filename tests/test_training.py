@@ -352,9 +352,10 @@ def test_every_so_many_epochs_a_checkpoint_stays(cuts, tmp_path):
 
 def test_signs_of_collapse_are_told(caplog):
     healthy = {"prototypes_in_use": 120.0, "effective_rank": 30.0, "mean_cosine": 0.1}
-    assert warn_of_collapse(5, healthy, 128) == []
+    assert warn_of_collapse(5, healthy, 128, 64) == []
+    assert warn_of_collapse(5, healthy, 65536, 64) == []
     with caplog.at_level("WARNING"):
-        assert len(warn_of_collapse(7, {"prototypes_in_use": 2.0, "effective_rank": 1.2, "mean_cosine": 0.99}, 128)) == 3
+        assert len(warn_of_collapse(7, {"prototypes_in_use": 2.0, "effective_rank": 1.2, "mean_cosine": 0.99}, 128, 64)) == 3
     assert "step 7: collapse? only 2.0 of 128 prototypes" in caplog.text
 
 

@@ -14,6 +14,7 @@ from typing import Iterator, Optional, Tuple
 import torch
 
 from sdpn_k2.config import Config
+from sdpn_k2.data.multi_crop import PREFETCHED_BATCHES
 from sdpn_k2.engine.checkpoint import Checkpoint, save_checkpoint
 from sdpn_k2.engine.distributed import Process
 from sdpn_k2.engine.precision import resolve
@@ -21,6 +22,7 @@ from sdpn_k2.engine.trainer import Trainer
 from sdpn_k2.errors import InputError
 
 TIMED_STEPS = 3
+SHARED_MEMORY = Path("/dev/shm")
 
 Finding = Tuple[str, str]  # "ok", "note" or "problem"; what was found
 
@@ -31,7 +33,8 @@ def examine_machine(exp: Path) -> Iterator[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
-            yield "ok", f"GPU {index}: {card.name}, {card.total_memory / 2**30:.0f} GB"
+            chosen = resolve("auto", torch.device("cuda", index))
+            yield "ok", f"GPU {index}: {card.name}, {card.total_memory / 2**30:.0f} GB; precision auto is {chosen}"
     else:
         chosen = resolve("auto", torch.device("cpu"))
         yield "note", f"no GPU that torch can use: training runs on the CPU, in {chosen}"
@@ -43,11 +46,16 @@ def examine_machine(exp: Path) -> Iterator[Finding]:
         yield "note", "ffmpeg is not installed: m4a (VoxCeleb2 as published) cannot be read"
     else:
         yield "ok", "ffmpeg is installed"
-    existing = next(parent for parent in [exp, *exp.resolve().parents] if parent.exists())
-    yield "ok", f"{shutil.disk_usage(existing).free / 2**30:.0f} GB free for {exp}"
+    yield "ok", f"{_free_gb(exp):.0f} GB free for {exp}"
 
 
-def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, exp: Optional[Path] = None) -> Iterator[Finding]:
+def _free_gb(path: Path) -> float:
+    """GB free on the disk where ``path`` is or would be."""
+    existing = next(parent for parent in [path, *path.resolve().parents] if parent.exists())
+    return shutil.disk_usage(existing).free / 2**30
+
+
+def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, exp: Path) -> Iterator[Finding]:
     """The configuration against the data, and some steps timed on the device: time, memory and disk of the whole run.
 
     Raises:
@@ -75,6 +83,12 @@ def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, e
         yield ("ok" if share < 0.8 else "problem"), (
             f"loading a batch: {loading:.2f} s in one process, so {workers} loader processes take {share:.0%} of a step"
             + ("" if share < 0.8 else ": raise train.workers"))
+        if config.train.workers and SHARED_MEMORY.is_dir():
+            batch_bytes = sum(crops.numel() * crops.element_size() for crops in (batch.global_crops, batch.local_crops))
+            need, free = config.train.workers * PREFETCHED_BATCHES * batch_bytes / 2**30, _free_gb(SHARED_MEMORY)
+            yield ("ok" if need < free else "problem"), (
+                f"batches that wait in {SHARED_MEMORY}: {need:.2f} GB at most, {free:.1f} GB free"
+                + ("" if need < free else ": lower train.workers, or give the container more shared memory"))
         yield "ok", f"whole run: about {seconds * trainer.num_steps / 3600:.1f} h"
 
         momentum = {f"momentum.{name}": p for name, p in trainer.model.student.named_parameters()}
@@ -84,7 +98,7 @@ def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, e
         if config.train.keep_every:
             kept += int(trainer.num_steps / batches.steps_per_epoch / config.train.keep_every)
         need = kept * path.stat().st_size / 2**30
-        free = shutil.disk_usage(exp if exp is not None and exp.exists() else Path.cwd()).free / 2**30
+        free = _free_gb(exp)
         yield ("ok" if need < free else "problem"), f"checkpoints: {need:.1f} GB of disk at most, {free:.0f} GB free"
 
 

@@ -28,10 +28,11 @@ MIN_EFFECTIVE_RANK = 3.0
 MAX_MEAN_COSINE = 0.9
 
 
-def warn_of_collapse(step: int, statistics: Dict[str, float], num_prototypes: int) -> List[str]:
+def warn_of_collapse(step: int, statistics: Dict[str, float], num_prototypes: int, batch_size: int) -> List[str]:
     """Log a warning for each sign of collapse in the statistics of a step; returns the warnings."""
     signs = []
-    if statistics.get("prototypes_in_use", np.inf) < MIN_PROTOTYPE_SHARE * num_prototypes:
+    # A batch cannot be expected to use more prototypes than it has utterances.
+    if statistics.get("prototypes_in_use", np.inf) < MIN_PROTOTYPE_SHARE * min(num_prototypes, batch_size):
         signs.append(f"only {statistics['prototypes_in_use']:.1f} of {num_prototypes} prototypes are in use")
     if statistics.get("effective_rank", np.inf) < MIN_EFFECTIVE_RANK:
         signs.append(f"the embeddings' effective rank is {statistics['effective_rank']:.1f}")
@@ -48,7 +49,8 @@ class DevTrials:
     def __init__(self, data_dir: Path, config: Config, device: torch.device):
         """
         Raises:
-            InputError: no trials there, neither features nor audio, or an utterance that cannot be used.
+            InputError: no trials there, or of one class alone; neither features nor audio; an utterance that cannot be
+                used, or that the trials name and the directory does not hold.
         """
         trials = data_dir / "trials"
         if not trials.is_file():
@@ -60,15 +62,27 @@ class DevTrials:
         for name, features in utterances:
             if isinstance(features, InputError):
                 raise InputError(f"{data_dir}: {name}: {features}")
+            if len(features) < EcapaTdnn.MIN_FRAMES or not torch.isfinite(features).all():
+                raise InputError(f"{data_dir}: {name}: {len(features)} frames, some NaN or infinite, or fewer than "
+                                 f"{EcapaTdnn.MIN_FRAMES}: take it out of the trials and the directory")
             self.ids.append(name)
             self.fbanks.append(features.cpu())
         self.config, self.device = config, device
+        # Scores of random vectors: what is wrong with the trials is found before the run starts.
+        self._score(np.random.default_rng(0).normal(size=(len(self.ids), 2)).astype(np.float32))
 
     def eer(self, encoder: EcapaTdnn) -> float:
         """EER in per cent, by plain cosine; the encoder is left in the mode it was in."""
         training = encoder.training
         vectors = Extractor(encoder, self.config, self.device).embed_fbank(self.fbanks)
         encoder.train(training)
+        return self._score(vectors)
+
+    def _score(self, vectors: np.ndarray) -> float:
         embeddings = Embeddings(self.ids, vectors, "dev embeddings")
-        rates = ErrorRates.from_scores(score_trials(embeddings, embeddings, self.trials), self.trials.is_target)
+        scores, labels = score_trials(embeddings, embeddings, self.trials), self.trials.labels()
+        try:
+            rates = ErrorRates.from_scores(scores, labels)
+        except InputError as error:
+            raise InputError(f"{self.trials.source}: {error}") from error
         return 100 * eer(rates).value

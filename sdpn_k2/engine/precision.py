@@ -11,7 +11,9 @@ def resolve(precision: str, device: torch.device) -> str:
     """``float32`` or ``bfloat16``, as asked for; ``auto`` is bfloat16 where the device multiplies it in hardware."""
     if precision != "auto":
         return precision
-    return "bfloat16" if device.type == "cuda" or _cpu_has_bfloat16() else "float32"
+    # GPUs before Ampere only imitate it.
+    fast = torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else _cpu_has_bfloat16()
+    return "bfloat16" if fast else "float32"
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
