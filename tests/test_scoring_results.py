@@ -27,6 +27,9 @@ def folders(tmp_path):
     (scores / "trials.plda").write_text("b x -4\na y -3\nb y 1\na x 2\n")
     (scores / "trials_o.cosine").write_text("a x 0.9\na y 0.3\n")
     (scores / "log").mkdir()
+    (data / "test" / "trials_old").mkdir()
+    for backup in (data / "test" / "trials~", data / "test" / "trials.bak", scores / "trials.bak.cosine"):
+        backup.write_text("no trial list, nor scores\n")
     (exp / "backend" / "plda_labels").write_text("clusters\n")
     return data, exp
 
