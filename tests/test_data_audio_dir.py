@@ -157,7 +157,7 @@ def truncated_flac(path):
 
 BAD = {
     "no samples": (lambda path: write(path, np.zeros(0)), "0 samples are too few"),
-    "too short": (lambda path: write(path, noise(0.02)), "320 samples are too few, at least 0.025 s"),
+    "too short": (lambda path: write(path, noise(0.06)), "960 samples are too few, at least 0.065 s"),
     "empty file": (lambda path: path.write_bytes(b""), "the file is empty"),
     "not audio": (lambda path: path.write_text("hello, this is no audio"), "cannot decode"),
     "header only": (lambda path: path.write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt "), "cannot decode"),

@@ -49,7 +49,7 @@ LIBSNDFILE_SUFFIXES = (
     ".wav .flac .ogg .opus .mp3 .aif .aiff .aifc .au .snd .sph .nist .w64 .rf64 .caf .wv".split()
 )
 FFMPEG_SUFFIXES = ".m4a .aac .mp4 .webm .wma".split()
-MIN_SECONDS = 0.025  # shorter audio has not one frame of features
+MIN_SECONDS = 0.065  # shorter audio has not the 5 frames of features that an embedding takes
 
 log = logging.getLogger(__name__)
 
@@ -373,8 +373,8 @@ def write_augmentation(data: Path, kinds: Mapping[str, Mapping[str, str]], **sca
             for name in (f"recordings_{kind}.jsonl.gz", f"skipped_{kind}"):
                 (data / "manifests" / name).unlink(missing_ok=True)
             continue
-        # Impulse responses may be shorter than a frame.
-        scan = scan_audio(kinds[kind], kind, min_seconds=0.0 if kind == "rir" else MIN_SECONDS, **scan_options)
+        # Of any length: noise is repeated as far as a crop reaches.
+        scan = scan_audio(kinds[kind], kind, min_seconds=0.0, **scan_options)
         write_recordings(data, kind, (make_recording(name, audio) for name, audio in scan.good.items()))
         write_skipped(data, kind, scan.bad)
         minutes = sum(audio.duration for audio in scan.good.values()) / 60

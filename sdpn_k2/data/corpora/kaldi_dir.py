@@ -157,8 +157,9 @@ def _fit_segments(
         length = scan.good[recording].duration
         end = length if end == -1 else min(end, length)
         if end - start < MIN_SECONDS:
-            bad[utterance] = f"begins at {start:g} s, but recording '{recording}' lasts {length:g} s"
-            log.warning("%s: skipping '%s': it %s", source / "segments", utterance, bad[utterance])
+            bad[utterance] = (f"it has {max(0.0, end - start):.3g} s from {start:g} s on of recording '{recording}', which "
+                              f"lasts {length:g} s; at least {MIN_SECONDS:g} s are needed")
+            log.warning("%s: skipping '%s': %s", source / "segments", utterance, bad[utterance])
         else:
             good[utterance] = Segment(recording, start, end)
     if not good:
