@@ -7,8 +7,8 @@ import yaml
 from click.testing import CliRunner
 
 from sdpn_k2.cli.config import config
-from sdpn_k2.data.fbank_config import check_fbank_config
 from sdpn_k2.config import FeaturesConfig
+from sdpn_k2.data.fbank_config import check_fbank_config
 from sdpn_k2.errors import InputError
 
 CONF = Path(__file__).resolve().parents[1] / "egs" / "voxceleb" / "conf"
