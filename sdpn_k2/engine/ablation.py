@@ -75,8 +75,8 @@ def grid(config_path: Optional[Path] = None, overrides: Sequence[str] = ()) -> L
     """
     base = load_config(config_path, overrides)
     if base.method != "sdpn":
-        raise InputError(f"the base configuration has method={base.method}, but the grid asks about SDPN and trains DINO "
-                         "besides: leave the method out")
+        raise InputError(f"the base configuration has method={base.method}, but the grid asks about SDPN and trains "
+                         "DINO besides: leave the method out")
     rows: List[Row] = []
     for question, variants in QUESTIONS:
         for name, label, changes in variants:
