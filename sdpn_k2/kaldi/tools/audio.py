@@ -178,7 +178,7 @@ def wav_reverberate(options, input_rxfilename, output_wxfilename):
     source = read_object(input_rxfilename, "wave")
     signal = _channel(source, options.input_wave_channel, input_rxfilename)
     if options.duration * source.rate >= 2**31 or options.volume == np.inf:
-        raise InputError(f"--duration={options.duration:g}, --volume={options.volume:g}: more than a wave file can hold")
+        raise InputError(f"--duration={options.duration:g}, --volume={options.volume:g}: no wave file holds that")
     rir = read_object(options.impulse_response, "wave") if options.impulse_response else None
     noises = [read_object(name, "wave") for name in options.additive_signals.split(",") if name]
     snrs, starts = _numbers(options.snrs, "snrs"), _numbers(options.start_times, "start-times")
