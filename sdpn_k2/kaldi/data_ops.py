@@ -249,7 +249,8 @@ def combine(destination: PathLike, sources: Sequence[PathLike], extra_tables: Se
     """Write one data directory with the utterances of all ``sources`` (utils/combine_data.sh).
 
     A table that some of them lack is left out. Where only some have segments, the others' recordings become segments of
-    full length; where only some have utt2uniq, the others' utterances are their own. ``extra_tables`` are file names of further tables to combine; each source must have them.
+    full length; where only some have utt2uniq, the others' utterances are their own.
+    ``extra_tables`` are file names of further tables to combine; each source must have them.
 
     Raises:
         InputError: an id that means different things in two of them; different frame shifts.
