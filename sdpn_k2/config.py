@@ -321,6 +321,7 @@ def _check(config: Config) -> None:
             f"train.precision is {train.precision}; choose auto, float32 or bfloat16")
     require(train.compile in ("auto", "on", "off"), f"train.compile is {train.compile}; choose auto, on or off")
     require(train.steps is None or train.steps >= 1, "train.steps should be at least 1")
+    require(train.clip_norm > 0, "train.clip_norm should be positive")
     require(train.warmup < 1, f"train.warmup is {train.warmup}; it is a fraction of the run, below 1")
     require(all(0 <= momentum <= 1 for momentum in train.ema_momentum), "train.ema_momentum should lie in 0..1")
     augment = config.augment

@@ -62,6 +62,7 @@ def test_round_trip(tmp_path):
     ("augment.music_snr=[5, .inf]", "augment.music_snr .* should be finite"),
     ("augment.babble_speakers=[3, 2]", "augment.babble_speakers .* the lower end first"),
     ("augment.babble_speakers=[0, 2]", "augment.babble_speakers should be at least 1"),
+    ("train.clip_norm=0", "train.clip_norm should be positive"),
     ("augment.bank_gb=0", "augment.bank_gb and augment.rir_seconds should be positive"),
     ("objective.num_prototypes=1", "at least 2"),
     ("train.base_lr=-1", "cannot be negative"),

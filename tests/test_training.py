@@ -386,6 +386,8 @@ def test_resume_from_a_given_checkpoint_and_none(cuts, finished, tmp_path):
     assert same_weights(finished, Trainer(config, cuts, cuts.parent, tmp_path, PROCESS, resume=str(first)).run())
     with pytest.raises(InputError, match="--resume none starts anew"):
         Trainer(config, cuts, cuts.parent, tmp_path, PROCESS, resume="none")
+    with pytest.raises(InputError, match=f"--resume {first}: .*step-00000008.pt is of a later step"):
+        Trainer(config, cuts, cuts.parent, tmp_path, PROCESS, resume=str(first))
 
 
 def doctor(*arguments):

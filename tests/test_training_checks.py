@@ -14,6 +14,7 @@ from sdpn_k2.engine.doctor import SHARED_MEMORY
 from sdpn_k2.engine.health import DevTrials
 from sdpn_k2.engine.optimizer import make_optimizer, set_learning_rate
 from sdpn_k2.engine.precision import resolve
+from sdpn_k2.engine.trainer import Trainer
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.tables import TableWriter
 from sdpn_k2.methods.sdpn import SDPN
@@ -64,6 +65,42 @@ def test_prototypes_learn_at_their_own_rate_without_decay():
 def test_a_micro_batch_that_does_not_divide_is_refused(cuts, tmp_path):
     with pytest.raises(InputError, match="micro_batch_size .4. does not divide train.batch_size .6."):
         make_trainer(cuts, tmp_path, "train.micro_batch_size=4")
+
+
+@pytest.mark.parametrize("override, message", [
+    ("crops.global_seconds=9", "crops.global_seconds = 9 is longer than the longest utterance, 1.50 s"),
+    ("train.evaluate_every=3", "train.evaluate_every = 3 is not a multiple of train.checkpoint_every = 2"),
+])
+def test_settings_that_do_not_suit_the_run_are_refused(cuts, tmp_path, override, message):
+    with pytest.raises(InputError, match=message):
+        make_trainer(cuts, tmp_path, override, dev=tmp_path)
+
+
+def test_shards_below_a_file_are_refused(cuts):
+    result = CliRunner().invoke(cli, ["shar", str(cuts), f"{cuts}/shards"])
+    assert isinstance(result.exception, InputError)
+    assert "cannot make this folder: Not a directory" in str(result.exception)
+
+
+def test_a_gradient_that_is_not_finite_is_told(cuts, tmp_path):
+    trainer = make_trainer(cuts, tmp_path)
+    weight = trainer.model.student.encoder.linear.weight
+    weight.register_hook(lambda gradient: gradient * float("inf") if trainer.step == 2 else gradient)
+    with pytest.raises(InputError, match="the gradient is not finite at step 3; last good checkpoint: .*step-00000002.pt"):
+        trainer.run()
+
+
+@pytest.mark.skipif(not hasattr(torch.cuda, "OutOfMemoryError"), reason="this torch has no such error")
+@pytest.mark.parametrize("override, advice", [
+    ("train.batch_size=6", "6 utterances at once: take --set train.micro_batch_size=3"),
+    ("train.batch_size=7", "7 utterances at once: no smaller micro-batch divides a process's 7 utterances"),
+])
+def test_doctor_tells_the_micro_batch_for_a_full_gpu(cuts, monkeypatch, override, advice):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "_train_step", full)
+    assert f"problem  the GPU's memory is too small for {advice}" in doctor("--set", override, cuts)
 
 
 def doctor(*arguments) -> str:

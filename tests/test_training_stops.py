@@ -38,6 +38,32 @@ def test_a_signal_to_all_its_processes_saves_and_leaves_with_75(cuts, tmp_path, 
     load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
 
 
+SAVES = """
+import signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    print("saved", flush=True)
+    sys.exit(int(sys.argv[1]))
+signal.signal(signal.SIGTERM, save)
+print("started", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("whole_group, name, status", [(True, "python", 75), (False, "python", 75), (False, "torchrun", 1)])
+def test_the_recipe_passes_signals_on_and_waits(tmp_path, number, whole_group, name, status):
+    (tmp_path / "saves.py").write_text(SAVES)
+    (tmp_path / name).symlink_to(sys.executable)
+    stages = Path(__file__).resolve().parents[1] / "utils" / "stages.sh"
+    script = f"set -euo pipefail; PATH={tmp_path}:$PATH; . {stages}; run_until_saved {name} saves.py {status}; echo on"
+    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "started\n"
+    (os.killpg if whole_group and number == signal.SIGTERM else os.kill)(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert (output, process.returncode) == ("saved\n", 75)
+
+
 BREAK_THE_STEP = """
 from sdpn_k2.engine.trainer import Trainer
 def broken(self, batch, diagnose):

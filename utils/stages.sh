@@ -54,6 +54,22 @@ begin_stage() { # number title settings reads input… writes output…
   current_stage_started=$SECONDS
 }
 
+# A command that saves and leaves with 75 on SIGTERM. Signals to the script go on to it, and the script waits for it.
+run_until_saved() { # command argument…
+  local child status stopped=yes passed_on=
+  "$@" &
+  child=$!
+  trap 'stopped=yes passed_on=yes; kill -TERM "$child" 2> /dev/null || true' TERM USR1 INT
+  while [ "$stopped" ]; do # a signal ends the wait, not the command
+    stopped="" status=0
+    wait "$child" || status=$?
+  done
+  trap - TERM USR1 INT
+  # torchrun makes 1 of every status.
+  if [ "$passed_on" ] && [ "$status" -ne 0 ] && [ "$1" = torchrun ]; then status=75; fi
+  return "$status"
+}
+
 end_stage() {
   mkdir -p "$(dirname "$current_stamp")"
   # Several nodes may end one stage at once.

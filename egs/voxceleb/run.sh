@@ -180,7 +180,7 @@ if begin_stage 3 "train SDPN" "${overrides[*]}" \
   elif [ "$gpus" -gt 1 ]; then
     launcher=(torchrun --standalone --nproc-per-node "$gpus")
   fi
-  "${launcher[@]}" -m sdpn_k2 train --device "$device" --config "$config" "${overrides[@]}" \
+  run_until_saved "${launcher[@]}" -m sdpn_k2 train --device "$device" --config "$config" "${overrides[@]}" \
     "$manifests/multi_crop_train.jsonl.gz" "$exp"
   end_stage
 fi

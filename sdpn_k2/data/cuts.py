@@ -132,11 +132,17 @@ def multi_crop_cuts(cuts: Iterable[MonoCut], config: Config, summary: MultiCropS
         summary.global_crops += crops.num_global
         summary.local_crops += crops.num_local
         yield cut.drop_supervisions()
+    if summary.utterances:
+        check_crop_lengths(config, summary.longest)
+
+
+def check_crop_lengths(config: Config, longest: float) -> None:
+    """Raises InputError when a crop is longer than the longest utterance, in seconds, of all that are trained on."""
     window = config.features.frame_length_ms / 1000
-    for name, seconds in (("global", crops.global_seconds), ("local", crops.local_seconds)):
-        if summary.utterances and seconds > summary.longest + window:
+    for name, seconds in (("global", config.crops.global_seconds), ("local", config.crops.local_seconds)):
+        if seconds > longest + window:
             raise InputError(f"crops.{name}_seconds = {seconds:g} is longer than the longest utterance, "
-                             f"{summary.longest:.2f} s: take shorter crops")
+                             f"{longest:.2f} s: take shorter crops")
 
 
 def load_manifest(path: Path, kind: type = CutSet):

@@ -12,7 +12,7 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
-from typing import BinaryIO, Iterator, List, Tuple
+from typing import BinaryIO, Iterator, List, Sequence, Tuple
 
 import numpy as np
 from lhotse import CutSet, MonoCut
@@ -21,6 +21,7 @@ from lhotse.shar.utils import fill_shar_placeholder
 
 from sdpn_k2.data.cuts import CutTable
 from sdpn_k2.errors import InputError
+from sdpn_k2.files import make_folder
 
 # Shards whose utterances are mixed with one another.
 SHARDS_AT_ONCE = 4
@@ -45,7 +46,7 @@ def write_shar(cuts: CutSet, folder: Path, shard_size: int, seed: int) -> int:
     items = list(cuts)
     has_features = all(cut.has_features for cut in items)
     temporary = folder.parent / f".{folder.name}.{os.getpid()}"
-    temporary.mkdir(parents=True)
+    make_folder(temporary)
     try:
         fields = {"recording": "flac", **({"features": "numpy"} if has_features else {})}
         CutSet.from_cuts(items[index] for index in order).to_shar(temporary, fields=fields, shard_size=shard_size)
@@ -60,8 +61,8 @@ def write_shar(cuts: CutSet, folder: Path, shard_size: int, seed: int) -> int:
 class SharTable:
     """Random access to the cuts of a Shar folder, each with its data; the interface of :class:`CutTable`."""
 
-    def __init__(self, path: Path):
-        """Read the manifests of all shards.
+    def __init__(self, path: Path, fields: Sequence[str] = FIELDS):
+        """Read the manifests of all shards; cuts will have those of ``fields`` that are there.
 
         Raises:
             InputError: no shards in ``path``, or one without its tar files.
@@ -73,7 +74,7 @@ class SharTable:
         self._tables = [CutTable(manifest) for manifest in manifests]
         self._ends = np.cumsum([len(table) for table in self._tables])
         numbers = [manifest.name.split(".")[1] for manifest in manifests]
-        self._fields = [field for field in FIELDS if list(self.path.glob(f"{field}.*.tar"))]
+        self._fields = [field for field in fields if list(self.path.glob(f"{field}.*.tar"))]
         self._tars = [{field: self.path / f"{field}.{number}.tar" for field in self._fields} for number in numbers]
         for tar in (tar for tars in self._tars for tar in tars.values()):
             if not tar.is_file():

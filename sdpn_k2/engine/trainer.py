@@ -6,24 +6,26 @@ generators seeded by them), so a checkpoint needs no generator states and a resu
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
 import resource
 import signal
 import time
+import zlib
 from collections import deque
 from pathlib import Path
-from typing import Dict, Optional, Union
+from typing import Dict, Iterator, Optional, Tuple, Union
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from sdpn_k2.config import Config, config_differences, config_to_yaml
 from sdpn_k2.data.banks import Banks
-from sdpn_k2.data.cuts import CutTable
+from sdpn_k2.data.cuts import CutTable, check_crop_lengths
 from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches, multi_crop_loader
 from sdpn_k2.data.shar import SharTable
 from sdpn_k2.engine.checkpoint import (
@@ -35,7 +37,7 @@ from sdpn_k2.engine.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
-from sdpn_k2.engine.distributed import Process, average_gradients, synchronised
+from sdpn_k2.engine.distributed import Agreement, Process, average_gradients, synchronised
 from sdpn_k2.engine.gradient_cache import loss_and_gradients
 from sdpn_k2.engine.health import DevTrials, warn_of_collapse
 from sdpn_k2.engine.initialisation import initial_weights
@@ -56,7 +58,8 @@ MAX_SKIPPED_SHARE = 0.05
 SKIPPED_GRACE_UTTERANCES = 200
 # Steps that compilation (a minute or two) must have ahead of it to pay.
 COMPILE_MIN_STEPS = 2000
-# What a resumed run may change: how it is computed and reported, not what.
+# What a resumed run may change: how it is computed and reported, not what; micro-batches come nearest to an exception,
+# since batch normalisation sees one at a time.
 RESUME_MAY_CHANGE = {"train.workers", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
                      "train.keep_every", "train.evaluate_every", "train.compile", "train.micro_batch_size"}
 
@@ -89,9 +92,12 @@ class Trainer:
         self.config, self.exp, self.process = config, exp, process
         self.checkpoints = exp / "checkpoints"
         make_folder(self.checkpoints)
-        table = SharTable(cuts) if cuts.is_dir() else CutTable(cuts)
+        # Of shards only what is trained on is read.
+        field = "recording" if config.input == "waveform" else "features"
+        table = SharTable(cuts, [field]) if cuts.is_dir() else CutTable(cuts)
         self.dataset = MultiCropDataset(table, config)
-        self.data = _describe(table)
+        self.data, longest = _describe(table)
+        check_crop_lengths(config, longest)
         steps_per_epoch = len(table) // config.train.batch_size
         self.num_steps = config.train.steps
         if self.num_steps is None:
@@ -102,10 +108,15 @@ class Trainer:
         self.model = synchronised(method, process).to(process.device)
         self.optimizer = make_optimizer(self.model, config.train)
         self.step = 0
+        self._together = Agreement(process)
         self._resume(resume)
         if init is not None and self.step == 0:
             self.model.load_state_dict(initial_weights(init, config, self.model.state_dict()))
             log.info("started from the weights of %s", init)
+        same = dataclasses.replace(config, train=dataclasses.replace(config.train, workers=0))
+        self._together.require_same({
+            "configuration": f"{zlib.crc32(config_to_yaml(same).encode()):08x}", "data": self.data, "step": self.step,
+            "weights": f"{_checksum(self.model.state_dict()):08x}"})
         self.batches = StepBatches(
             table, config.train.batch_size, self.num_steps, config.seed,
             self.step, process.rank, process.world_size,
@@ -118,6 +129,10 @@ class Trainer:
             raise InputError(f"train.micro_batch_size = {config.train.micro_batch_size} does not divide a process's "
                              f"share of the batch, {share} utterances")
         self._compile()
+        if dev is not None and config.train.evaluate_every % config.train.checkpoint_every:
+            raise InputError(f"train.evaluate_every = {config.train.evaluate_every} is not a multiple of "
+                             f"train.checkpoint_every = {config.train.checkpoint_every}: only what is saved can be kept "
+                             "as the best")
         self.dev = DevTrials(dev, config, process.device) if dev is not None and process.is_main else None
         self.banks = Banks(manifests, config, process.device, self.step)
         self.views = Views(config, self.banks.augment).to(process.device)
@@ -138,7 +153,8 @@ class Trainer:
         previous = {number: signal.signal(number, self._remember_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
         try:
             if self.step < self.num_steps:
-                self._train()
+                with self._full_memory_explained():
+                    self._train()
             elif not checkpoint_path(self.checkpoints, self.step).exists():
                 self._save()  # resumed at its end, from another folder
         finally:
@@ -167,7 +183,7 @@ class Trainer:
                 loss, statistics = self._train_step(batch, logging_step)
                 self.step += 1
                 if logging_step or process.device.type == "cpu":
-                    self._check_finite(loss)
+                    self._check_finite(loss, statistics["gradient_norm"])
                 if process.is_main and logging_step:
                     elapsed = time.perf_counter() - since
                     count = (self.step - logged_step) * train.batch_size
@@ -179,22 +195,18 @@ class Trainer:
                     since, logged_step, waited = time.perf_counter(), self.step, 0.0
                 if process.is_main:
                     progress.update(**({"loss": f"{float(loss):.4f}"} if logging_step else {}))
-                stopping = self._should_stop(logging_step)
+                stopping = self._together.any(self._stop_signal is not None)
                 if self.step % train.checkpoint_every == 0 or last or stopping:
-                    self._check_finite(loss)
+                    self._check_finite(loss, statistics["gradient_norm"])
                     self._save()
+                if last or stopping:
+                    self._together.wait()  # a launcher ends the others when one process leaves
                 if self.dev is not None and (self.step % (train.evaluate_every or train.checkpoint_every) == 0 or last):
                     self._evaluate(metrics)
                 if stopping and not last:
                     name = signal.Signals(self._stop_signal).name if self._stop_signal else "another process's signal"
                     raise Interrupted(f"stopped by {name} after step {self.step}; run again to go on from "
                                       f"{checkpoint_path(self.checkpoints, self.step)}")
-        except torch.cuda.OutOfMemoryError as error:
-            share = train.batch_size // process.world_size
-            size = train.micro_batch_size or share
-            smaller = max((n for n in range(2, size // 2 + 1) if share % n == 0), default=2)
-            raise InputError(f"the GPU's memory is too small for {size} utterances at once: take --set "
-                             f"train.micro_batch_size={smaller} (the batch stays as it is)") from error
         finally:
             if process.is_main:
                 metrics.close()
@@ -225,12 +237,26 @@ class Trainer:
         self.model.update_teacher(ema_momentum)
         return loss, {**statistics, "gradient_norm": gradient_norm, "lr": lr, "ema_momentum": ema_momentum}
 
-    def _check_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
+    @contextlib.contextmanager
+    def _full_memory_explained(self) -> Iterator[None]:
+        """A full GPU is an InputError that names the micro-batch to take."""
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            share = self.config.train.batch_size // self.process.world_size
+            size = self.config.train.micro_batch_size or share
+            smaller = max((n for n in range(2, size // 2 + 1) if share % n == 0), default=None)
+            advice = (f"take --set train.micro_batch_size={smaller} (the batch stays as it is)" if smaller is not None else
+                      f"no smaller micro-batch divides a process's {share} utterances, so take another train.batch_size")
+            raise InputError(f"the GPU's memory is too small for {size} utterances at once: {advice}") from error
+
+    def _check_finite(self, loss: Tensor, gradient_norm: Tensor) -> None:
+        name = "loss" if not torch.isfinite(loss) else "gradient" if not torch.isfinite(gradient_norm) else None
+        if name is not None:
             kept = latest_checkpoint(self.checkpoints)
             since = "" if self.process.device.type == "cpu" else f", or up to {len(self._recent_ids) - 1} steps before"
             raise InputError(
-                f"the loss is not finite at step {self.step}{since}; last good checkpoint: {kept or 'none yet'}; "
+                f"the {name} is not finite at step {self.step}{since}; last good checkpoint: {kept or 'none yet'}; "
                 f"utterances of that step: {' '.join(self._recent_ids[-1][:5])} …; "
                 "lower train.base_lr or look at their audio"
             )
@@ -250,16 +276,6 @@ class Trainer:
     def _remember_signal(self, number: int, frame) -> None:
         self._stop_signal = number
 
-    def _should_stop(self, logging_step: bool) -> bool:
-        """Whether a signal came; processes agree on it at logging steps."""
-        if self.process.world_size == 1:
-            return self._stop_signal is not None
-        if not logging_step:
-            return False
-        flag = torch.tensor(float(self._stop_signal is not None), device=self.process.device)
-        dist.all_reduce(flag)
-        return bool(flag > 0)
-
     def _num_prototypes(self) -> int:
         return self.config.objective.num_prototypes if self.config.method == "sdpn" else self.config.dino.num_outputs
 
@@ -270,8 +286,9 @@ class Trainer:
         seconds = []
         for _ in range(count + 1):
             start = time.perf_counter()
-            loss, _ = self._train_step(batch, False)
-            float(loss)  # waits for the device
+            with self._full_memory_explained():
+                loss, _ = self._train_step(batch, False)
+                float(loss)  # waits for the device
             seconds.append(time.perf_counter() - start)
         return float(np.median(seconds[1:]))
 
@@ -292,7 +309,8 @@ class Trainer:
             self.model.teacher.compile()
 
     def _resume(self, resume: str) -> None:
-        path = latest_checkpoint(self.checkpoints) if resume in ("auto", "none") else Path(resume)
+        newest = self._together.from_main(latest_checkpoint(self.checkpoints))
+        path = newest if resume in ("auto", "none") else Path(resume)
         if path is None:
             return
         if resume == "none":
@@ -309,6 +327,9 @@ class Trainer:
         if checkpoint.data not in ("", self.data):
             raise InputError(f"{path} was trained on other utterances ({checkpoint.data} there, {self.data} now): take "
                              f"another folder, or remove {self.checkpoints} to train anew")
+        if newest is not None and newest.name > checkpoint_path(self.checkpoints, checkpoint.step).name:
+            raise InputError(f"--resume {path}: {newest} is of a later step, and --resume auto would go on from there: "
+                             "take another folder, or remove the later checkpoints")
         self.model.load_state_dict(checkpoint.model)
         for name, parameter in self.model.named_parameters():
             if name in checkpoint.momentum:
@@ -362,9 +383,18 @@ class Trainer:
         return final
 
 
-def _describe(table: Union[CutTable, SharTable]) -> str:
-    """How many utterances there are, and a digest of their ids, spans and order; not of where they lie."""
-    digest = hashlib.blake2b(digest_size=8)
+def _describe(table: Union[CutTable, SharTable]) -> Tuple[str, float]:
+    """How many utterances there are, and a digest of their ids, spans and order, not of where they lie; the longest (s)."""
+    digest, longest = hashlib.blake2b(digest_size=8), 0.0
     for span in table.spans():
         digest.update(repr(span).encode())
-    return f"{len(table)} utterances, digest {digest.hexdigest()}"
+        longest = max(longest, span[2])
+    return f"{len(table)} utterances, digest {digest.hexdigest()}", longest
+
+
+def _checksum(state: Dict[str, Tensor]) -> int:
+    """CRC-32 of tensors' bytes."""
+    checksum = 0
+    for tensor in state.values():
+        checksum = zlib.crc32(np.ascontiguousarray(tensor.cpu().numpy()), checksum)
+    return checksum
