@@ -260,6 +260,19 @@ def test_a_trial_list_at_odds_with_itself_is_named(data, first, tmp_path):
     assert any("s0-u0 s0-u1 is both target and nontarget" in line for line in missing)
 
 
+def test_trials_of_an_utterance_without_an_embedding_are_left_out(data, first, tmp_path):
+    exp = without(first, tmp_path)
+    for file in [exp / "xvectors_test" / "xvector.scp", *(exp / "scores" / "test").glob("trials.*")]:
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if "s3-u2" not in line))
+    write(exp, collect(data, exp))
+    (line,) = write_report([exp], data, tmp_path / "report.html")
+    assert line == (f"{exp}: test/trials: 47 of 1128 trials are left out, since 1 utterances have no embedding; "
+                    "the first: s3-u2")
+    assert "DET curves" in labels(tmp_path / "report.html")
+    assert write_report([exp, first], data, tmp_path / "report.html") == [line]
+    assert "DET curves of plda" in labels(tmp_path / "report.html")
+
+
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_sets_that_are_not_counted_are_named(data, first, tmp_path, name):
     shutil.copytree(data, tmp_path / "data")

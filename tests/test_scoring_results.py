@@ -75,6 +75,28 @@ def test_what_the_plda_used_is_said_or_said_to_be_unknown(folders):
             results.collect(data, exp)
 
 
+def test_trials_of_utterances_without_an_embedding_are_left_out_and_counted(folders):
+    data, exp = folders
+    (data / "test" / "trials").write_text("a x target\nb y target\na y nontarget\nb x nontarget\nb lost target\n"
+                                          "lost x nontarget\n")
+    # What has no features is not in utt2spk either.
+    (data / "test" / "utt2spk").write_text("a 1\nb 2\nx 1\ny 2\n")
+    (exp / "xvectors_test").mkdir()
+    table = exp / "xvectors_test" / "xvector.scp"
+    table.write_text("a x.ark:2\nb x.ark:2\nx x.ark:2\ny x.ark:2\n")
+    report = results.collect(data, exp)
+    assert [(r.trials, r.backend, r.n_targets, r.n_nontargets) for r in report.results] == [
+        ("trials", "cosine", 2, 2), ("trials", "plda", 2, 2), ("trials_o", "cosine", 1, 1)]
+    assert all(result.eer_interval for result in report.results)
+    left_out = "test/trials: 2 of 6 trials are left out, since 1 utterances have no embedding; the first: lost"
+    assert report.missing == [left_out, "test/trials_o has no plda scores"]
+    # Other trials without a score are an error as ever; so are they where the names are not those of utterances.
+    table.write_text(table.read_text() + "lost x.ark:2\n")
+    assert any("no score for b lost" in line for line in results.collect(data, exp).missing)
+    table.write_text("other x.ark:2\n")
+    assert any("no score for b lost" in line for line in results.collect(data, exp).missing)
+
+
 def test_lists_without_scores_are_reported(folders):
     data, exp = folders
     (data / "train" / "trials").write_text("a b target\n")

@@ -7,7 +7,8 @@ import pytest
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring import trials as module
-from sdpn_k2.scoring.trials import (Scores, check_labels_agree, match_scores, read_scores, read_trials, write_scores)
+from sdpn_k2.scoring.trials import (Scores, check_labels_agree, match_scores, read_scores, read_trials, trials_between,
+                                    write_scores)
 
 
 @pytest.fixture
@@ -146,6 +147,16 @@ def test_missing_scores_are_named_and_counted(write):
         match_scores(scores, trials)
     with pytest.raises(InputError, match="has a score for none of the 3 trials"):
         match_scores(read_scores(write("other", "q x 1\n")), trials)
+
+
+def test_trials_between_given_ids(write):
+    trials = read_trials(write("trials", "a x target\nb y nontarget\na y nontarget\nc x target\n"))
+    kept = trials_between(trials, {"a", "c", "x"})
+    assert pairs(kept) == ["a x", "c x"] and kept.labels().tolist() == [True, True]
+    assert (kept.enroll_ids, kept.test_ids) == (["a", "c"], ["x"])
+    assert kept.enroll.dtype == np.int32 and kept.source == trials.source
+    assert len(trials_between(trials, {})) == 0
+    assert trials_between(read_trials(write("pairs", "a x\nb y\n")), {"a", "x"}).is_target is None
 
 
 def test_one_trial_with_two_scores_is_refused(write):

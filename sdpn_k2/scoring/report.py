@@ -21,8 +21,15 @@ from sdpn_k2.scoring.experiment import Experiment, ScoreKey, read_experiments
 from sdpn_k2.scoring.history import course
 from sdpn_k2.scoring.metrics import ErrorRates
 from sdpn_k2.scoring.panels import speaker_panels
-from sdpn_k2.scoring.results import PLDA_LABELS, UNKNOWN_LABELS, backend_order, known_speakers, provenance
-from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials
+from sdpn_k2.scoring.results import (
+    PLDA_LABELS,
+    UNKNOWN_LABELS,
+    backend_order,
+    embedded_trials,
+    known_speakers,
+    provenance,
+)
+from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials, trials_between
 
 Made = TypeVar("Made")
 
@@ -172,6 +179,14 @@ def _list_pictures(sections: Sections, experiments: Sequence[Experiment], data: 
     trials = sections.attempt(lambda: _labelled(data / set_name / trials_name))
     if trials is None:
         return []
+    listed = trials
+    for experiment in experiments:  # systems side by side are of the same trials
+        found = sections.attempt(partial(embedded_trials, experiment.path, set_name, trials_name, listed))
+        if found is not None:
+            kept, left_out = found
+            trials = trials_between(trials, {*kept.enroll_ids, *kept.test_ids})
+            told = (f"{experiment.path}: {line}" for line in left_out)
+            sections.missing += [line for line in told if line not in sections.missing]
     conditions = sections.attempt(lambda: known_conditions(data / set_name, trials)) or {}
     speakers = sections.attempt(lambda: known_speakers(data / set_name / "utt2spk", trials)) if conditions else None
     pictures: List[Picture] = []

@@ -5,6 +5,7 @@ Layout:
     EXP/scores/<set>/<trials>.<backend>   score files: ``trials.cosine``, ``trials_o.plda`` ...
     DATA/<set>/<trials>                   the labelled trial lists
     DATA/<set>/utt2spk                    speakers, for confidence intervals (may be missing)
+    EXP/xvectors_<set>/xvector.scp        embeddings, to know what could not be embedded (may be missing)
     EXP/backend/plda_labels               ``corpus`` or ``clusters``: what the PLDA took for speakers
 """
 
@@ -23,7 +24,7 @@ from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.data_dir import TRIAL_LIST, read_map, trial_lists
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import Interval, TrialSpeakers, bootstrap_intervals, trial_speakers
-from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials
+from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials, trials_between
 
 BACKENDS = ("cosine", "cosine_mean", "plda")
 PACKAGES = ("sdpn_k2", "numpy", "torch", "lhotse")
@@ -112,6 +113,8 @@ def collect(data: Path, exp: Path, command: str = "") -> Report:
         try:
             trials = read_trials(path)
             check_labels_agree(trials)
+            trials, left_out = embedded_trials(exp, set_name, trials_name, trials)
+            missing += left_out
         except InputError as error:
             missing.append(str(error))
             continue
@@ -241,6 +244,26 @@ def _missing(data: Path, files: Dict[Tuple[str, str, str], Path]) -> List[str]:
     return [f"{set_name}/{trials_name} has no {backend} scores"
             for set_name, trials_name in sorted(lists) for backend in backends
             if (set_name, trials_name, backend) not in files]
+
+
+def embedded_trials(exp: Path, set_name: str, trials_name: str, trials: Trials) -> Tuple[Trials, List[str]]:
+    """The trials whose utterances all have embeddings, and a line on those that are left out, if any.
+
+    Where there is no table of embeddings, or it fits no trial (they name enrolled models), these are all.
+
+    Raises:
+        InputError: a malformed table.
+    """
+    table = exp / f"xvectors_{set_name}" / "xvector.scp"
+    if not table.is_file():
+        return trials, []
+    embedded = read_map(table)
+    kept = trials_between(trials, embedded)
+    if len(kept) in (0, len(trials)):
+        return trials, []
+    lost = [name for name in dict.fromkeys(trials.enroll_ids + trials.test_ids) if name not in embedded]
+    return kept, [f"{set_name}/{trials_name}: {len(trials) - len(kept)} of {len(trials)} trials are left out, since "
+                  f"{len(lost)} utterances have no embedding; the first: {lost[0]}"]
 
 
 def known_speakers(utt2spk: Path, trials: Trials) -> Optional[TrialSpeakers]:

@@ -8,7 +8,7 @@ are separated by blanks. Ids are interned: a trial is a pair of integers, half a
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import IO, Container, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -163,6 +163,18 @@ def match_scores(scores: Scores, trials: Trials) -> np.ndarray:
         raise InputError(f"{have.source}: no score for {want.pair(missing[0])} of {want.source}; {len(missing)} of "
                          f"{len(want)} trials lack a score")
     return scores.values[rows[place]]
+
+
+def trials_between(trials: Trials, ids: Container[str]) -> Trials:
+    """The trials of which both sides are among ``ids``, in their order."""
+    enroll, test = (np.fromiter((name in ids for name in names), bool, len(names))
+                    for names in (trials.enroll_ids, trials.test_ids))
+    kept = enroll[trials.enroll] & test[trials.test]
+    used_enroll, enroll = np.unique(trials.enroll[kept], return_inverse=True)
+    used_test, test = np.unique(trials.test[kept], return_inverse=True)
+    is_target = None if trials.is_target is None else trials.is_target[kept]
+    return Trials([trials.enroll_ids[i] for i in used_enroll], [trials.test_ids[i] for i in used_test],
+                  enroll.astype(np.int32), test.astype(np.int32), is_target, trials.source)
 
 
 def check_labels_agree(trials: Trials) -> None:
