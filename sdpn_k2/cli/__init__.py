@@ -5,7 +5,7 @@ A command's module is imported when it is asked for.
 
 import importlib
 import sys
-from typing import List, Optional
+from typing import Any, List, Optional
 
 import click
 
@@ -57,6 +57,15 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"{__name__}.{COMMANDS[name]}")
         return getattr(module, COMMANDS[name])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As every group does; but a file or folder that cannot be used is bad input, not wrong usage."""
+        try:
+            return super().invoke(ctx)
+        except click.BadParameter as error:
+            if isinstance(error, click.MissingParameter) or not isinstance(getattr(error.param, "type", None), click.Path):
+                raise
+            raise InputError(error.message) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
