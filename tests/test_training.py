@@ -144,6 +144,15 @@ def test_shards_hold_the_same_cuts_in_random_order(fbank_cuts, shards):
     assert [cut.id for cut in CutSet.from_shar(in_dir=shards)] == ids
 
 
+def test_of_shards_only_what_is_trained_on_is_read(shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "shards")
+    for tar in (tmp_path / "shards").glob("recording.*.tar"):
+        tar.write_bytes(b"")
+    trainer = make_trainer(tmp_path / "shards", tmp_path / "exp", "input=fbank")
+    trainer.run()
+    assert not trainer._skipped
+
+
 def test_shards_are_visited_a_few_at_a_time(shards, monkeypatch):
     monkeypatch.setattr("sdpn_k2.data.shar.SHARDS_AT_ONCE", 2)
     table = SharTable(shards)

@@ -100,7 +100,7 @@ class Banks:
 
     def _read(self, path: Path, turn: int, max_seconds: float = float("inf"), max_count: int = 1 << 40,
               as_waveform: bool = False) -> List[np.ndarray]:
-        """What of a manifest is read in ``turn``: in random order, as much as fits. What fits whole is read once, as in turn 0."""
+        """What of a manifest is read in ``turn``: in random order, as much as fits; what fits whole, as in turn 0."""
         stored = path.name.startswith("cuts")
         items = list(load_manifest(path, CutSet if stored else RecordingSet))
         load = self._load_fbank if stored else self._load_waveform

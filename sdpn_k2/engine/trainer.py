@@ -97,7 +97,6 @@ class Trainer:
         table = SharTable(cuts, [field]) if cuts.is_dir() else CutTable(cuts)
         self.dataset = MultiCropDataset(table, config)
         self.data, longest = _describe(table)
-        check_crop_lengths(config, longest)
         steps_per_epoch = len(table) // config.train.batch_size
         self.num_steps = config.train.steps
         if self.num_steps is None:
@@ -121,6 +120,7 @@ class Trainer:
             table, config.train.batch_size, self.num_steps, config.seed,
             self.step, process.rank, process.world_size,
         )
+        check_crop_lengths(config, longest)
         if self.num_steps < 1:
             raise InputError(f"train.epochs = {config.train.epochs:g} of {steps_per_epoch} steps each make no step: "
                              "take more of them, or set train.steps")
