@@ -325,14 +325,15 @@ def _check(config: Config) -> None:
     require(train.warmup < 1, f"train.warmup is {train.warmup}; it is a fraction of the run, below 1")
     require(all(0 <= momentum <= 1 for momentum in train.ema_momentum), "train.ema_momentum should lie in 0..1")
     augment = config.augment
-    for key, value in (("augment.single_reverb_prob", augment.single_reverb_prob), ("augment.mask_prob", augment.mask_prob),
-                       ("dino.centre_momentum", config.dino.centre_momentum), ("train.momentum", train.momentum)):
+    for key, value in (("augment.single_reverb_prob", augment.single_reverb_prob), ("train.momentum", train.momentum),
+                       ("augment.mask_prob", augment.mask_prob), ("dino.centre_momentum", config.dino.centre_momentum)):
         require(value <= 1, f"{key} is {value:g}; it should lie in 0..1")
     for name in ("noise_snr", "babble_snr", "music_snr", "babble_speakers"):
         low, high = getattr(augment, name)
         require(-math.inf < low <= high < math.inf,
                 f"augment.{name} is [{low:g}, {high:g}]; it should be finite, the lower end first")
     require(augment.babble_speakers[0] >= 1, "augment.babble_speakers should be at least 1")
-    require(augment.bank_gb > 0 and augment.rir_seconds > 0, "augment.bank_gb and augment.rir_seconds should be positive")
+    require(augment.bank_gb > 0 and augment.rir_seconds > 0,
+            "augment.bank_gb and augment.rir_seconds should be positive")
     require(augment.clean_prob + augment.single_prob <= 1,
             "augment.clean_prob and augment.single_prob should sum to at most 1")

@@ -174,11 +174,13 @@ main()
 
 def test_a_full_disk_is_one_line(cuts, tmp_path):
     arguments = command(cuts, tmp_path, "train.log_every=1", "train.checkpoint_every=8")[3:]
-    result = subprocess.run([sys.executable, "-c", FILL_THE_DISK, *arguments], capture_output=True, text=True, timeout=100)
+    arguments = [sys.executable, "-c", FILL_THE_DISK, *arguments]
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=100)
     assert result.returncode == 1 and f"sdpn-k2: error: {tmp_path}: cannot write metrics.jsonl" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_an_experiment_folder_that_cannot_be_made_is_one_line(cuts):
     result = subprocess.run(command(cuts, Path("/dev/null/x")), capture_output=True, text=True, timeout=100)
-    assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith("sdpn-k2: error: /dev/null/x: cannot make")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("sdpn-k2: error: /dev/null/x: cannot make")

@@ -63,9 +63,10 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.BadParameter as error:
-            if isinstance(error, click.MissingParameter) or not isinstance(getattr(error.param, "type", None), click.Path):
-                raise
-            raise InputError(error.message) from error
+            of_path = isinstance(getattr(error.param, "type", None), click.Path)
+            if of_path and not isinstance(error, click.MissingParameter):
+                raise InputError(error.message) from error
+            raise
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
