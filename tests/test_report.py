@@ -228,14 +228,14 @@ def without(first, tmp_path, *parts):
     ("xvectors_test/xvector.scp", "xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
     ("xvectors_test", "xvectors_test/xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
 ])
-def test_a_missing_part_is_named_and_the_rest_is_there(data, first, tmp_path, part, said, gone):
+def test_a_missing_part_is_named_and_the_rest_is_there(data, first, report, tmp_path, part, said, gone):
     exp = without(first, tmp_path, part)
     output = tmp_path / "report.html"
     done = CliRunner().invoke(cli, ["report", "--data", str(data), "-o", str(output), str(exp)])
     assert done.exit_code == 0 and f"missing: {exp}" in done.output and said in done.output
     assert said in text_of(output)
     everything = list(Page(output).tables) + labels(output)
-    expected = set(Page(first / "report.html").tables) | set(labels(first / "report.html"))
+    expected = set(Page(report).tables) | set(labels(report))
     assert gone in expected and gone not in everything
     assert len(everything) >= len(expected) - 7
 
