@@ -57,7 +57,9 @@ def test_the_recipe_passes_signals_on_and_waits(tmp_path, number, whole_group, n
     (tmp_path / name).symlink_to(sys.executable)
     stages = Path(__file__).resolve().parents[1] / "utils" / "stages.sh"
     script = f"set -euo pipefail; PATH={tmp_path}:$PATH; . {stages}; run_until_saved {name} saves.py {status}; echo on"
-    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    # Tests that run in the background have SIGINT ignored, which a shell cannot undo.
+    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert process.stdout.readline() == "started\n"
     (os.killpg if whole_group and number == signal.SIGTERM else os.kill)(process.pid, number)
     output, _ = process.communicate(timeout=60)
