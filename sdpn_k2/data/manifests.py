@@ -29,7 +29,7 @@ import numpy as np
 
 from sdpn_k2.data.cuts import write_manifest
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output
+from sdpn_k2.files import atomic_output, make_folder
 from sdpn_k2.kaldi.data_dir import (
     RECORDING_TABLES,
     SPEAKER_TABLES,
@@ -344,7 +344,7 @@ def write_set(data: Path, name: str, scan: Scan, speakers: Mapping[str, str], ch
 
 def write_recordings(data: Path, name: str, recordings: Iterable) -> None:
     """Write ``manifests/recordings_<name>.jsonl.gz``."""
-    (data / "manifests").mkdir(parents=True, exist_ok=True)
+    make_folder(data / "manifests")
     write_manifest(recordings, data / "manifests" / f"recordings_{name}.jsonl.gz")
 
 

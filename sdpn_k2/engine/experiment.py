@@ -14,6 +14,7 @@ from sdpn_k2.engine.extraction import Extractor, extract
 from sdpn_k2.engine.progress import log_to
 from sdpn_k2.engine.trainer import Trainer
 from sdpn_k2.errors import InputError
+from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.data_dir import trial_lists
 from sdpn_k2.kaldi.tables import write_object
 from sdpn_k2.scoring import results
@@ -49,14 +50,14 @@ def run_experiment(config: Config, data: Path, exp: Path, process: Process, comm
     for needed in (cuts, data / "eval_sets"):
         if not needed.is_file():
             raise InputError(f"{needed}: no such file; prepare the data with stages 0 to 2 of run.sh")
-    exp.mkdir(parents=True, exist_ok=True)
+    make_folder(exp)
     log_to(exp / "train.log")
     checkpoint = Trainer(config, cuts, cuts.parent, exp, process).run()
     extractor = Extractor.load(checkpoint, process.device)
     sets = (data / "eval_sets").read_text(encoding="utf-8").split()
     for name in ["train", *sets]:
         folder = exp / f"xvectors_{name}"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         extract(extractor, data / name, f"ark,scp:{folder}/xvector.ark,{folder}/xvector.scp")
     mean = exp / "xvectors_train" / "mean.vec"
     write_object(str(mean), read_embeddings(f"{exp}/xvectors_train/xvector.scp").vectors.mean(axis=0, dtype=np.float64),
@@ -85,7 +86,7 @@ def is_done(config: Config, exp: Path) -> bool:
 
 def _score(exp: Path, name: str, lists: List[Path], mean: Path) -> None:
     scores = exp / "scores" / name
-    scores.mkdir(parents=True, exist_ok=True)
+    make_folder(scores)
     embeddings = f"scp:{exp}/xvectors_{name}/xvector.scp"
     for trials in lists:
         for backend, preparation in (("cosine", Preparation()), ("cosine_mean", Preparation(mean=str(mean)))):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sdpn_k2.data.cuts import write_manifest
 from sdpn_k2.errors import InputError
+from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.data_dir import read_map, validate, write_map
 from sdpn_k2.kaldi.tables import RandomReader, TableWriter, is_table, parse_rspecifier, read_table, script_lines
 from sdpn_k2.kaldi.utterances import Part, misfit, read_parts, read_wave_entry
@@ -102,10 +103,7 @@ def detect_speech(
     first_batch = next(batches, None)
     if first_batch is None:
         raise InputError(f"{source}: not one usable utterance" + (f"; the first: {failed[0]}" if failed else ""))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: cannot make this folder: {error.strerror}") from error
+    make_folder(output)
     output = output.resolve()  # vad.scp holds for any working directory
     classify = two_gaussians if log_likelihoods is None else list
     segments: Dict[str, Part] = {}
