@@ -275,7 +275,7 @@ def _check(config: Config) -> None:
             require(value >= 0 or key == "features.high_freq", f"{key} is {value}; it cannot be negative")
     for key in ("crops.num_global", "crops.num_local", "train.batch_size", "train.log_every", "train.checkpoint_every",
                 "train.keep_checkpoints", "objective.sinkhorn_iterations", "augment.rotate_steps", "dino.num_outputs",
-                *(f"model.{field.name}" for field in dataclasses.fields(model))):
+                *(f"model.{size.name}" for size in dataclasses.fields(model))):
         section, name = key.split(".")
         require(getattr(getattr(config, section), name) >= 1, f"{key} should be at least 1")
     require(crops.num_global == 1, f"crops.num_global is {crops.num_global}; SDPN's teacher sees exactly 1 global crop")

@@ -146,6 +146,12 @@ def segmented(tmp_path):
     return directory
 
 
+def spoil(path, old, new):
+    text = path.read_text()
+    assert old in text
+    write(path, text.replace(old, new))
+
+
 def test_good_directories_pass(plain, segmented):
     assert data_dir.validate(plain) == 5
     assert data_dir.validate(segmented, feats=False, text=False) == 5
@@ -174,9 +180,7 @@ def test_good_directories_pass(plain, segmented):
     ],
 )
 def test_first_bad_line_is_named(plain, name, old, new, message):
-    text = (plain / name).read_text()
-    assert old in text
-    write(plain / name, text.replace(old, new))
+    spoil(plain / name, old, new)
     if message is None:
         assert data_dir.validate(plain) == 5
     else:
@@ -196,9 +200,7 @@ def test_first_bad_line_is_named(plain, name, old, new, message):
     ],
 )
 def test_segments_and_recordings_must_agree(segmented, name, old, new, message):
-    text = (segmented / name).read_text()
-    assert old in text
-    write(segmented / name, text.replace(old, new))
+    spoil(segmented / name, old, new)
     with pytest.raises(InputError) as error:
         data_dir.validate(segmented, feats=False, text=False)
     assert str(error.value).startswith(message.format(d=segmented))
