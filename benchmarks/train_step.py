@@ -22,10 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdpn_k2.config import Config, load_config
 from sdpn_k2.data.multi_crop import MultiCropBatch
-from sdpn_k2.engine.gradient_cache import loss_and_gradients
-from sdpn_k2.engine.optimizer import clip_gradients, make_optimizer, set_learning_rate
-from sdpn_k2.engine.precision import autocast
-from sdpn_k2.engine.views import Views
+from sdpn_k2.training.gradient_cache import loss_and_gradients
+from sdpn_k2.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from sdpn_k2.training.precision import autocast
+from sdpn_k2.training.views import Views
 from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.models.ecapa_tdnn import AttentiveStatisticsPooling, Conv
 from sdpn_k2.signal.augment import Augment, NoiseBank, RirBank

@@ -9,7 +9,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
 from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi.trials import labelled_scores  # noqa: E402
+from sdpn_k2.kaldi.backend.trials import labelled_scores  # noqa: E402
 
 
 def main() -> None:

@@ -16,12 +16,12 @@ def load(checkpoint, device="cpu", max_duration=60.0):
         max_duration: seconds; longer recordings are embedded in equal chunks, and the chunks averaged.
 
     Returns:
-        :class:`sdpn_k2.engine.embedder.Embedder`.
+        :class:`sdpn_k2.inference.embedder.Embedder`.
 
     Raises:
         sdpn_k2.errors.InputError: not a readable checkpoint of ours, a device that torch cannot use, or a max_duration
             that is too short (below 0.1).
     """
-    from sdpn_k2.engine.embedder import Embedder  # here, since torch takes seconds to import
+    from sdpn_k2.inference.embedder import Embedder  # here, since torch takes seconds to import
 
     return Embedder.load(checkpoint, device, max_duration)

@@ -16,8 +16,8 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
 from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi.eer import kaldi_min_dcf  # noqa: E402
-from sdpn_k2.kaldi.trials import labelled_scores, parse_scores  # noqa: E402
+from sdpn_k2.kaldi.backend.eer import kaldi_min_dcf  # noqa: E402
+from sdpn_k2.kaldi.backend.trials import labelled_scores, parse_scores  # noqa: E402
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -20,7 +20,7 @@ from lhotse import Recording
 from sdpn_k2.cli import cli
 from sdpn_k2.config import config_differences, load_config
 from sdpn_k2.data.cuts import write_manifest
-from sdpn_k2.engine.ablation import grid, jobs
+from sdpn_k2.experiments.ablation import grid, jobs
 from sdpn_k2.errors import InputError
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
@@ -104,7 +104,7 @@ def data(tmp_path_factory) -> Path:
         f"{a.stem} {b.stem} {'non' * (a.stem[:2] != b.stem[:2])}target\n" for a in paths for b in paths if a < b))
     (folder / "manifests").mkdir()
     cuts = [Recording.from_file(path).to_cut() for path in sorted((folder / "train").glob("*.wav"))]
-    write_manifest(cuts, folder / "manifests" / "multi_crop_train.jsonl.gz")
+    write_manifest(cuts, folder / "manifests" / "selected_cuts_train.jsonl.gz")
     return folder
 
 

@@ -18,9 +18,9 @@ import torch
 import sdpn_k2
 from sdpn_k2.cli import main
 from sdpn_k2.config import load_config
-from sdpn_k2.engine.checkpoint import Checkpoint, save_checkpoint
-from sdpn_k2.engine.extraction import Extractor
-from sdpn_k2.engine.verification import verify
+from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
+from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.inference.verification import verify
 from sdpn_k2.errors import InputError
 from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.scoring.calibration import Calibration, write_calibration

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi import data_dir, data_ops
+from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops
 
 KEYS = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=8)
 VALUES = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=8)
@@ -240,7 +240,7 @@ def test_fix_makes_a_directory_valid_again(plain):
     write(plain / "utt2spk", "s2-b s2\r\n\ns1-a s1\ns1-a s1\ns2-a s2\ns3-a s3\nzz-z zz\n")
     write(plain / "feats.scp", "s2-b /f:4\ns1-b /f:2\ns1-a /f:1\ns2-a\ns3-a /f:5\n")  # a key only
     write(plain / "spk2gender", "s1 f\ns2 m\n")  # nothing of s3
-    notes = data_ops.fix(plain)
+    notes = data_dir_ops.fix(plain)
     assert data_dir.validate(plain) == 2
     assert data_dir.read_map(plain / "utt2spk") == {"s1-a": "s1", "s2-b": "s2"}
     assert (plain / "spk2utt").read_text() == "s1 s1-a\ns2 s2-b\n"
@@ -252,17 +252,17 @@ def test_fix_makes_a_directory_valid_again(plain):
 def test_fix_changes_nothing_that_is_right(plain, segmented):
     for directory in (plain, segmented):
         before = {path.name: path.read_bytes() for path in directory.iterdir()}
-        assert data_ops.fix(directory) == ["kept all 5 utterances"]
+        assert data_dir_ops.fix(directory) == ["kept all 5 utterances"]
         assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
 
 
 def test_fix_drops_bad_segments_and_lost_recordings(segmented):
     write(segmented / "segments", "s1-a r1 0 2\ns1-b r1 4 2.5\ns2-a r1 5\ns2-b r2 0.5 3\ns3-a r9 4 -1\n")
-    notes = data_ops.fix(segmented)
+    notes = data_dir_ops.fix(segmented)
     assert data_dir.read_map(segmented / "segments") == {"s1-a": "r1 0 2", "s2-b": "r2 0.5 3"}
     assert sum("dropped a segment" in note for note in notes) == 2
     write(segmented / "wav.scp", "r2 r2.wav\n")
-    data_ops.fix(segmented)
+    data_dir_ops.fix(segmented)
     assert data_dir.read_map(segmented / "utt2spk") == {"s2-b": "s2"}
     assert data_dir.read_map(segmented / "reco2dur") == {"r2": "5.5"}
     data_dir.validate(segmented, feats=False, text=False)
@@ -270,14 +270,14 @@ def test_fix_drops_bad_segments_and_lost_recordings(segmented):
 
 def test_fix_removes_a_derived_table_rather_than_utterances(plain):
     write(plain / "utt2num_frames", "s1-a 100\n")
-    assert "removed utt2num_frames: it lacks 4 ids; make it again" in data_ops.fix(plain)
+    assert "removed utt2num_frames: it lacks 4 ids; make it again" in data_dir_ops.fix(plain)
     assert data_dir.validate(plain) == 5 and not (plain / "utt2num_frames").exists()
 
 
 def test_fix_keeps_utterances_without_an_origin_or_a_warp(plain):
     write(plain / "utt2uniq", "s1-a x\nzz y\n")
     write(plain / "utt2warp", "s1-a 1.1\n")
-    assert data_ops.fix(plain)[-1] == "kept all 5 utterances"
+    assert data_dir_ops.fix(plain)[-1] == "kept all 5 utterances"
     assert data_dir.read_map(plain / "utt2uniq") == {
         "s1-a": "x", "s1-b": "s1-b", "s2-a": "s2-a", "s2-b": "s2-b", "s3-a": "s3-a",
     }  # fmt: skip
@@ -289,12 +289,12 @@ def test_fix_leaves_choices_to_people(plain):
     before = (plain / "utt2spk").read_text()
     write(plain / "utt2spk", before + "s1-a s2\n")
     with pytest.raises(InputError, match="utt2spk:6: 's1-a' has 's2', but 's1' before: remove one of them"):
-        data_ops.fix(plain)
+        data_dir_ops.fix(plain)
     assert (plain / "utt2spk").read_text() == before + "s1-a s2\n"
     write(plain / "utt2spk", before)
     write(plain / "feats.scp", "zz /f:1\n")
     with pytest.raises(InputError, match="no utterance is there in all of"):
-        data_ops.fix(plain)
+        data_dir_ops.fix(plain)
     assert (plain / "feats.scp").read_text() == "zz /f:1\n"
 
 
@@ -303,20 +303,20 @@ def test_fix_leaves_choices_to_people(plain):
 
 def test_subset_keeps_what_belongs_to_its_utterances(segmented, tmp_path):
     write(segmented / "frame_shift", "0.0125\n")
-    assert data_ops.subset(segmented, tmp_path / "out", ["s2-b", "s1-a", "unknown"]) == 2
+    assert data_dir_ops.subset(segmented, tmp_path / "out", ["s2-b", "s1-a", "unknown"]) == 2
     out = tmp_path / "out"
     assert data_dir.read_map(out / "utt2spk") == {"s1-a": "s1", "s2-b": "s2"}
     assert data_dir.read_map(out / "wav.scp") == data_dir.read_map(segmented / "wav.scp")
     assert (out / "frame_shift").read_text() == "0.0125\n"
-    data_ops.subset(segmented, out, ["s2-b"])
+    data_dir_ops.subset(segmented, out, ["s2-b"])
     assert list(data_dir.read_map(out / "wav.scp")) == list(data_dir.read_map(out / "reco2dur")) == ["r2"]
     data_dir.validate(out, feats=False, text=False)
     with pytest.raises(InputError, match="no utterances would be left"):
-        data_ops.subset(segmented, tmp_path / "none", ["unknown"])
+        data_dir_ops.subset(segmented, tmp_path / "none", ["unknown"])
 
 
 def test_split_never_splits_a_speaker_and_loses_nothing(plain):
-    folder = data_ops.split(plain, 2)
+    folder = data_dir_ops.split(plain, 2)
     assert folder == plain / "split2"
     parts = [data_dir.read_map(folder / str(number) / "utt2spk") for number in (1, 2)]
     assert not set(parts[0].values()) & set(parts[1].values())
@@ -327,102 +327,102 @@ def test_split_never_splits_a_speaker_and_loses_nothing(plain):
 
 
 def test_split_by_utterance(plain, segmented):
-    folder = data_ops.split(plain, 5, per_utterance=True)
+    folder = data_dir_ops.split(plain, 5, per_utterance=True)
     assert folder.name == "split5utt"
     assert [len(data_dir.read_map(folder / str(number) / "utt2spk")) for number in range(1, 6)] == [1] * 5
-    folder = data_ops.split(segmented, 5, per_utterance=True)
+    folder = data_dir_ops.split(segmented, 5, per_utterance=True)
     assert [list(data_dir.read_map(folder / str(number) / "wav.scp")) for number in (3, 4)] == [["r1"], ["r2"]]
 
 
 def test_split_is_done_again_only_when_the_directory_changed(plain):
-    first = data_ops.split(plain, 2) / "1" / "feats.scp"
+    first = data_dir_ops.split(plain, 2) / "1" / "feats.scp"
     first.write_text("left alone\n")
-    data_ops.split(plain, 2)
+    data_dir_ops.split(plain, 2)
     assert first.read_text() == "left alone\n"
     write(plain / "feats.scp", (plain / "feats.scp").read_text().replace("/feats.ark", "/new.ark"))
-    data_ops.split(plain, 2)
+    data_dir_ops.split(plain, 2)
     assert first.read_text().startswith("s1-a /new.ark")
     (plain / "text").unlink()
-    data_ops.split(plain, 2)
+    data_dir_ops.split(plain, 2)
     assert not (first.parent / "text").exists()
 
 
 def test_split_into_too_many_parts(plain):
     with pytest.raises(InputError, match="has 3 speakers, too few for 4 parts: use fewer jobs, or --per-utt"):
-        data_ops.split(plain, 4)
+        data_dir_ops.split(plain, 4)
     with pytest.raises(InputError, match="cannot split the 5 utterances of"):
-        data_ops.split(plain, 6, per_utterance=True)
+        data_dir_ops.split(plain, 6, per_utterance=True)
 
 
 def test_combine(plain, segmented, tmp_path):
     other = tmp_path / "other"
-    data_ops.copy(plain, other, ("", "-n"))
+    data_dir_ops.copy(plain, other, ("", "-n"))
     out = tmp_path / "out"
-    assert data_ops.combine(out, [plain, other]) == []
+    assert data_dir_ops.combine(out, [plain, other]) == []
     assert data_dir.validate(out) == 10
     uniq = data_dir.read_map(out / "utt2uniq")  # whoever has none is itself
     assert uniq["s1-a"] == uniq["s1-a-n"] == "s1-a"
     write(plain / "utt2dur", "s1-a 1\n")
-    assert data_ops.combine(out, [plain, other]) == [f"not combining utt2dur: {other} has none"]
+    assert data_dir_ops.combine(out, [plain, other]) == [f"not combining utt2dur: {other} has none"]
     (plain / "utt2dur").unlink()
     assert data_dir.read_lists(out / "spk2utt")["s3"] == ["s3-a", "s3-a-n"]
 
     write(other / "trials2", "s1-a-n x\n")
     write(plain / "trials2", "s1-a x\n")
-    data_ops.combine(out, [plain, other], ["trials2", "feats.scp"])
+    data_dir_ops.combine(out, [plain, other], ["trials2", "feats.scp"])
     assert data_dir.read_map(out / "trials2") == {"s1-a": "x", "s1-a-n": "x"}
 
 
 def test_combine_gives_segments_to_those_without(plain, segmented, tmp_path):
-    data_ops.copy(segmented, tmp_path / "s", ("", "-x"))
+    data_dir_ops.copy(segmented, tmp_path / "s", ("", "-x"))
     write(plain / "utt2dur", "".join(f"{name} 3.25\n" for name in data_dir.read_map(plain / "utt2spk")))
     out = tmp_path / "out"
-    data_ops.combine(out, [plain, tmp_path / "s"])
+    data_dir_ops.combine(out, [plain, tmp_path / "s"])
     assert data_dir.validate(out, feats=False, text=False) == 10
     segments = data_dir.read_segments(out / "segments")
     assert segments["s1-a"] == ("s1-a", 0, 3.25) and segments["s1-a-x"] == ("r1", 0, 2)
     (plain / "utt2dur").unlink()
-    data_ops.combine(out, [plain, tmp_path / "s"])
+    data_dir_ops.combine(out, [plain, tmp_path / "s"])
     assert data_dir.read_segments(out / "segments")["s1-a"] == ("s1-a", 0, -1)
 
 
 def test_combine_refuses_contradictions(plain, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(plain, other)
-    data_ops.combine(tmp_path / "same", [plain, other])  # the same utterances twice are one
+    data_dir_ops.combine(tmp_path / "same", [plain, other])  # the same utterances twice are one
     assert data_dir.validate(tmp_path / "same") == 5
     write(other / "wav.scp", (other / "wav.scp").read_text().replace("/audio/s2-b", "/elsewhere/s2-b"))
     with pytest.raises(InputError, match="other/wav.scp: 's2-b' has '/elsewhere/s2-b.wav', but '/audio/s2-b.wav' in"):
-        data_ops.combine(tmp_path / "out", [plain, other])
+        data_dir_ops.combine(tmp_path / "out", [plain, other])
     assert not (tmp_path / "out").exists()
     write(plain / "frame_shift", "0.01\n")
     shutil.copytree(plain, tmp_path / "slow")
     write(tmp_path / "slow/frame_shift", "0.02\n")
     with pytest.raises(InputError, match="different frame shifts"):
-        data_ops.combine(tmp_path / "out", [plain, tmp_path / "slow"])
+        data_dir_ops.combine(tmp_path / "out", [plain, tmp_path / "slow"])
 
 
 def test_copy_renames_utterances_and_speakers(plain, segmented, tmp_path):
     out = tmp_path / "out"
-    data_ops.copy(plain, out, ("p-", "-n"), ("p-", "-m"))
+    data_dir_ops.copy(plain, out, ("p-", "-n"), ("p-", "-m"))
     assert data_dir.read_map(out / "utt2spk")["p-s2-a-n"] == "p-s2-m"
     assert data_dir.read_map(out / "utt2uniq")["p-s2-a-n"] == "s2-a"
     assert data_dir.read_map(out / "wav.scp")["p-s2-a-n"] == "/audio/s2-a.wav"
     assert data_dir.read_map(out / "spk2gender") == {"p-s1-m": "f", "p-s2-m": "m", "p-s3-m": "f"}
     data_dir.validate(out, speaker_order=False)
-    data_ops.copy(segmented, out, ("", "-n"))
+    data_dir_ops.copy(segmented, out, ("", "-n"))
     assert data_dir.read_map(out / "segments")["s2-a-n"] == "r1 5 6.25"
     assert data_dir.read_map(out / "wav.scp") == data_dir.read_map(segmented / "wav.scp")
     assert not (out / "text").exists()  # of the directory that was there before
     data_dir.validate(out, feats=False, text=False)
     with pytest.raises(InputError, match="cannot be copied onto itself"):
-        data_ops.copy(plain, f"{plain}/../plain")
+        data_dir_ops.copy(plain, f"{plain}/../plain")
 
 
 def test_subsegment(plain, segmented, tmp_path):
     cuts = write(tmp_path / "subsegments", "s1-a-1 s1-a 0 0.5\ns1-a-2 s1-a 0.5 1.2\ns2-b-1 s2-b 0.252 0.617\n")
     out = tmp_path / "out"
-    assert data_ops.subsegment(plain, cuts, out) == 3
+    assert data_dir_ops.subsegment(plain, cuts, out) == 3
     assert data_dir.read_map(out / "segments") == {
         "s1-a-1": "s1-a 0.000 0.500", "s1-a-2": "s1-a 0.500 1.200", "s2-b-1": "s2-b 0.252 0.617",
     }  # fmt: skip
@@ -435,14 +435,14 @@ def test_subsegment(plain, segmented, tmp_path):
     assert data_dir.read_map(out / "utt2max_frames")["s1-a-2"] == "100"
     assert data_dir.validate(out, text=False) == 3
 
-    data_ops.subsegment(segmented, cuts, out, write(tmp_path / "text", "s1-a-1 x\ns1-a-2 y\ns2-b-1 z\n"))
+    data_dir_ops.subsegment(segmented, cuts, out, write(tmp_path / "text", "s1-a-1 x\ns1-a-2 y\ns2-b-1 z\n"))
     assert data_dir.read_map(out / "segments")["s2-b-1"] == "r2 0.752 1.117"
     assert data_dir.validate(out, feats=False) == 3
 
     # Of a row range, a part.
     again = write(tmp_path / "again", "s1-a-2-x s1-a-2 0.1 0.3\n")
-    data_ops.subsegment(plain, cuts, tmp_path / "once")
-    data_ops.subsegment(tmp_path / "once", again, tmp_path / "twice")
+    data_dir_ops.subsegment(plain, cuts, tmp_path / "once")
+    data_dir_ops.subsegment(tmp_path / "once", again, tmp_path / "twice")
     assert data_dir.read_map(tmp_path / "twice/feats.scp") == {"s1-a-2-x": "/feats.ark:0[60:79]"}
     assert data_dir.read_map(tmp_path / "twice/segments") == {"s1-a-2-x": "s1-a 0.600 0.800"}
 
@@ -458,10 +458,10 @@ def test_subsegment(plain, segmented, tmp_path):
 )
 def test_bad_subsegments(plain, tmp_path, line, message):
     with pytest.raises(InputError, match=message):
-        data_ops.subsegment(plain, write(tmp_path / "subsegments", line + "\n"), tmp_path / "out")
+        data_dir_ops.subsegment(plain, write(tmp_path / "subsegments", line + "\n"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_only_the_standard_library_is_needed():
-    code = "import sys, sdpn_k2.kaldi.data_ops, sdpn_k2.kaldi.script; sys.exit('numpy' in sys.modules)"
+    code = "import sys, sdpn_k2.kaldi.datadir.data_dir_ops, sdpn_k2.kaldi.tools.script; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([shutil.which("python3"), "-c", code]).returncode == 0

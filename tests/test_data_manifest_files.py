@@ -18,7 +18,7 @@ SUPERVISIONS = [SupervisionSegment(recording.id, recording.id, 0.0, 1.0, speaker
 CUTS = [MonoCut(recording.id, 0.0, 1.0, 0, recording=recording) for recording in RECORDINGS]
 
 CUT_COMMANDS = [
-    ["multi-crop", "{}", "out.jsonl.gz"],
+    ["select-cuts", "{}", "out.jsonl.gz"],
     ["shar", "{}", "out"],
     ["lhotse", "export-feats", "{}", "out"],
     ["lhotse", "attach-xvectors", "{}", "ark:/dev/null", "out.jsonl.gz"],

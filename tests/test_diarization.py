@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from tiny_models import write_data, write_model
 
 from sdpn_k2.cli import cli
-from sdpn_k2.engine.extraction import Extractor
+from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi import tools
-from sdpn_k2.kaldi.data_dir import read_lists, read_map, write_map
-from sdpn_k2.kaldi.plda import Plda, write_plda
-from sdpn_k2.kaldi.tables import read_object, read_table
-from sdpn_k2.kaldi.utterances import read_utterances
-from sdpn_k2.kaldi.windows import Windowing, uniform_windows
+from sdpn_k2.kaldi.datadir.data_dir import read_lists, read_map, write_map
+from sdpn_k2.kaldi.backend.plda import Plda, write_plda
+from sdpn_k2.kaldi.formats.tables import read_object, read_table
+from sdpn_k2.kaldi.datadir.utterances import read_utterances
+from sdpn_k2.kaldi.datadir.subsegments import Windowing, uniform_windows
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sdpn_k2.config import load_config
-from sdpn_k2.engine.gradient_cache import loss_and_gradients
+from sdpn_k2.training.gradient_cache import loss_and_gradients
 from sdpn_k2.methods.dino import DINO
 
 K = 11

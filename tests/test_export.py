@@ -10,13 +10,13 @@ from click.testing import CliRunner
 
 from tiny_models import MELSPEC, write_data, write_model
 
-import sdpn_k2.engine.export as export_module
+import sdpn_k2.inference.export as export_module
 from sdpn_k2.cli import cli
 from sdpn_k2.config import FeaturesConfig
-from sdpn_k2.engine.export import export, load_exported
-from sdpn_k2.engine.extraction import Extractor
+from sdpn_k2.inference.export import export, load_exported
+from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.utterances import read_utterances
+from sdpn_k2.kaldi.datadir.utterances import read_utterances
 from sdpn_k2.signal.convolution import ConvolvedFrontEnd
 from sdpn_k2.signal.front_end import front_end
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from tiny_models import write_model
 
-from sdpn_k2.engine import extraction
-from sdpn_k2.engine.extraction import Extractor, extract
+from sdpn_k2.inference import extraction
+from sdpn_k2.inference.extraction import Extractor, extract
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.data_dir import read_map
-from sdpn_k2.kaldi.tables import TableWriter
+from sdpn_k2.kaldi.datadir.data_dir import read_map
+from sdpn_k2.kaldi.formats.tables import TableWriter
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from three_d_speaker import embed, random_branch
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig, load_config
-from sdpn_k2.engine.checkpoint import load_checkpoint
-from sdpn_k2.engine.extraction import Extractor
-from sdpn_k2.engine.initialisation import initial_weights
-from sdpn_k2.engine.released_weights import convert_3dspeaker
+from sdpn_k2.models.checkpoint import load_checkpoint
+from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.training.initialisation import initial_weights
+from sdpn_k2.methods.released_weights import convert_3dspeaker
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.tables import read_table
-from sdpn_k2.methods.branch import Branch
+from sdpn_k2.kaldi.formats.tables import read_table
+from sdpn_k2.methods.network import Branch
 from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.signal.front_end import front_end
 

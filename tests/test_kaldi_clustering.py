@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.clustering import agglomerative_cluster
+from sdpn_k2.kaldi.backend.clustering import agglomerative_cluster
 
 
 class Queue:

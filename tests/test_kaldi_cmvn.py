@@ -5,7 +5,7 @@ import pytest
 from kaldi_support import load, refuse, run_golden_line, shell, succeed, write_ark
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.cmvn import accumulate, apply_cmvn, skip_dims, sliding_cmvn
+from sdpn_k2.kaldi.features.cmvn import accumulate, apply_cmvn, skip_dims, sliding_cmvn
 
 FEATURES = ("fbank80.ark", "fbank80.scp")
 

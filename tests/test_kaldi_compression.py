@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.compression import CompressedMatrix, compress
-from sdpn_k2.kaldi.tables import TableWriter, read_table
+from sdpn_k2.kaldi.formats.compression import CompressedMatrix, compress
+from sdpn_k2.kaldi.formats.tables import TableWriter, read_table
 
 METHODS = range(1, 8)
 SHAPES = [(1, 1), (1, 7), (2, 3), (3, 2), (4, 5), (5, 5), (8, 3), (9, 3), (50, 13)]

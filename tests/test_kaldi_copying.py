@@ -8,7 +8,7 @@ import pytest
 from kaldi_support import ROOT, succeed
 
 from sdpn_k2.kaldi import tools
-from sdpn_k2.kaldi.tables import TableWriter, read_object, read_table, write_object
+from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, read_table, write_object
 
 
 @pytest.fixture

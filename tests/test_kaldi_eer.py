@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.eer import kaldi_eer, kaldi_min_dcf
+from sdpn_k2.kaldi.backend.eer import kaldi_eer, kaldi_min_dcf
 
 
 def eer_by_the_definition(target, nontarget):

@@ -7,8 +7,8 @@ import soundfile
 from kaldi_support import load, refuse, run_golden_line, shell, speech_like, succeed
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.features import FbankOptions, fbank, frames, num_frames
-from sdpn_k2.kaldi.mel import WINDOWS, mel_banks, vtln_warp_freq, window
+from sdpn_k2.kaldi.features.fbank_mfcc import FbankOptions, fbank, frames, num_frames
+from sdpn_k2.kaldi.features.mel import WINDOWS, mel_banks, vtln_warp_freq, window
 
 
 def assert_log_fbank_equal(ours, kaldis):

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.compression import compress
-from sdpn_k2.kaldi.options import STANDARD_OPTIONS, Option, parse
-from sdpn_k2.kaldi.tables import (
+from sdpn_k2.kaldi.formats.compression import compress
+from sdpn_k2.kaldi.tools.options import STANDARD_OPTIONS, Option, parse
+from sdpn_k2.kaldi.formats.tables import (
     KINDS,
     RandomReader,
     TableWriter,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.lda import SpeakerStats, compute_lda
-from sdpn_k2.kaldi.pca import pca_transform
+from sdpn_k2.kaldi.backend.lda import SpeakerStats, compute_lda
+from sdpn_k2.kaldi.backend.pca import pca_transform
 
 
 def stats_of(vectors, speakers):

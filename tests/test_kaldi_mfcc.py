@@ -8,7 +8,7 @@ from kaldi_support import load, refuse, run_golden_line, speech_like, succeed
 from scipy.fft import dct
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.features import FbankOptions, MfccOptions, fbank, mfcc
+from sdpn_k2.kaldi.features.fbank_mfcc import FbankOptions, MfccOptions, fbank, mfcc
 
 
 @pytest.mark.parametrize(

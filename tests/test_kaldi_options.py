@@ -12,9 +12,9 @@ import pytest
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi import tools
-from sdpn_k2.kaldi.io import ReaderGone
-from sdpn_k2.kaldi.log import log, vlog, warn
-from sdpn_k2.kaldi.options import STANDARD_OPTIONS, Option, parse, tool
+from sdpn_k2.kaldi.formats.io import ReaderGone
+from sdpn_k2.kaldi.formats.log import log, vlog, warn
+from sdpn_k2.kaldi.tools.options import STANDARD_OPTIONS, Option, parse, tool
 
 BIN = Path(__file__).resolve().parents[1] / "utils" / "kaldi-bin"
 DECLARED = [

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.lda import SpeakerStats
-from sdpn_k2.kaldi.plda import Plda, diagonalize, estimate_plda, score_recording
+from sdpn_k2.kaldi.backend.lda import SpeakerStats
+from sdpn_k2.kaldi.backend.plda import Plda, diagonalize, estimate_plda, score_recording
 
 
 def random_set(seed, dim, num_speakers=40, most=7):

@@ -15,8 +15,8 @@ import kaldiio
 import numpy as np
 import pytest
 
-from sdpn_k2.kaldi.plda import read_plda
-from sdpn_k2.kaldi.tables import read_object, read_table
+from sdpn_k2.kaldi.backend.plda import read_plda
+from sdpn_k2.kaldi.formats.tables import read_object, read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_TOOLS = ROOT / "utils" / "kaldi-bin"

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdpn_k2.kaldi import tools, trials
-from sdpn_k2.kaldi.eer import kaldi_eer
-from sdpn_k2.kaldi.plda import Plda, read_plda, write_plda
-from sdpn_k2.kaldi.tables import TableWriter, read_object, read_table, write_object
+from sdpn_k2.kaldi import tools
+
+from sdpn_k2.kaldi.backend import trials
+from sdpn_k2.kaldi.backend.eer import kaldi_eer
+from sdpn_k2.kaldi.backend.plda import Plda, read_plda, write_plda
+from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, read_table, write_object
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +158,7 @@ def test_many_batches_are_as_one(monkeypatch, table):
     write_lists()
     outputs = []
     for size in (4096, 7):
-        monkeypatch.setattr("sdpn_k2.kaldi.vectors.BATCH_SIZE", size)
+        monkeypatch.setattr("sdpn_k2.kaldi.backend.vectors.BATCH_SIZE", size)
         assert run("ivector-mean", table, "mean") == 0
         assert run("ivector-mean", "ark:spk2utt", table, "ark:spk") == 0
         assert run("ivector-subtract-global-mean", table, "ark:out") == 0

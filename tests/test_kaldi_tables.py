@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.io import open_input, open_output, pipes_allowed
-from sdpn_k2.kaldi.tables import (
+from sdpn_k2.kaldi.formats.io import open_input, open_output, pipes_allowed
+from sdpn_k2.kaldi.formats.tables import (
     RandomReader,
     TableWriter,
     is_table,

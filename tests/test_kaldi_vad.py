@@ -5,7 +5,7 @@ import pytest
 from kaldi_support import load, refuse, run_golden_line, shell, succeed, write_ark
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.vad import energy_vad
+from sdpn_k2.kaldi.features.energy_vad import energy_vad
 
 FEATURES = ("mfcc30.ark", "mfcc30.scp")
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from kaldi_support import refuse, shell, speech_like, succeed
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.io import InputStream
-from sdpn_k2.kaldi.resample import resample
-from sdpn_k2.kaldi.wave import Wave, encode_wave, read_audio, read_command, read_duration, read_wave, to_wav_command
+from sdpn_k2.kaldi.formats.io import InputStream
+from sdpn_k2.kaldi.features.resample import resample
+from sdpn_k2.kaldi.features.wave import Wave, encode_wave, read_audio, read_command, read_duration, read_wave, to_wav_command
 
 SAMPLES = speech_like(seconds=0.05)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sdpn_k2.config import load_config
-from sdpn_k2.engine.gradient_cache import loss_and_gradients
+from sdpn_k2.training.gradient_cache import loss_and_gradients
 from sdpn_k2.methods.dino import DINO
 from sdpn_k2.methods.sdpn import SDPN
 
@@ -120,8 +120,9 @@ WORKER = """
 import contextlib, os, sys, torch, torch.distributed as dist
 sys.path.insert(0, os.environ["TESTS"])
 from test_large_batch import make, views
-from sdpn_k2.engine.distributed import average_gradients, start_process
-from sdpn_k2.engine.gradient_cache import loss_and_gradients
+from sdpn_k2.device import start_process
+from sdpn_k2.training.distributed import average_gradients
+from sdpn_k2.training.gradient_cache import loss_and_gradients
 from sdpn_k2.methods import dino, sdpn
 process = start_process("cpu")
 model = make({"SDPN": sdpn.SDPN, "DINO": dino.DINO}[sys.argv[1]], *sys.argv[4:]).eval()

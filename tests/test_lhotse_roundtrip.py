@@ -31,10 +31,11 @@ from sdpn_k2.cli import cli
 from sdpn_k2.data.cuts import load_manifest, write_manifest
 from sdpn_k2.data.kaldi_exchange import read_kaldi_dir, write_kaldi_dir
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi import data_ops, tools
-from sdpn_k2.kaldi.data_dir import read_map, validate as validate_data_dir, write_data_dir
-from sdpn_k2.kaldi.tables import TableWriter, read_table
-from sdpn_k2.kaldi.utterances import read_utterances
+from sdpn_k2.kaldi.datadir import data_dir_ops
+from sdpn_k2.kaldi import tools
+from sdpn_k2.kaldi.datadir.data_dir import read_map, validate as validate_data_dir, write_data_dir
+from sdpn_k2.kaldi.formats.tables import TableWriter, read_table
+from sdpn_k2.kaldi.datadir.utterances import read_utterances
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def test_lhotses_export_with_the_spk2utt_it_lacks(audio, tmp_path):
     export_to_kaldi(*manifests, tmp_path / "data")
     with pytest.raises(InputError, match="spk2utt: no such file"):
         read_kaldi_dir(tmp_path / "data")
-    data_ops.fix(tmp_path / "data")
+    data_dir_ops.fix(tmp_path / "data")
     back = read_kaldi_dir(tmp_path / "data")
     assert as_dicts(back[0]) == as_dicts(recordings)
     (ours,), (theirs,) = back[1], supervisions
@@ -331,7 +332,7 @@ def test_features_of_kaldi_are_trained_on(shared, tmp_path):
                 "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5", "train.batch_size=4",
                 "crops.global_seconds=1", "crops.local_seconds=0.5", "train.steps=2", "train.workers=0", "input=fbank"]
     options = [word for setting in settings for word in ("--set", setting)]
-    run("multi-crop", *options, cuts, tmp_path / "multi.jsonl.gz")
+    run("select-cuts", *options, cuts, tmp_path / "multi.jsonl.gz")
     run("train", "--device", "cpu", *options, tmp_path / "multi.jsonl.gz", tmp_path / "exp")
     run("extract", "--device", "cpu", tmp_path / "exp" / "final.pt", data, tmp_path / "x")
     assert len(dict(read_table(f"scp:{tmp_path}/x/xvector.scp", "vector"))) == 12

@@ -9,7 +9,7 @@ from lhotse import Recording
 
 from sdpn_k2.config import load_config
 from sdpn_k2.data import multi_crop
-from sdpn_k2.data.cuts import CutTable, MultiCropSummary, multi_crop_cuts, write_manifest
+from sdpn_k2.data.cuts import CutTable, CutSelection, select_cuts, write_manifest
 from sdpn_k2.data.multi_crop import MultiCropDataset
 from sdpn_k2.errors import InputError
 from tiny_training import TINY
@@ -53,7 +53,7 @@ def test_a_corpus_cut_to_the_length_of_a_crop_may_be_trained_on(tmp_path, second
     cuts = [Recording.from_file(tmp_path / "a.wav").to_cut().truncate(duration=0.98)]
     config = load_config(None, [*TINY, f"crops.global_seconds={seconds}"])
     if fits:
-        assert len(list(multi_crop_cuts(cuts, config, MultiCropSummary()))) == 1
+        assert len(list(select_cuts(cuts, config, CutSelection()))) == 1
     else:
         with pytest.raises(InputError, match="longer than the longest utterance, 0.98 s"):
-            list(multi_crop_cuts(cuts, config, MultiCropSummary()))
+            list(select_cuts(cuts, config, CutSelection()))

@@ -15,7 +15,7 @@ import soundfile
 from voxceleb_tree import VOX1_DEV, VOX1_TEST, make_voxceleb_tree
 
 from sdpn_k2.data.cuts import CutTable
-from sdpn_k2.kaldi.data_dir import read_map
+from sdpn_k2.kaldi.datadir.data_dir import read_map
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
 TINY = ("model.channels=16 model.attention_channels=4 model.se_channels=4 model.embedding_dim=8 model.mlp_hidden_dim=16 "
@@ -71,7 +71,7 @@ def test_no_evaluated_speaker_is_trained_on_and_no_label_reaches_training(voxcel
     evaluated = set(VOX1_DEV + VOX1_TEST)
     assert set(read_map(data / "vox1" / "utt2spk").values()) == evaluated
     assert not evaluated & set(read_map(data / "train" / "utt2spk").values())
-    table = CutTable(data / "manifests" / "multi_crop_train.jsonl.gz")
+    table = CutTable(data / "manifests" / "selected_cuts_train.jsonl.gz")
     for index in range(len(table)):
         cut = table[index]
         assert not cut.supervisions and cut.id[:7] not in evaluated
@@ -187,7 +187,7 @@ def test_gpus_asked_for_must_be_there(tmp_path):
         pytest.skip("there is a GPU")
     (tmp_path / "eval_sets").write_text("test\n")
     (tmp_path / "manifests").mkdir()
-    (tmp_path / "manifests" / "multi_crop_train.jsonl.gz").write_bytes(b"")
+    (tmp_path / "manifests" / "selected_cuts_train.jsonl.gz").write_bytes(b"")
     result = run("--corpus", "audio-dir", "--data", tmp_path, "--exp", tmp_path, "--stage", "3", "--ngpu", "1", check=False)
     assert result.returncode == 1 and "this machine has no GPU that torch can use" in result.stderr
 

@@ -13,8 +13,8 @@ import soundfile
 
 from tiny_models import write_data
 
-from sdpn_k2.kaldi.data_dir import write_data_dir
-from sdpn_k2.kaldi.utterances import read_utterances
+from sdpn_k2.kaldi.datadir.data_dir import write_data_dir
+from sdpn_k2.kaldi.datadir.utterances import read_utterances
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = """

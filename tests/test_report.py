@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from sdpn_k2.cli import cli
 from sdpn_k2.config import config_to_yaml, load_config
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.tables import TableWriter
-from sdpn_k2.scoring.corpus import known_conditions, summarise_set
-from sdpn_k2.scoring.panels import speaker_panels
-from sdpn_k2.scoring.report import write_report
-from sdpn_k2.scoring.results import collect, write
+from sdpn_k2.kaldi.formats.tables import TableWriter
+from sdpn_k2.reporting.data_summary import known_conditions, summarise_set
+from sdpn_k2.reporting.embedding_maps import speaker_panels
+from sdpn_k2.reporting.report import write_report
+from sdpn_k2.reporting.results import collect, write
 from sdpn_k2.scoring.trials import read_trials
 
 SPEAKERS = 8

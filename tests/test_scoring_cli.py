@@ -11,7 +11,7 @@ from sdpn_k2.cli.calibrate import calibrate
 from sdpn_k2.cli.evaluate import evaluate
 from sdpn_k2.cli.score import score
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.tables import TableWriter
+from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.embeddings import read_embeddings
 from sdpn_k2.scoring.trials import match_scores, read_scores, read_trials

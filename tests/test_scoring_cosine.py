@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.tables import read_object
+from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.scoring import cosine
 from sdpn_k2.scoring.embeddings import (Embeddings, enroll_models, estimate_whitening, read_embeddings, subtract_mean,
                                         transform, whiten)

@@ -8,10 +8,10 @@ import pytest
 from scipy.special import ndtri
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.scoring import plots
+from sdpn_k2.reporting import plots
 from sdpn_k2.scoring.conditions import by_gender, by_value, rates_by_condition
 from sdpn_k2.scoring.metrics import CostModel, ErrorRates
-from sdpn_k2.scoring.plots import Bar, Panel, silhouette
+from sdpn_k2.reporting.plots import Bar, Panel, silhouette
 from sdpn_k2.scoring.trials import Trials
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from sdpn_k2.cli.evaluate import evaluate
 from sdpn_k2.cli.results import results as results_command
 from sdpn_k2.errors import InputError
-from sdpn_k2.scoring import results
-from sdpn_k2.scoring.summary import summarise
+from sdpn_k2.reporting import results
+from sdpn_k2.scoring.evaluation import summarise
 
 
 @pytest.fixture

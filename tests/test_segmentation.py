@@ -16,10 +16,10 @@ from scipy.io import wavfile
 from sklearn.mixture import GaussianMixture
 
 from sdpn_k2.cli import cli
-from sdpn_k2.engine.vad import detect_speech
+from sdpn_k2.inference.speech_detection import detect_speech
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.data_dir import read_map, read_segments, write_map
-from sdpn_k2.kaldi.features import FbankOptions, fbank, num_frames
+from sdpn_k2.kaldi.datadir.data_dir import read_map, read_segments, write_map
+from sdpn_k2.kaldi.features.fbank_mfcc import FbankOptions, fbank, num_frames
 from sdpn_k2.signal import segmentation
 from sdpn_k2.signal.decoders import find_decoder
 from sdpn_k2.signal.segmentation import Topology, log_energy, segment, spans, two_gaussians, viterbi

@@ -9,7 +9,7 @@ import kaldi_native_io
 import numpy as np
 import pytest
 
-from sdpn_k2.kaldi import data_dir, data_ops
+from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / "utils" / "kaldi-bin"
@@ -108,7 +108,7 @@ def test_compressed_by_default_and_old_features_kept(call, corpus, tmp_path):
 
 
 def test_more_jobs_than_utterances(call, corpus, tmp_path):
-    data_ops.subset(corpus, tmp_path / "few", ["s0-u0", "s0-u1", "s2-u3"])
+    data_dir_ops.subset(corpus, tmp_path / "few", ["s0-u0", "s0-u1", "s2-u3"])
     said = succeeds(call("steps/make_fbank.sh", "--nj", 50, "few"))
     assert "make_fbank.sh: 3 jobs instead of 50, since there are no more utterances\n" in said
     assert len(list((tmp_path / "few/data").glob("*.ark"))) == 3
@@ -252,7 +252,7 @@ def model(tmp_path_factory):
     import torch
 
     from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig
-    from sdpn_k2.engine.checkpoint import Checkpoint, save_checkpoint
+    from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
     from sdpn_k2.methods.sdpn import SDPN
 
     encoder = dict(channels=32, attention_channels=8, se_channels=8, embedding_dim=16)
@@ -268,7 +268,7 @@ def model(tmp_path_factory):
 
 
 def test_extract_xvectors(call, corpus, model, tmp_path):
-    from sdpn_k2.engine.extraction import Extractor
+    from sdpn_k2.inference.extraction import Extractor
 
     succeeds(call("steps/make_fbank.sh", "--nj", 2, "--compress", "false", "data"))
     command = ["sid/nnet3/xvector/extract_xvectors.sh", "--cmd", "run.pl --mem 2G", "--cache-capacity", 64]
@@ -296,10 +296,10 @@ def test_extract_xvectors(call, corpus, model, tmp_path):
 
 
 def test_extract_xvectors_from_speech_frames(call, corpus, model, tmp_path):
-    from sdpn_k2.engine.extraction import Extractor
+    from sdpn_k2.inference.extraction import Extractor
 
     succeeds(call("steps/make_fbank.sh", "--nj", 2, "--compress", "false", "data"))
-    data_ops.subset(corpus, tmp_path / "two", ["s0-u0", "s1-u3"])
+    data_dir_ops.subset(corpus, tmp_path / "two", ["s0-u0", "s1-u3"])
     features = matrices(tmp_path / "two/feats.scp")
     keep = {name: np.arange(len(matrix)) % 3 > 0 for name, matrix in features.items()}
     with kaldi_native_io.FloatVectorWriter(f"ark,scp:{tmp_path}/v.ark,{tmp_path}/v.scp") as writer:

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from tiny_models import write_data, write_model
 
 from sdpn_k2.cli import cli
-from sdpn_k2.engine.extraction import Extractor
-from sdpn_k2.engine.streaming import embed_stream, sliding_windows
+from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.inference.streaming import embed_stream, sliding_windows
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.tables import read_table
-from sdpn_k2.kaldi.utterances import read_utterances
-from sdpn_k2.kaldi.windows import Windowing
+from sdpn_k2.kaldi.formats.tables import read_table
+from sdpn_k2.kaldi.datadir.utterances import read_utterances
+from sdpn_k2.kaldi.datadir.subsegments import Windowing
 
 
 @pytest.fixture(scope="module")

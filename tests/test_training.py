@@ -19,22 +19,22 @@ from lhotse import CutSet, Features, Recording
 from sdpn_k2.cli import cli
 from sdpn_k2.config import load_config
 from sdpn_k2.data.banks import Banks
-from sdpn_k2.data.cuts import CutTable, MultiCropSummary, multi_crop_cuts, write_manifest
+from sdpn_k2.data.cuts import CutTable, CutSelection, select_cuts, write_manifest
 from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches
 from sdpn_k2.data.shar import SharTable
-from sdpn_k2.engine.checkpoint import (
+from sdpn_k2.models.checkpoint import (
     Checkpoint,
     latest_checkpoint,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
-from sdpn_k2.engine.extraction import Extractor
-from sdpn_k2.engine.health import warn_of_collapse
-from sdpn_k2.engine.schedules import cosine, warmup_cosine
-from sdpn_k2.engine.trainer import Trainer
+from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.training.health import warn_of_collapse
+from sdpn_k2.training.schedules import cosine, warmup_cosine
+from sdpn_k2.training.trainer import Trainer
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.tables import TableWriter
+from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.signal.fbank import Fbank
 from tiny_training import PROCESS, TINY, command, make_trainer, wait_for_checkpoint, write_corpus
@@ -215,10 +215,10 @@ def test_crops_are_pieces_of_the_utterance_and_short_ones_wrap(cuts):
     assert not torch.equal(again.local_crops, later.local_crops)
 
 
-def test_multi_crop_cuts_carry_no_labels_and_count(cuts):
-    summary = MultiCropSummary()
+def test_select_cuts_carry_no_labels_and_count(cuts):
+    summary = CutSelection()
     config = load_config(None, TINY + ["crops.min_seconds=0.6"])
-    kept = list(multi_crop_cuts(CutSet.from_file(cuts), config, summary))
+    kept = list(select_cuts(CutSet.from_file(cuts), config, summary))
     assert summary.dropped_short == 14 - len(kept) == 3
     assert summary.utterances == len(kept) and summary.local_crops == 4 * len(kept)
     assert summary.seconds == pytest.approx(sum(cut.duration for cut in kept))
@@ -458,7 +458,7 @@ def test_crops_longer_than_every_utterance(cuts):
     for name in ("global", "local"):
         config = load_config(None, TINY + [f"crops.{name}_seconds=9"])
         with pytest.raises(InputError, match=f"crops.{name}_seconds = 9 is longer than the longest utterance, 1.50 s"):
-            list(multi_crop_cuts(CutSet.from_file(cuts), config, MultiCropSummary()))
+            list(select_cuts(CutSet.from_file(cuts), config, CutSelection()))
 
 
 @pytest.mark.skipif(not hasattr(torch.cuda, "OutOfMemoryError"), reason="this torch has no such error")
@@ -556,7 +556,7 @@ def test_full_disk_keeps_the_earlier_checkpoint(tmp_path):
     save_checkpoint(path, checkpoint)
     before = path.read_bytes()
     script = (
-        "import resource, signal, sys, torch; from pathlib import Path; from sdpn_k2.engine import checkpoint as c\n"
+        "import resource, signal, sys, torch; from pathlib import Path; from sdpn_k2.models import checkpoint as c\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "loaded = c.load_checkpoint(Path(sys.argv[1]))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"

@@ -10,13 +10,13 @@ from click.testing import CliRunner
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import load_config
-from sdpn_k2.engine.doctor import SHARED_MEMORY
-from sdpn_k2.engine.health import DevTrials
-from sdpn_k2.engine.optimizer import make_optimizer, set_learning_rate
-from sdpn_k2.engine.precision import resolve
-from sdpn_k2.engine.trainer import Trainer
+from sdpn_k2.training.doctor import SHARED_MEMORY
+from sdpn_k2.training.dev_trials import DevTrials
+from sdpn_k2.training.optimizer import make_optimizer, set_learning_rate
+from sdpn_k2.training.precision import resolve
+from sdpn_k2.training.trainer import Trainer
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.tables import TableWriter
+from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.methods.sdpn import SDPN
 from tiny_training import TINY, make_trainer, write_corpus
 

@@ -9,7 +9,7 @@ from typing import List
 
 import pytest
 
-from sdpn_k2.engine.checkpoint import latest_checkpoint, load_checkpoint
+from sdpn_k2.models.checkpoint import latest_checkpoint, load_checkpoint
 from tiny_training import command, make_trainer, wait_for_checkpoint, write_corpus
 
 

@@ -15,8 +15,8 @@ from lhotse import CutSet
 from sdpn_k2.cli import cli
 from sdpn_k2.config import load_config
 from sdpn_k2.data.cuts import write_manifest
-from sdpn_k2.engine.checkpoint import checkpoint_path, latest_checkpoint, load_checkpoint
-from sdpn_k2.engine.trainer import Trainer
+from sdpn_k2.models.checkpoint import checkpoint_path, latest_checkpoint, load_checkpoint
+from sdpn_k2.training.trainer import Trainer
 from sdpn_k2.errors import InputError
 from tiny_training import PROCESS, TINY, command, make_trainer, wait_for_checkpoint, write_corpus
 
@@ -67,7 +67,7 @@ def test_the_recipe_passes_signals_on_and_waits(tmp_path, number, whole_group, n
 
 
 BREAK_THE_STEP = """
-from sdpn_k2.engine.trainer import Trainer
+from sdpn_k2.training.trainer import Trainer
 def broken(self, batch, diagnose):
     raise RuntimeError("the step broke")
 Trainer._train_step = broken
@@ -162,7 +162,7 @@ def test_weights_that_are_not_finite_are_not_saved(cuts, tmp_path, name):
 
 FILL_THE_DISK = """
 import resource, signal
-from sdpn_k2.engine.trainer import Trainer
+from sdpn_k2.training.trainer import Trainer
 step = Trainer._train_step
 def then_full(self, batch, diagnose):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpn_k2.kaldi import data_dir
+from sdpn_k2.kaldi.datadir import data_dir
 
 UTILS = Path(__file__).resolve().parents[1] / "utils"
 

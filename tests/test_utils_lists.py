@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdpn_k2.kaldi import lists
+from sdpn_k2.kaldi.datadir import lists
 
 UTILS = Path(__file__).resolve().parents[1] / "utils"
 

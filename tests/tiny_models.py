@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig
-from sdpn_k2.engine.checkpoint import Checkpoint, save_checkpoint
-from sdpn_k2.kaldi.data_dir import write_data_dir
-from sdpn_k2.kaldi.wave import to_wav_command
+from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
+from sdpn_k2.kaldi.datadir.data_dir import write_data_dir
+from sdpn_k2.kaldi.features.wave import to_wav_command
 from sdpn_k2.methods.sdpn import SDPN
 
 MELSPEC = FeaturesConfig(kind="melspec", low_freq=0.0, scale=1.0)

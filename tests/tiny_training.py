@@ -12,8 +12,8 @@ from lhotse import Recording
 
 from sdpn_k2.config import load_config
 from sdpn_k2.data.cuts import write_manifest
-from sdpn_k2.engine.distributed import Process
-from sdpn_k2.engine.trainer import Trainer
+from sdpn_k2.device import Process
+from sdpn_k2.training.trainer import Trainer
 
 TINY = ["model.channels=16", "model.attention_channels=4", "model.se_channels=4", "model.embedding_dim=8",
         "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5", "crops.global_seconds=1",

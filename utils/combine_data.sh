@@ -15,15 +15,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi import data_ops, script  # noqa: E402
+from sdpn_k2.kaldi.datadir import data_dir_ops  # noqa: E402
+from sdpn_k2.kaldi.tools import script  # noqa: E402
 
 
 def main(options, destination, *sources):
     if options.skip_fix not in ("true", "false"):
         raise InputError(f"--skip-fix takes true or false, got '{options.skip_fix}'")
-    notes = data_ops.combine(destination, sources, options.extra_files.split())
+    notes = data_dir_ops.combine(destination, sources, options.extra_files.split())
     if options.skip_fix == "false":
-        notes += data_ops.fix(destination)
+        notes += data_dir_ops.fix(destination)
     for note in notes:
         script.tell(note)
 

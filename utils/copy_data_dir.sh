@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi import data_dir, data_ops, script  # noqa: E402
+from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops  # noqa: E402
+from sdpn_k2.kaldi.tools import script  # noqa: E402
 
 
 def main(options, source, destination):
@@ -23,7 +24,7 @@ def main(options, source, destination):
     unknown = set(options.validate_opts.split()) - known
     if unknown:
         raise InputError(f"--validate-opts: {' '.join(sorted(unknown))} is no option of validate_data_dir.sh")
-    data_ops.copy(
+    data_dir_ops.copy(
         source, destination, (options.utt_prefix, options.utt_suffix), (options.spk_prefix, options.spk_suffix)
     )
     number = data_dir.validate(

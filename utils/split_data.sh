@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sdpn_k2.kaldi import data_ops, script  # noqa: E402
+from sdpn_k2.kaldi.datadir import data_dir_ops  # noqa: E402
+from sdpn_k2.kaldi.tools import script  # noqa: E402
 
 
 def main(options, directory, parts):
-    data_ops.split(directory, script.whole_number(parts, "the number of parts", least=1), options.per_utt)
+    data_dir_ops.split(directory, script.whole_number(parts, "the number of parts", least=1), options.per_utt)
 
 
 script.run(main, __doc__, arguments=(2, 2), flags=["--per-utt"])

@@ -21,7 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi import data_dir, data_ops, lists, script  # noqa: E402
+from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops, lists  # noqa: E402
+from sdpn_k2.kaldi.tools import script  # noqa: E402
 
 
 def main(options, source, *arguments):
@@ -33,7 +34,7 @@ def main(options, source, *arguments):
         if len(arguments) != 2:
             raise InputError("expected a source, N and a destination; --help shows the usage")
         chosen = counted(options, Path(source), script.whole_number(arguments[0], "N", least=1))
-    number = data_ops.subset(source, arguments[-1], chosen)
+    number = data_dir_ops.subset(source, arguments[-1], chosen)
     script.tell(f"{arguments[-1]} has {number} utterances of {source}")
 
 

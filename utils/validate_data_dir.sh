@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sdpn_k2.kaldi import data_dir, script  # noqa: E402
+from sdpn_k2.kaldi.datadir import data_dir  # noqa: E402
+from sdpn_k2.kaldi.tools import script  # noqa: E402
 
 
 def main(options, directory):

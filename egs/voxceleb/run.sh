@@ -111,7 +111,7 @@ count_gpus() {
   if [ -n "$ngpu" ]; then echo "$ngpu"; else python3 -c 'import torch; print(int(torch.cuda.is_available()))'; fi
 }
 
-# Trial lists in folder $1, by the names that sdpn_k2.kaldi.data_dir.trial_lists takes; without any, the missing one.
+# Trial lists in folder $1, by the names that sdpn_k2.kaldi.datadir.data_dir.trial_lists takes; without any, the missing one.
 trial_lists() {
   local path found=false
   for path in "$1"/trials*; do
@@ -159,16 +159,16 @@ if begin_stage 1 "fbank and energy VAD" "" \
   end_stage
 fi
 
-if begin_stage 2 "multi-crop cuts for training" "${overrides[*]}" \
+if begin_stage 2 "select the cuts to train on" "${overrides[*]}" \
     reads "1:$manifests/cuts_train.jsonl.gz" "$config" \
-    writes "$manifests/multi_crop_train.jsonl.gz"; then
-  sdpn-k2 multi-crop --config "$config" "${overrides[@]}" \
-    "$manifests/cuts_train.jsonl.gz" "$manifests/multi_crop_train.jsonl.gz"
+    writes "$manifests/selected_cuts_train.jsonl.gz"; then
+  sdpn-k2 select-cuts --config "$config" "${overrides[@]}" \
+    "$manifests/cuts_train.jsonl.gz" "$manifests/selected_cuts_train.jsonl.gz"
   end_stage
 fi
 
 if begin_stage 3 "train SDPN" "${overrides[*]}" \
-    reads "2:$manifests/multi_crop_train.jsonl.gz" "$config" \
+    reads "2:$manifests/selected_cuts_train.jsonl.gz" "$config" \
     writes "$exp/final.pt"; then
   launcher=(python3)
   device=cuda
@@ -181,7 +181,7 @@ if begin_stage 3 "train SDPN" "${overrides[*]}" \
     launcher=(torchrun --standalone --nproc-per-node "$gpus")
   fi
   run_until_saved "${launcher[@]}" -m sdpn_k2 train --device "$device" --config "$config" "${overrides[@]}" \
-    "$manifests/multi_crop_train.jsonl.gz" "$exp"
+    "$manifests/selected_cuts_train.jsonl.gz" "$exp"
   end_stage
 fi
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "to-wav": "to_wav",
     "cuts": "cuts",
     "vad": "vad",
-    "multi-crop": "multi_crop",
+    "select-cuts": "select_cuts",
     "shar": "shar",
     "config": "config",
     "doctor": "doctor",

@@ -29,7 +29,7 @@ def ablate() -> None:
 @grid_options
 def list_jobs(config_path, overrides, seeds, only) -> None:
     """List the trainings: number, run, seed."""
-    from sdpn_k2.engine.ablation import jobs
+    from sdpn_k2.experiments.ablation import jobs
 
     for number, job in enumerate(jobs(config_path, overrides, seeds, only), start=1):
         click.echo(f"{number} {job.run} {job.config.seed}")
@@ -50,10 +50,10 @@ def run(data: Path, out: Path, job, device, config_path, overrides, seeds, only)
     import shlex
     import sys
 
-    from sdpn_k2.engine.ablation import jobs
-    from sdpn_k2.engine.distributed import start_process
-    from sdpn_k2.engine.experiment import run_experiment
-    from sdpn_k2.engine.trainer import Interrupted
+    from sdpn_k2.experiments.ablation import jobs
+    from sdpn_k2.device import start_process
+    from sdpn_k2.experiments.run import run_experiment
+    from sdpn_k2.training.trainer import Interrupted
 
     wanted = jobs(config_path, overrides, seeds, only)
     if job is not None and job > len(wanted):
@@ -80,8 +80,8 @@ def table(data: Path, out: Path, config_path, overrides, seeds, only) -> None:
     import shlex
     import sys
 
-    from sdpn_k2.engine.ablation import grid, jobs
-    from sdpn_k2.engine.ablation_table import write_ablation
+    from sdpn_k2.experiments.ablation import grid, jobs
+    from sdpn_k2.experiments.ablation_table import write_ablation
 
     missing = write_ablation(grid(config_path, overrides), jobs(config_path, overrides, seeds, only), data, out,
                              "sdpn-k2 " + shlex.join(sys.argv[1:]))

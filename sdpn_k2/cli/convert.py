@@ -26,8 +26,8 @@ def three_d_speaker(checkpoint: Path, output: Path, scale: float) -> None:
     import yaml
 
     from sdpn_k2.config import config_to_dict
-    from sdpn_k2.engine.checkpoint import save_checkpoint
-    from sdpn_k2.engine.released_weights import convert_3dspeaker
+    from sdpn_k2.models.checkpoint import save_checkpoint
+    from sdpn_k2.methods.released_weights import convert_3dspeaker
     from sdpn_k2.files import atomic_output
 
     beside = output.with_suffix(".yaml")

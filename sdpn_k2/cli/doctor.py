@@ -20,8 +20,8 @@ def doctor(cuts, manifests, exp: Path, device: str, config_path, overrides) -> N
     Leaves with exit status 1 where it finds a problem.
     """
     from sdpn_k2.config import load_config
-    from sdpn_k2.engine.distributed import start_process
-    from sdpn_k2.engine.doctor import examine
+    from sdpn_k2.device import start_process
+    from sdpn_k2.training.doctor import examine
 
     problems = 0
     for kind, text in examine(load_config(config_path, overrides), cuts, manifests, start_process(device), exp):

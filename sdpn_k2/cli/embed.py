@@ -20,9 +20,9 @@ def embed(audio, checkpoint, output, channel, max_duration, device):
 
     AUDIO is any format that libsndfile reads, at any sample rate; it may also be - (the standard input) or a command that ends in |, such as "sox a.mp3 -t wav - |".
     """
-    from sdpn_k2.engine.distributed import start_process
-    from sdpn_k2.engine.embedder import Embedder, embed_files
-    from sdpn_k2.engine.progress import log_to
+    from sdpn_k2.device import start_process
+    from sdpn_k2.inference.embedder import Embedder, embed_files
+    from sdpn_k2.progress import log_to
 
     log_to()
     embed_files(Embedder.load(checkpoint, start_process(device).device, max_duration), list(audio), output, channel)

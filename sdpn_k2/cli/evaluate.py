@@ -24,7 +24,7 @@ def evaluate(scores, trials, p_targets, c_miss, c_fa, evaluations, utt2spk, as_j
     import json
 
     from sdpn_k2.errors import InputError
-    from sdpn_k2.scoring.summary import summarise
+    from sdpn_k2.scoring.evaluation import summarise
 
     if scores == trials == "-":
         raise InputError("SCORES and TRIALS cannot both be the standard input")

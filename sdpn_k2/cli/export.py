@@ -17,7 +17,7 @@ def export(checkpoint: Path, data_dir: Path, output: Path, source: str, int8: bo
 
     It is compared with PyTorch on utterances of the Kaldi directory DATA_DIR, and written only if they agree to 1e-4.
     """
-    from sdpn_k2.engine.export import export as export_encoder
+    from sdpn_k2.inference.export import export as export_encoder
 
     result = export_encoder(checkpoint, data_dir, output, source, int8)
     click.echo(f"{output}: {result.signature}")

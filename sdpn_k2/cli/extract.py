@@ -23,10 +23,10 @@ def extract(checkpoint: Path, data_dir: Path, output: str, device: str, max_dura
 
     OUTPUT is a folder, which gets xvector.ark and xvector.scp, or a Kaldi wspecifier such as ark,scp:x.ark,x.scp.
     """
-    from sdpn_k2.engine.distributed import start_process
-    from sdpn_k2.engine.extraction import Extractor
-    from sdpn_k2.engine.extraction import extract as extract_all
-    from sdpn_k2.engine.progress import log_to
+    from sdpn_k2.device import start_process
+    from sdpn_k2.inference.extraction import Extractor
+    from sdpn_k2.inference.extraction import extract as extract_all
+    from sdpn_k2.progress import log_to
     from sdpn_k2.files import make_folder
 
     log_to()

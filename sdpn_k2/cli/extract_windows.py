@@ -24,11 +24,11 @@ def extract_windows(
 
     OUTPUT gets xvector.ark and .scp, segments, utt2spk, spk2utt, mean.vec, transform.mat and plda.
     """
-    from sdpn_k2.engine.distributed import start_process
-    from sdpn_k2.engine.extraction import Extractor
-    from sdpn_k2.engine.progress import log_to
-    from sdpn_k2.engine.windows import extract_windows as extract_all
-    from sdpn_k2.kaldi.windows import Windowing
+    from sdpn_k2.device import start_process
+    from sdpn_k2.inference.extraction import Extractor
+    from sdpn_k2.progress import log_to
+    from sdpn_k2.inference.diarization import extract_windows as extract_all
+    from sdpn_k2.kaldi.datadir.subsegments import Windowing
 
     log_to()
     extractor = Extractor.load(checkpoint, start_process(device).device)

@@ -15,7 +15,7 @@ MAX_CLUSTERS = 7500
 @click.argument("utt2spk", type=click.Path(path_type=Path, dir_okay=False))
 def plda_labels(embeddings: str, utt2spk: Path, num_clusters, seed: int) -> None:
     """Cluster EMBEDDINGS (a Kaldi rspecifier) by k-means and write the clusters as classes to UTT2SPK."""
-    from sdpn_k2.kaldi.data_dir import write_map
+    from sdpn_k2.kaldi.datadir.data_dir import write_map
     from sdpn_k2.scoring.embeddings import read_embeddings, subtract_mean
     from sdpn_k2.scoring.kmeans import spherical_kmeans
 

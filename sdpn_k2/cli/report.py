@@ -20,7 +20,7 @@ def report(experiments, data, output):
     import sys
     from pathlib import Path
 
-    from sdpn_k2.scoring.report import write_report
+    from sdpn_k2.reporting.report import write_report
 
     if output is None:
         output = Path(experiments[0], "report.html") if len(experiments) == 1 else "report.html"

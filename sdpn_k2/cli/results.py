@@ -15,7 +15,7 @@ def results(data, exp):
     import sys
     from pathlib import Path
 
-    from sdpn_k2.scoring.results import collect, table, write
+    from sdpn_k2.reporting.results import collect, table, write
 
     report = collect(Path(data), Path(exp), "sdpn-k2 " + shlex.join(sys.argv[1:]))
     write(Path(exp), report)

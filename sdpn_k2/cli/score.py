@@ -30,7 +30,7 @@ def score(enroll, test, trials, enroll_spk2utt, mean, whiten, transform, norm, c
     OUT gets lines "enroll test score" (- is the standard output); with a name in .npy and without --trials it gets the
     score matrix, float32, rows and columns in the order of the tables.
     """
-    from sdpn_k2.scoring.backend import Preparation, score_tables
+    from sdpn_k2.scoring.score_tables import Preparation, score_tables
 
     if (norm is None) != (cohort is None):
         raise click.UsageError("--norm and --cohort need each other")

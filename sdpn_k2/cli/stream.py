@@ -25,11 +25,11 @@ def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int,
     samples at the model's rate. OUTPUT is a Kaldi wspecifier; by default every embedding goes to the standard output as
     soon as it is there.
     """
-    from sdpn_k2.engine.distributed import start_process
-    from sdpn_k2.engine.extraction import Extractor
-    from sdpn_k2.engine.progress import log_to
-    from sdpn_k2.engine.streaming import embed_stream
-    from sdpn_k2.kaldi.windows import Windowing
+    from sdpn_k2.device import start_process
+    from sdpn_k2.inference.extraction import Extractor
+    from sdpn_k2.progress import log_to
+    from sdpn_k2.inference.streaming import embed_stream
+    from sdpn_k2.kaldi.datadir.subsegments import Windowing
 
     cut = Windowing(**windowing).check()
     name = name or (Path(audio).stem if os.path.isfile(audio) else "stream")

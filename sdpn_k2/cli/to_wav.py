@@ -14,7 +14,7 @@ def to_wav(rate: int, channel: int, file: str) -> None:
 
     In a wav.scp:  <utterance> sdpn-k2 to-wav --rate 16000 --channel 0 FILE |
     """
-    from sdpn_k2.kaldi.wave import Wave, encode_wave, read_audio
+    from sdpn_k2.kaldi.features.wave import Wave, encode_wave, read_audio
 
     sys.stdout.buffer.write(encode_wave(Wave(read_audio(file, rate, channel)[None], rate)))
     sys.stdout.buffer.flush()

@@ -26,15 +26,15 @@ EXIT_INTERRUPTED = 75
 @click.argument("cuts", type=click.Path(path_type=Path))
 @click.argument("exp", type=click.Path(path_type=Path, file_okay=False))
 def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str, config_path, overrides) -> None:
-    """Train SDPN on the utterances of CUTS (a manifest from multi-crop, or a folder from shar), into the folder EXP.
+    """Train SDPN on the utterances of CUTS (a manifest from select-cuts, or a folder from shar), into the folder EXP.
 
     A run that was stopped is taken up from its newest checkpoint. SIGTERM and SIGUSR1 write a checkpoint and leave with
     exit status 75. Several processes: torchrun --nproc-per-node N -m sdpn_k2 train …
     """
     from sdpn_k2.config import load_config
-    from sdpn_k2.engine.distributed import start_process
-    from sdpn_k2.engine.progress import log_to
-    from sdpn_k2.engine.trainer import Interrupted, Trainer
+    from sdpn_k2.device import start_process
+    from sdpn_k2.progress import log_to
+    from sdpn_k2.training.trainer import Interrupted, Trainer
     from sdpn_k2.files import make_folder
 
     config = load_config(config_path, overrides)

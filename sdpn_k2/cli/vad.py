@@ -28,9 +28,9 @@ def vad(data: str, output: Path, backend: str, min_speech: float, min_nonspeech:
     OUTPUT gets vad.ark and vad.scp (decisions for each frame), segments and utt2spk, and supervisions.jsonl.gz for
     lhotse.
     """
-    from sdpn_k2.engine.distributed import start_process
-    from sdpn_k2.engine.progress import log_to
-    from sdpn_k2.engine.vad import detect_speech
+    from sdpn_k2.device import start_process
+    from sdpn_k2.progress import log_to
+    from sdpn_k2.inference.speech_detection import detect_speech
     from sdpn_k2.signal.decoders import find_decoder
     from sdpn_k2.signal.segmentation import SHIFT_SECONDS, Topology
 

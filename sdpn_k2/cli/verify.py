@@ -24,10 +24,10 @@ def verify(checkpoint, mean, calibration, p_target, channel, as_json, device, en
     import json
     from dataclasses import asdict
 
-    from sdpn_k2.engine.distributed import start_process
-    from sdpn_k2.engine.embedder import Embedder
-    from sdpn_k2.engine.verification import verify as verify_recordings
-    from sdpn_k2.kaldi.tables import read_object
+    from sdpn_k2.device import start_process
+    from sdpn_k2.inference.embedder import Embedder
+    from sdpn_k2.inference.verification import verify as verify_recordings
+    from sdpn_k2.kaldi.formats.tables import read_object
     from sdpn_k2.scoring.calibration import read_calibration
 
     if (*enroll, test).count("-") > 1:

@@ -21,8 +21,8 @@ from lhotse.utils import fastcopy
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
-from sdpn_k2.kaldi.data_dir import read_map
-from sdpn_k2.kaldi.tables import read_table
+from sdpn_k2.kaldi.datadir.data_dir import read_map
+from sdpn_k2.kaldi.formats.tables import read_table
 
 # What manifests hold: the class of an item, and its name.
 ITEMS = {
@@ -91,8 +91,8 @@ def _feature_dimension(feats_scp: str) -> int:
 
 
 @dataclass
-class MultiCropSummary:
-    """What :func:`multi_crop_cuts` kept and dropped. Durations are in seconds."""
+class CutSelection:
+    """What :func:`select_cuts` kept and dropped. Durations are in seconds."""
 
     utterances: int = 0
     seconds: float = 0.0
@@ -111,7 +111,7 @@ class MultiCropSummary:
         )
 
 
-def multi_crop_cuts(cuts: Iterable[MonoCut], config: Config, summary: MultiCropSummary) -> Iterator[MonoCut]:
+def select_cuts(cuts: Iterable[MonoCut], config: Config, summary: CutSelection) -> Iterator[MonoCut]:
     """The cuts to train on: long enough, and without any speaker label. Counts go into ``summary``.
 
     Crops themselves are drawn anew in every epoch (:class:`sdpn_k2.data.multi_crop.MultiCropDataset`).

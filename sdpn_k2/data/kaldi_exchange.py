@@ -23,10 +23,10 @@ from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.data_dir import Segment, read_map, read_numbers, validate, write_data_dir
-from sdpn_k2.kaldi.io import open_input, split_offset
-from sdpn_k2.kaldi.utterances import MAX_OVERSHOOT, Part, read_parts
-from sdpn_k2.kaldi.wave import parse_to_wav, read_header, to_wav_command
+from sdpn_k2.kaldi.datadir.data_dir import Segment, read_map, read_numbers, validate, write_data_dir
+from sdpn_k2.kaldi.formats.io import open_input, split_offset
+from sdpn_k2.kaldi.datadir.utterances import MAX_OVERSHOOT, Part, read_parts
+from sdpn_k2.kaldi.features.wave import parse_to_wav, read_header, to_wav_command
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ import numpy as np
 from sdpn_k2.data.cuts import write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output, make_folder
-from sdpn_k2.kaldi.data_dir import (
+from sdpn_k2.kaldi.datadir.data_dir import (
     RECORDING_TABLES,
     SPEAKER_TABLES,
     UTTERANCE_TABLES,
@@ -41,7 +41,7 @@ from sdpn_k2.kaldi.data_dir import (
     write_data_dir,
     write_map,
 )
-from sdpn_k2.kaldi.wave import to_wav_command
+from sdpn_k2.kaldi.features.wave import to_wav_command
 
 SAMPLE_RATE = 16000
 AUGMENTATION = ("noise", "music", "speech", "rir")

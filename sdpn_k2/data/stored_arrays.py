@@ -13,8 +13,8 @@ from lhotse.utils import fastcopy
 from sdpn_k2.data.cuts import write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output, make_folder
-from sdpn_k2.kaldi.data_dir import byte_order, read_map, spk2utt, write_map
-from sdpn_k2.kaldi.tables import RandomReader, TableWriter
+from sdpn_k2.kaldi.datadir.data_dir import byte_order, read_map, spk2utt, write_map
+from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
 
 FIELD = "xvector"
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sdpn_k2.config import Config, ObjectiveConfig
-from sdpn_k2.methods.branch import Branch, follow
+from sdpn_k2.methods.network import Branch, follow
 from sdpn_k2.methods.collectives import gather
 from sdpn_k2.methods.regularisation import DIMENSION_REGULARISATIONS, embedding_statistics
 from sdpn_k2.models.projection import Prototypes
@@ -60,7 +60,7 @@ class SDPN(nn.Module):
         return loss, statistics
 
     def update_teacher(self, momentum: float) -> None:
-        """The teacher follows the student (:func:`sdpn_k2.methods.branch.follow`)."""
+        """The teacher follows the student (:func:`sdpn_k2.methods.network.follow`)."""
         follow(self.teacher, self.student, momentum)
 
     def own_rate_parameters(self) -> List[nn.Parameter]:

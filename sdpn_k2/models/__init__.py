@@ -1,1 +1,1 @@
-"""Networks: the ECAPA-TDNN encoder, the projection MLP and the prototypes."""
+"""Networks: the ECAPA-TDNN encoder, the projection MLP, the prototypes, and their checkpoints."""

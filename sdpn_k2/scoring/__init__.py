@@ -1,1 +1,1 @@
-"""Scoring and evaluation: trials and score files, cosine, score normalisation, calibration, metrics, results."""
+"""Scoring: trials and score files, cosine, score normalization, calibration and metrics. Numbers only."""

@@ -6,7 +6,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.tables import is_table, load_vectors
+from sdpn_k2.kaldi.formats.tables import is_table, load_vectors
 
 EIGENVALUE_FLOOR = 1e-6  # of the largest: whitening does not blow up directions in which nothing varies
 

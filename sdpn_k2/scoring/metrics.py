@@ -28,7 +28,7 @@ from typing import Callable, NamedTuple, Tuple
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.eer import kaldi_eer
+from sdpn_k2.kaldi.backend.eer import kaldi_eer
 
 BLOCK = 1 << 22  # scores handled at a time where temporary arrays would be as long as the scores
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sdpn_k2.config import FeaturesConfig
-from sdpn_k2.kaldi.mel import mel_banks, window
+from sdpn_k2.kaldi.features.mel import mel_banks, window
 
 # Kaldi computes on samples of 16-bit size; this is the one place where that scale is applied.
 KALDI_SCALE = 32768.0

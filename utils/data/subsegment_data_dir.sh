@@ -16,13 +16,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from sdpn_k2.kaldi import data_ops, script  # noqa: E402
+from sdpn_k2.kaldi.datadir import data_dir_ops  # noqa: E402
+from sdpn_k2.kaldi.tools import script  # noqa: E402
 
 
 def main(options, source, subsegments, *rest):
     text = rest[0] if len(rest) == 2 else None
     padding = script.number(options.segment_end_padding, "--segment-end-padding")
-    number = data_ops.subsegment(source, subsegments, rest[-1], text, padding)
+    number = data_dir_ops.subsegment(source, subsegments, rest[-1], text, padding)
     script.tell(f"{rest[-1]} has {number} stretches of {source}")
 
 

@@ -38,7 +38,7 @@ from sdpn_k2.data.manifests import (
     write_trials,
 )
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.data_dir import trial_lists
+from sdpn_k2.kaldi.datadir.data_dir import trial_lists
 
 
 def prepare_audio_dir(

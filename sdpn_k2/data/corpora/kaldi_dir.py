@@ -33,7 +33,7 @@ from sdpn_k2.data.manifests import (
     write_trials,
 )
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.data_dir import (
+from sdpn_k2.kaldi.datadir.data_dir import (
     Segment,
     byte_order,
     read_map,

@@ -8,7 +8,7 @@ import importlib
 import os
 import signal
 import sys
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence
 
 # Before NumPy is loaded: tools run side by side, in pipes and as jobs of run.pl. If each of them lets its matrix products take
 # every core, all of them crawl.
@@ -16,7 +16,8 @@ if "OMP_NUM_THREADS" not in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi.options import Tool  # noqa: E402
+if TYPE_CHECKING:  # options brings NumPy, which the scripts of utils/ start without
+    from sdpn_k2.kaldi.tools.options import Tool
 
 _MODULES: Dict[str, Sequence[str]] = {
     "copying": (
@@ -47,7 +48,7 @@ def names() -> List[str]:
     return sorted(MODULE_OF)
 
 
-def get(name: str) -> Tool:
+def get(name: str) -> "Tool":
     """The tool of this name.
 
     Raises:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi import log
-from sdpn_k2.kaldi.lda import SpeakerStats, compute_lda
-from sdpn_k2.kaldi.options import Option, tool
-from sdpn_k2.kaldi.pca import pca_transform
-from sdpn_k2.kaldi.plda import Plda, estimate_plda, read_plda, write_plda
-from sdpn_k2.kaldi.tables import read_table, write_object
-from sdpn_k2.kaldi.vectors import SpeakerTable, vector_batches
+from sdpn_k2.kaldi.formats import log
+from sdpn_k2.kaldi.backend.lda import SpeakerStats, compute_lda
+from sdpn_k2.kaldi.tools.options import Option, tool
+from sdpn_k2.kaldi.backend.pca import pca_transform
+from sdpn_k2.kaldi.backend.plda import Plda, estimate_plda, read_plda, write_plda
+from sdpn_k2.kaldi.formats.tables import read_table, write_object
+from sdpn_k2.kaldi.backend.vectors import SpeakerTable, vector_batches
 
 _BINARY = Option("binary", True, "Write output in binary mode")
 PLDA_OPTIONS = (

@@ -7,10 +7,10 @@ import contextlib
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.cmvn import accumulate, apply_cmvn as normalise, sliding_cmvn, skip_dims
-from sdpn_k2.kaldi.log import log, warn
-from sdpn_k2.kaldi.options import Option, tool
-from sdpn_k2.kaldi.tables import RandomReader, TableWriter, is_table, read_object, read_table, write_object
+from sdpn_k2.kaldi.features.cmvn import accumulate, apply_cmvn as normalise, sliding_cmvn, skip_dims
+from sdpn_k2.kaldi.formats.log import log, warn
+from sdpn_k2.kaldi.tools.options import Option, tool
+from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, read_object, read_table, write_object
 from sdpn_k2.kaldi.tools.features import read_features
 
 

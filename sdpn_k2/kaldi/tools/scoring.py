@@ -7,15 +7,16 @@ import math
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi import clustering, log
-from sdpn_k2.kaldi.eer import kaldi_eer
-from sdpn_k2.kaldi.io import open_input
-from sdpn_k2.kaldi.options import Option, tool
-from sdpn_k2.kaldi.plda import Plda, read_plda, score_recording
-from sdpn_k2.kaldi.tables import RandomReader, TableWriter, read_table
+from sdpn_k2.kaldi.backend import clustering
+from sdpn_k2.kaldi.formats import log
+from sdpn_k2.kaldi.backend.eer import kaldi_eer
+from sdpn_k2.kaldi.formats.io import open_input
+from sdpn_k2.kaldi.tools.options import Option, tool
+from sdpn_k2.kaldi.backend.plda import Plda, read_plda, score_recording
+from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, read_table
 from sdpn_k2.kaldi.tools.backend import PLDA_OPTIONS, check_dimension
-from sdpn_k2.kaldi.trials import Side, parse_scores, read_columns, score_trials
-from sdpn_k2.kaldi.vectors import all_vectors
+from sdpn_k2.kaldi.backend.trials import Side, parse_scores, read_columns, score_trials
+from sdpn_k2.kaldi.backend.vectors import all_vectors
 
 
 @tool(

@@ -8,10 +8,10 @@ import math
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi import log
-from sdpn_k2.kaldi.options import Option, tool
-from sdpn_k2.kaldi.tables import TableWriter, read_object, write_object
-from sdpn_k2.kaldi.vectors import SpeakerSums, SpeakerTable, vector_batches
+from sdpn_k2.kaldi.formats import log
+from sdpn_k2.kaldi.tools.options import Option, tool
+from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, write_object
+from sdpn_k2.kaldi.backend.vectors import SpeakerSums, SpeakerTable, vector_batches
 
 
 @tool(

@@ -1,0 +1,60 @@
+"""The device that a command computes on, and this process among those that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Union
+
+import torch
+import torch.distributed as dist
+
+from sdpn_k2.errors import InputError
+
+
+@dataclass(frozen=True)
+class Process:
+    """This training process among ``world_size``."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0, the one that writes."""
+        return self.rank == 0
+
+
+def usable_device(device: Union[str, torch.device]) -> torch.device:
+    """``device`` as torch has it. Raises InputError where torch does not know it or cannot use it."""
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device}: torch cannot use it: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def start_process(device: str = "auto") -> Process:
+    """Join the processes that ``torchrun`` started (its environment variables), or be the only one.
+
+    Args:
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        InputError: the device is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: this machine has no GPU that torch can use; take --device cpu")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1:
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    chosen = usable_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return Process(int(os.environ.get("RANK", "0")), world_size, chosen)

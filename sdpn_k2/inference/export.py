@@ -1,0 +1,286 @@
+"""The encoder in a file that needs neither this package nor, for ONNX, torch: verified on real audio before it appears.
+
+Suffixes say the format: ``.onnx`` (ONNX), ``.pt2`` (torch.export), ``.ts`` (TorchScript). Batch and length are dynamic;
+all utterances of a batch have one length. What goes in is the waveform (float32 in ±1), or Kaldi's fbank as in
+``feats.scp``; instance normalisation belongs to the model. What comes out is the embedding.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdpn_k2.config import config_to_dict
+from sdpn_k2.models.checkpoint import load_checkpoint
+from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.datadir.utterances import read_utterances
+from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
+from sdpn_k2.scoring.cosine import score_trials
+from sdpn_k2.scoring.embeddings import Embeddings
+from sdpn_k2.scoring.metrics import ErrorRates, eer
+from sdpn_k2.scoring.trials import Trials, read_trials
+from sdpn_k2.signal.convolution import ConvolvedFrontEnd
+from sdpn_k2.signal.fbank import instance_norm
+
+TOLERANCE = 1e-4  # relative difference from PyTorch, ‖a − b‖ / ‖b‖, that an export may have
+VERIFIED_UTTERANCES = 8
+VERIFIED_SECONDS = 20.0  # longer ones are cut
+FORMATS = (".onnx", ".pt2", ".ts")
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+class Quantisation(NamedTuple):
+    """What int8 costs on labelled trials."""
+
+    float_bytes: int
+    int8_bytes: int
+    float_eer: float  # per cent
+    int8_eer: float
+    mean_cosine: float  # of an utterance's two embeddings
+    trials: int
+
+
+class Export(NamedTuple):
+    """What was written and verified."""
+
+    signature: str
+    utterances: int
+    difference: float  # the largest relative one
+    quantisation: Optional[Quantisation]
+
+
+class StandaloneEncoder(nn.Module):
+    """From waveforms ``(batch, samples)``, or fbank ``(batch, frames, bins)``, to embeddings ``(batch, dim)``."""
+
+    def __init__(self, extractor: Extractor, source: str):
+        super().__init__()
+        self.front_end = ConvolvedFrontEnd(extractor.front_end) if source == "waveform" else nn.Identity()
+        self.encoder = extractor.encoder
+        num_frames = extractor.front_end.num_frames if source == "waveform" else lambda frames: frames
+        self.min_length = next(n for n in itertools.count(1) if num_frames(n) >= EcapaTdnn.MIN_FRAMES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(instance_norm(self.front_end(x)))
+
+
+def export(checkpoint: Path, data_dir: Path, output: Path, source: str = "waveform", int8: bool = False) -> Export:
+    """Write the teacher's encoder to ``output`` and verify it on utterances of ``data_dir``.
+
+    Args:
+        checkpoint: a checkpoint of ours.
+        data_dir: Kaldi data directory with wav.scp; for int8 with ``trials`` too.
+        output: file whose suffix says the format.
+        source: what goes in, ``waveform`` or ``fbank``.
+        int8: weights as 8-bit integers, activations quantised as they come (ONNX only).
+
+    Raises:
+        InputError: unknown format, a front end or torch that cannot do it, unusable data, or a result that differs from
+            PyTorch by more than 1e-4.
+    """
+    if output.suffix not in FORMATS:
+        raise InputError(f"{output}: the suffix says the format: {', '.join(FORMATS)}")
+    if int8 and output.suffix != ".onnx":
+        raise InputError(f"{output}: int8 is for .onnx")
+    trials = read_trials(data_dir / "trials") if int8 else None
+    extractor = Extractor.load(checkpoint)
+    features = extractor.features
+    if source == "fbank" and features.kind != "fbank":
+        raise InputError(f"{checkpoint}: its front end is {features.kind}, so Kaldi's fbank cannot go in: "
+                         "export it with --input waveform")
+    encoder = StandaloneEncoder(extractor, source).eval()
+    waveforms = list(itertools.islice(_usable(data_dir, extractor), VERIFIED_UTTERANCES))
+    if not waveforms:
+        raise InputError(f"{data_dir}: no usable utterance to verify the export on")
+    inputs = [_input_of(extractor, source, samples) for _, samples in waveforms]
+    shape = f"samples) at {features.sample_rate} Hz" if source == "waveform" else f"frames, {features.num_mel_bins})"
+    signature = f"{source} (batch, {shape} → embedding (batch, {extractor.dim})"
+
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=_folder(output)) as scratch:
+        made = Path(scratch) / output.name
+        _WRITERS[output.suffix](encoder, torch.from_numpy(np.stack([inputs[0]] * 2)), source, made)
+        run = load_exported(made)
+        difference = _largest_difference(run, extractor, waveforms, inputs)
+        if not difference <= TOLERANCE:
+            raise InputError(f"{output}: not written: it differs from PyTorch by {difference:.1e}, "
+                             f"more than {TOLERANCE:g}")
+        quantisation = None
+        if int8:
+            smaller = Path(scratch) / "int8.onnx"
+            _quantise(made, smaller)
+            quantisation = _cost(made, smaller, data_dir, trials, extractor, source)
+            made = smaller
+        if output.suffix == ".onnx":
+            _describe_onnx(made, checkpoint, source)
+        made.replace(output)
+    return Export(signature, len(waveforms), difference, quantisation)
+
+
+def load_exported(path: Path) -> Run:
+    """A function from a batch, float32, to its embeddings ``(batch, dim)``, computed by what ``path`` is made for.
+
+    Raises:
+        InputError: onnxruntime is not installed, or this torch cannot read the format.
+    """
+    if path.suffix == ".onnx":
+        session = _needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda batch: session.run(None, {name: batch})[0]
+    module = torch.export.load(str(path)).module() if path.suffix == ".pt2" else torch.jit.load(str(path))
+    return lambda batch: module(torch.from_numpy(batch)).detach().numpy()
+
+
+# Formats
+
+
+def _write_onnx(encoder: StandaloneEncoder, example: Tensor, source: str, path: Path) -> None:
+    _needed("onnx")
+    _needed("onnxscript")
+    _needs_torch_export()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    program = torch.onnx.export(
+        encoder, (example,), dynamo=True, verbose=False, external_data=False,
+        input_names=[source], output_names=["embedding"], dynamic_shapes=_dynamic_shapes(encoder, example),
+    )
+    program.save(str(path))
+
+
+def _write_torch_export(encoder: StandaloneEncoder, example: Tensor, source: str, path: Path) -> None:
+    _needs_torch_export()
+    program = torch.export.export(encoder, (example,), dynamic_shapes=_dynamic_shapes(encoder, example))
+    torch.export.save(program, str(path))
+
+
+def _write_torchscript(encoder: StandaloneEncoder, example: Tensor, source: str, path: Path) -> None:
+    with torch.no_grad():
+        torch.jit.trace(encoder, example).save(str(path))
+
+
+def _quietly(write: Callable) -> Callable:
+    def quiet(*arguments) -> None:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # deprecations between torch and its own exporter
+            write(*arguments)
+
+    return quiet
+
+
+_WRITERS = {".onnx": _quietly(_write_onnx), ".pt2": _quietly(_write_torch_export), ".ts": _quietly(_write_torchscript)}
+
+
+def _dynamic_shapes(encoder: StandaloneEncoder, example: Tensor) -> Tuple[Dict[int, object]]:
+    length = "samples" if example.ndim == 2 else "frames"
+    return ({0: torch.export.Dim("batch"), 1: torch.export.Dim(length, min=encoder.min_length)},)
+
+
+def _needs_torch_export() -> None:
+    if torch.__version__ < (2, 5):
+        raise InputError(f"torch {torch.__version__} exports TorchScript (.ts) alone; .onnx and .pt2 want torch 2.5")
+
+
+def _needed(name: str):
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"{name} is not installed: pip install 'sdpn_k2[export]'") from error
+
+
+def _describe_onnx(path: Path, checkpoint: Path, source: str) -> None:
+    """Write into the model what one must know to use it."""
+    onnx = _needed("onnx")
+    model = onnx.load(str(path))
+    config = config_to_dict(load_checkpoint(checkpoint).config)
+    onnx.helper.set_model_props(model, {
+        "input": source, "features": json.dumps(config["features"]), "model": json.dumps(config["model"]),
+    })
+    onnx.save(model, str(path))
+
+
+# Verification
+
+
+def _usable(data_dir: Path, extractor: Extractor) -> Iterator[Tuple[str, np.ndarray]]:
+    longest = round(VERIFIED_SECONDS * extractor.features.sample_rate)
+    for name, samples in read_utterances(data_dir, extractor.features.sample_rate):
+        if not isinstance(samples, InputError) and extractor.front_end.num_frames(len(samples)) >= EcapaTdnn.MIN_FRAMES:
+            yield name, samples[:longest]
+
+
+def _input_of(extractor: Extractor, source: str, samples: np.ndarray) -> np.ndarray:
+    return samples if source == "waveform" else extractor.compute_features(samples).numpy()
+
+
+def _largest_difference(
+    run: Run, extractor: Extractor, waveforms: List[Tuple[str, np.ndarray]], inputs: List[np.ndarray]
+) -> float:
+    """Each utterance alone, at its length; then all of them as a batch, cut to the shortest."""
+    expected = [extractor.embed(samples) for _, samples in waveforms]
+    differences = [_difference(run(one[None])[0], reference) for one, reference in zip(inputs, expected)]
+    shortest = min(map(len, inputs))
+    batch = np.stack([one[:shortest] for one in inputs])
+    alone = np.stack([run(one[None])[0] for one in batch])
+    differences += [_difference(one, reference) for one, reference in zip(run(batch), alone)]
+    return float(np.max(differences))
+
+
+def _difference(ours: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
+
+
+# int8
+
+
+def _quantise(path: Path, output: Path) -> None:
+    """Dynamic quantisation by onnxruntime, but for the front end: a power spectrum needs its 24 bits."""
+    quantization = _needed("onnxruntime.quantization")
+    preprocess = _needed("onnxruntime.quantization.shape_inference").quant_pre_process
+    onnx = _needed("onnx")
+    folded = path.with_name("folded.onnx")
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        preprocess(str(path), str(folded), skip_symbolic_shape=True)
+        nodes = onnx.load(str(folded)).graph.node
+        front_end = [node.name for node in nodes if any(name.startswith("front_end.") for name in node.input)]
+        quantization.quantize_dynamic(
+            str(folded), str(output), weight_type=quantization.QuantType.QUInt8, nodes_to_exclude=front_end
+        )
+    finally:
+        logging.getLogger().setLevel(level)
+
+
+def _cost(
+    floats: Path, int8: Path, data_dir: Path, trials: Trials, extractor: Extractor, source: str
+) -> Quantisation:
+    runs = [load_exported(floats), load_exported(int8)]
+    names: List[str] = []
+    vectors: List[List[np.ndarray]] = [[], []]
+    for name, samples in _usable(data_dir, extractor):
+        batch = _input_of(extractor, source, samples)[None]
+        names.append(name)
+        for embeddings, run in zip(vectors, runs):
+            embeddings.append(run(batch)[0])
+    sets = [Embeddings(names, np.stack(embeddings), str(data_dir)) for embeddings in vectors]
+    rates = [100 * eer(ErrorRates.from_scores(score_trials(one, one, trials), trials.labels())).value for one in sets]
+    unit = [one.vectors / np.linalg.norm(one.vectors, axis=1, keepdims=True) for one in sets]
+    return Quantisation(
+        floats.stat().st_size, int8.stat().st_size, *rates, float((unit[0] * unit[1]).sum(axis=1).mean()), len(trials)
+    )
+
+
+def _folder(path: Path) -> Path:
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: no such folder: {path.parent}")
+    return path.parent

@@ -1,0 +1,1 @@
+"""Kaldi's speaker back end: vectors, LDA, PLDA, clustering, trials and EER."""

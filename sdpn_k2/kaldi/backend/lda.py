@@ -1,0 +1,89 @@
+"""Linear discriminant analysis as Kaldi's ivector-compute-lda estimates it, and the statistics it shares with PLDA.
+
+With ``x`` the vectors, ``m_k`` the mean of the ``n_k`` vectors of speaker ``k`` and ``m`` the mean of all ``N``:
+
+    total   = 1/N sum_x (x - m)(x - m)'
+    between = 1/N sum_k n_k (m_k - m)(m_k - m)'
+    within  = total - between
+
+The transform makes ``f * total + (1 - f) * within`` the identity (f: the total covariance factor) and diagonalises
+``between``; it is affine and takes ``m`` to zero.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.backend.vectors import SpeakerSums
+
+
+class SpeakerStats(SpeakerSums):
+    """Sums that LDA and PLDA need, gathered in one pass.
+
+    Attributes:
+        second_moment: ``(dim, dim)`` float64, sum of the outer products of all vectors with themselves.
+    """
+
+    def __init__(self, dim: int, num_speakers: int):
+        super().__init__(dim, num_speakers)
+        self.second_moment = np.zeros((dim, dim))
+
+    def add(self, vectors: np.ndarray, speakers: Sequence[int]) -> None:
+        """Add ``vectors`` ``(n, dim)``; ``speakers`` ``(n,)`` holds the number of the speaker of each."""
+        vectors = np.asarray(vectors, np.float64)
+        super().add(vectors, speakers)
+        self.second_moment += vectors.T @ vectors
+
+
+class Lda(NamedTuple):
+    """An affine transform and what may be said about it."""
+
+    transform: np.ndarray  # (dim_out, dim_in + 1) float64; the last column is added
+    eigenvalues: np.ndarray  # (dim_in,) of the between-speaker covariance after normalisation, greatest first
+    num_floored: int  # eigenvalues of the normalised covariance that were raised to the floor
+
+
+def compute_lda(
+    stats: SpeakerStats, dim: int, total_covariance_factor: float = 0.0, covariance_floor: float = 1.0e-6
+) -> Lda:
+    """Estimate the affine LDA transform to ``dim`` dimensions.
+
+    Args:
+        stats: filled statistics.
+        dim: dimension to keep, at most that of the vectors.
+        total_covariance_factor: 0 normalises the within-speaker covariance, 1 the total, between: their mixture.
+        covariance_floor: smallest eigenvalue of that covariance, relative to its largest.
+
+    Raises:
+        InputError: fewer vectors than dimensions, no speaker with two vectors, ``dim`` out of range, or a covariance
+            that is zero or stays singular for want of a floor.
+    """
+    num = stats.num_vectors
+    if not 0 < dim <= stats.dim:
+        raise InputError(f"LDA to {dim} dimensions of vectors of {stats.dim} dimensions: use --dim=1 to {stats.dim}")
+    if num < stats.dim:
+        raise InputError(f"LDA needs at least as many vectors as dimensions: {num} vectors of {stats.dim} dimensions")
+    means, counts = stats.means()
+    if num == len(counts):
+        raise InputError(f"LDA needs a speaker with two vectors or more: {num} vectors of {num} speakers")
+
+    mean = stats.sums.sum(axis=0) / num
+    total = stats.second_moment / num - np.outer(mean, mean)
+    centred = means - mean
+    between = (centred * counts[:, None]).T @ centred / num
+    mixed = total - (1.0 - total_covariance_factor) * between
+
+    variances, directions = np.linalg.eigh(mixed)
+    floor = covariance_floor * variances.max()
+    num_floored = int((variances < floor).sum())
+    variances = np.maximum(variances, floor)
+    if variances.min() <= variances.max() * stats.dim * np.finfo(np.float64).eps:
+        raise InputError("LDA: the covariance of the vectors is singular; use fewer dimensions or --covariance-floor")
+    whiten = directions.T / np.sqrt(variances)[:, None]
+    eigenvalues, rotation = np.linalg.eigh(whiten @ between @ whiten.T)
+    eigenvalues, rotation = eigenvalues[::-1], rotation[:, ::-1]
+    linear = rotation[:, :dim].T @ whiten
+    return Lda(np.column_stack([linear, -linear @ mean]), eigenvalues, num_floored)

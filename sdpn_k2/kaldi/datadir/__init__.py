@@ -1,0 +1,1 @@
+"""Kaldi data directories: their tables, the operations of ``utils/`` and the utterances they name."""

@@ -1,0 +1,420 @@
+"""What recipes do with data directories: fix, choose from, split, combine, copy and cut them.
+
+Each function reads a whole directory, works on its tables in memory and writes another directory, every table sorted.
+They know the tables that :mod:`sdpn_k2.kaldi.datadir.data_dir` lists, and frame_shift; other files stay behind. Behaviour:
+Kaldi's scripts of the same names in utils/. Notes for the user are returned, not printed.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Callable, Collection, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
+from sdpn_k2.kaldi.datadir import data_dir, lists
+from sdpn_k2.kaldi.datadir.data_dir import RECORDING_TABLES, SPEAKER_TABLES, UTTERANCE_TABLES, PathLike
+
+Tables = Dict[str, Dict[str, str]]  # file name → key → the rest of the line
+
+ALL_TABLES = ("utt2spk", "segments", "wav.scp") + UTTERANCE_TABLES + SPEAKER_TABLES + RECORDING_TABLES
+# An utterance that is missing here, or whose speaker is, is of no use: fix drops it.
+NEEDED_TABLES = ("segments", "wav.scp", "text", "feats.scp", "vad.scp", "utt2lang", "cmvn.scp", "spk2gender")
+
+
+def read_tables(directory: PathLike) -> Tables:
+    """Read every known table of a data directory.
+
+    Raises:
+        InputError: no utt2spk, or a table that cannot be read.
+    """
+    directory = Path(directory)
+    if not (directory / "utt2spk").is_file():
+        raise InputError(f"{directory / 'utt2spk'}: no such file (is this a data directory?)")
+    return {name: data_dir.read_map(directory / name) for name in ALL_TABLES if (directory / name).is_file()}
+
+
+def write_tables(directory: PathLike, tables: Tables, frame_shift_from: Optional[PathLike] = None) -> None:
+    """Make ``directory`` hold exactly ``tables``, spk2utt, and the frame_shift of the directory they came from.
+
+    Raises:
+        InputError: no utterances, or an unwritable directory.
+    """
+    directory = Path(directory)
+    if not tables["utt2spk"]:
+        raise InputError(f"{directory}: not written: no utterances would be left")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ALL_TABLES:
+            if name in tables:
+                data_dir.write_map(directory / name, tables[name])
+            elif (directory / name).exists():
+                (directory / name).unlink()
+        utt2spk = sorted(tables["utt2spk"].items(), key=lambda item: data_dir.byte_order(item[0]))
+        data_dir.write_map(directory / "spk2utt", data_dir.spk2utt(dict(utt2spk)))
+        if frame_shift_from and (Path(frame_shift_from) / "frame_shift").is_file():
+            _copy_file(Path(frame_shift_from) / "frame_shift", directory / "frame_shift")
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot write: {error.strerror}") from error
+
+
+def restrict(tables: Tables, utterances: Iterable[str]) -> Tables:
+    """Keep these utterances, their speakers and their recordings. Ids that are not there are passed over."""
+    utt2spk, segments = tables["utt2spk"], tables.get("segments")
+    kept = {utterance: utt2spk[utterance] for utterance in utterances if utterance in utt2spk}
+    recordings: Collection[str] = kept
+    if segments is not None:
+        recordings = {segments[utterance].split()[0] for utterance in kept if utterance in segments}
+    speakers = set(kept.values())
+    result = {}
+    for name, table in tables.items():
+        wanted = kept
+        if name in SPEAKER_TABLES:
+            wanted = speakers
+        elif name == "wav.scp" or name in RECORDING_TABLES:
+            wanted = recordings
+        result[name] = {key: table[key] for key in wanted if key in table}
+    return result
+
+
+# fix
+
+
+def fix(
+    directory: PathLike, utterance_extra: Sequence[str] = (), speaker_extra: Sequence[str] = ()
+) -> List[str]:
+    """Repair a data directory in place: sort, and drop what is not there in every table.
+
+    Blank lines, Windows line ends, repeated lines, keys without value, and segments that end before they begin go; then
+    every utterance that lacks its segment, recording, features, VAD, text or language, or whose speaker lacks CMVN
+    statistics or a gender, each where there is such a table. Another table that lacks an id is itself removed, but
+    utt2uniq is completed. Old files are kept in ``directory``/.backup.
+
+    Args:
+        utterance_extra: file names of further tables; lines of utterances that went go there too.
+        speaker_extra: the same, of speakers.
+
+    Raises:
+        InputError: one key with two different values (only a person can choose), nothing left, unwritable.
+    """
+    directory = Path(directory)
+    if not (directory / "utt2spk").is_file():
+        raise InputError(f"{directory / 'utt2spk'}: no such file (is this a data directory?)")
+    notes: List[str] = []
+    present = [name for name in ALL_TABLES if (directory / name).is_file()]
+    tables = {name: _read_leniently(directory / name, notes) for name in present}
+    if "segments" in tables:
+        tables["segments"] = _good_segments(tables["segments"], directory / "segments", notes)
+
+    total = len(tables["utt2spk"])
+    tables = restrict(tables, _complete_utterances(tables))
+    kept = len(tables["utt2spk"])
+    if not kept:
+        names = ", ".join(sorted(tables))
+        raise InputError(f"{directory}: no utterance is there in all of {names}; nothing was changed")
+    speakers = dict.fromkeys(tables["utt2spk"].values())
+    if "utt2uniq" in tables:
+        tables["utt2uniq"] = {name: tables["utt2uniq"].get(name, name) for name in tables["utt2spk"]}
+    for name in [name for name in tables if name not in NEEDED_TABLES]:
+        ids = tables.get("wav.scp", {}) if name in RECORDING_TABLES else tables["utt2spk"]
+        ids = speakers if name in SPEAKER_TABLES else ids
+        if len(tables[name]) < len(ids):
+            notes.append(f"removed {name}: it lacks {len(ids) - len(tables[name])} ids; make it again")
+            del tables[name]
+    extra = {}
+    for names, ids in ((utterance_extra, tables["utt2spk"]), (speaker_extra, speakers)):
+        for name in names:
+            if name not in ALL_TABLES and (directory / name).is_file():
+                table = _read_leniently(directory / name, notes)
+                extra[name] = {key: table[key] for key in table if key in ids}
+
+    backup = directory / ".backup"
+    backup.mkdir(exist_ok=True)
+    for name in [*present, *extra, "spk2utt"]:
+        if (directory / name).is_file():
+            shutil.copy2(directory / name, backup / name)
+    write_tables(directory, tables)
+    for name, table in extra.items():
+        data_dir.write_map(directory / name, table)
+    if kept < total:
+        notes.append(f"kept {kept} utterances out of {total}; old files are in {backup}")
+    else:
+        notes.append(f"kept all {total} utterances")
+    return notes
+
+
+def _complete_utterances(tables: Tables) -> List[str]:
+    """The utterances that are there in every one of NEEDED_TABLES."""
+    needed = {name: tables[name] for name in NEEDED_TABLES if name in tables}
+    segments, wav = needed.get("segments"), needed.pop("wav.scp", None)
+    speaker_tables = [table for name, table in needed.items() if name in SPEAKER_TABLES]
+    utterance_tables = [table for name, table in needed.items() if name not in SPEAKER_TABLES]
+    complete = []
+    for utterance, speaker in tables["utt2spk"].items():
+        if not all(utterance in table for table in utterance_tables):
+            continue
+        recording = segments[utterance].split()[0] if segments is not None else utterance
+        if all(speaker in table for table in speaker_tables) and (wav is None or recording in wav):
+            complete.append(utterance)
+    return complete
+
+
+def _read_leniently(path: Path, notes: List[str]) -> Dict[str, str]:
+    table: Dict[str, str] = {}
+    dropped = 0
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        fields = line.split(None, 1)
+        if not fields:
+            continue
+        key = fields[0].decode("utf-8", "surrogateescape")
+        value = fields[1].rstrip().decode("utf-8", "surrogateescape") if len(fields) > 1 else ""
+        if not value and path.name != "text":
+            dropped += 1
+        elif table.setdefault(key, value) != value:
+            raise InputError(f"{path}:{number}: '{key}' has '{value}', but '{table[key]}' before: remove one of them")
+    if dropped:
+        notes.append(f"{path.name}: dropped {dropped} lines with a key only")
+    return table
+
+
+def _good_segments(segments: Dict[str, str], path: Path, notes: List[str]) -> Dict[str, str]:
+    good = {}
+    for utterance, value in segments.items():
+        try:
+            data_dir.parse_segment(utterance, value, str(path))
+            good[utterance] = value
+        except InputError as error:
+            notes.append(f"dropped a segment: {error}")
+    return good
+
+
+# choose, split
+
+
+def subset(source: PathLike, destination: PathLike, utterances: Iterable[str]) -> int:
+    """Write a data directory with these utterances of ``source`` (utils/subset_data_dir.sh); return their number."""
+    tables = restrict(read_tables(source), utterances)
+    write_tables(destination, tables, source)
+    return len(tables["utt2spk"])
+
+
+def split(directory: PathLike, parts: int, per_utterance: bool = False) -> Path:
+    """Write directory/split8/1 … 8, or split8utt/1 … 8 with ``per_utterance`` (utils/split_data.sh).
+
+    No speaker is in two parts unless ``per_utterance``. Parts that are there, and not older than the directory,
+    are left alone.
+
+    Returns:
+        The folder of the parts.
+
+    Raises:
+        InputError: more parts than speakers (or utterances).
+    """
+    directory = Path(directory)
+    folder = directory / f"split{parts}{'utt' if per_utterance else ''}"
+    if _is_up_to_date(directory, folder, parts):
+        return folder
+    tables = read_tables(directory)
+    utterances, speakers = list(tables["utt2spk"]), list(tables["utt2spk"].values())
+    source = f"{directory / 'utt2spk'}"
+    if not 1 <= parts <= len(utterances):
+        raise InputError(f"cannot split the {len(utterances)} utterances of {directory} into {parts} parts")
+    if per_utterance:
+        groups = lists.split(utterances, parts)
+    elif parts > len(set(speakers)):
+        raise InputError(
+            f"{source} has {len(set(speakers))} speakers, too few for {parts} parts: use fewer jobs, or --per-utt"
+        )
+    else:
+        groups = lists.split_by_speaker(utterances, speakers, parts, source)
+    for number, group in enumerate(groups, start=1):
+        write_tables(folder / str(number), restrict(tables, group), directory)
+    return folder
+
+
+def _is_up_to_date(directory: Path, folder: Path, parts: int) -> bool:
+    """Whether each part has the tables of the directory, none of them older. The last part is written last."""
+    for name in ALL_TABLES:
+        source, part = directory / name, folder / str(parts) / name
+        if source.is_file() != part.is_file():
+            return False
+        if source.is_file() and part.stat().st_mtime_ns < source.stat().st_mtime_ns:
+            return False
+    return (folder / str(parts) / "spk2utt").is_file()
+
+
+# combine, copy
+
+
+def combine(destination: PathLike, sources: Sequence[PathLike], extra_tables: Sequence[str] = ()) -> List[str]:
+    """Write one data directory with the utterances of all ``sources`` (utils/combine_data.sh).
+
+    A table that some of them lack is left out. Where only some have segments, the others' recordings become segments of
+    full length; where only some have utt2uniq, the others' utterances are their own.
+    ``extra_tables`` are file names of further tables to combine; each source must have them.
+
+    Raises:
+        InputError: an id that means different things in two of them; different frame shifts.
+    """
+    all_tables = [read_tables(source) for source in sources]
+    if any("segments" in tables for tables in all_tables):
+        for tables in all_tables:
+            if "segments" not in tables:
+                ends = tables.get("utt2dur", {})
+                tables["segments"] = {
+                    recording: f"{recording} 0 {ends.get(recording, '-1')}" for recording in tables.get("wav.scp", {})
+                }
+    if any("utt2uniq" in tables for tables in all_tables):
+        for tables in all_tables:
+            tables.setdefault("utt2uniq", {name: name for name in tables["utt2spk"]})
+    notes = []
+    combined: Tables = {}
+    for name in ALL_TABLES:
+        having = [tables for tables in all_tables if name in tables]
+        if len(having) == len(all_tables):
+            combined[name] = _merge(name, all_tables, sources)
+        elif having:
+            lacking = next(source for tables, source in zip(all_tables, sources) if name not in tables)
+            notes.append(f"not combining {name}: {lacking} has none")
+    extra = [name for name in extra_tables if name not in ALL_TABLES]
+    for tables, source in zip(all_tables, sources):
+        tables.update((name, data_dir.read_map(Path(source) / name)) for name in extra)
+    shifts = {shift: source for source in sources for shift in [_frame_shift(source)] if shift}
+    if len(shifts) > 1:
+        described = ", ".join(f"{shift} s in {source}" for shift, source in shifts.items())
+        raise InputError(f"features with different frame shifts cannot be combined: {described}")
+    write_tables(destination, combined, next(iter(shifts.values()), None))
+    for name in extra:
+        data_dir.write_map(Path(destination) / name, _merge(name, all_tables, sources))
+    return notes
+
+
+def _merge(name: str, all_tables: Sequence[Tables], sources: Sequence[PathLike]) -> Dict[str, str]:
+    merged: Dict[str, str] = {}
+    for tables, source in zip(all_tables, sources):
+        for key, value in tables[name].items():
+            if merged.setdefault(key, value) != value:
+                raise InputError(f"{Path(source) / name}: '{key}' has '{value}', but '{merged[key]}' in another source")
+    return merged
+
+
+def _frame_shift(directory: PathLike) -> Optional[str]:
+    path = Path(directory) / "frame_shift"
+    return path.read_text().strip() if path.is_file() else None
+
+
+def copy(
+    source: PathLike,
+    destination: PathLike,
+    utterance_affixes: Tuple[str, str] = ("", ""),
+    speaker_affixes: Tuple[str, str] = ("", ""),
+) -> None:
+    """Copy a data directory, with (prefix, suffix) around its utterance and speaker ids (utils/copy_data_dir.sh).
+
+    Recordings keep their names as long as there are segments. With renamed utterances, utt2uniq says what each was.
+    """
+
+    def affix(affixes: Tuple[str, str]) -> Callable[[str], str]:
+        return lambda name: f"{affixes[0]}{name}{affixes[1]}"
+
+    if Path(source).resolve() == Path(destination).resolve():
+        raise InputError(f"{source}: cannot be copied onto itself")
+    utterance, speaker, same = affix(utterance_affixes), affix(speaker_affixes), affix(("", ""))
+    tables = read_tables(source)
+    recording = same if "segments" in tables else utterance
+    if any(utterance_affixes) and "utt2uniq" not in tables:
+        tables["utt2uniq"] = {name: name for name in tables["utt2spk"]}
+    tables["utt2spk"] = {name: speaker(owner) for name, owner in tables["utt2spk"].items()}
+    renamed = {}
+    for name, table in tables.items():
+        rename = utterance
+        if name in SPEAKER_TABLES:
+            rename = speaker
+        elif name == "wav.scp" or name in RECORDING_TABLES:
+            rename = recording
+        renamed[name] = {rename(key): value for key, value in table.items()}
+    write_tables(destination, renamed, source)
+
+
+# cut
+
+
+def subsegment(
+    source: PathLike,
+    subsegments: PathLike,
+    destination: PathLike,
+    text: Optional[PathLike] = None,
+    end_padding: float = 0.0,
+) -> int:
+    """Write a data directory whose utterances are stretches of ``source``'s (utils/data/subsegment_data_dir.sh).
+
+    Args:
+        subsegments: lines "new-utterance old-utterance start end", in seconds from the old utterance's start.
+        text: the transcript of the new utterances; without it the result has no text.
+        end_padding: seconds added to the ends in segments, but not to those of the features.
+
+    Returns:
+        The number of utterances. Features and VAD decisions become ranges of the old ones, limited by utt2num_frames
+        where that is there; the result then has utt2num_frames, and the old numbers as utt2max_frames.
+
+    Raises:
+        InputError: an unknown utterance, one that ends before it begins, features that end before the stretch begins.
+    """
+    tables = read_tables(source)
+    stretches = data_dir.read_segments(subsegments)
+    old_segments = tables.get("segments")
+    cut: Tables = {name: {} for name in ("utt2spk", "segments", "utt2num_frames", "utt2max_frames")}
+    cut.update((name, {}) for name in ("feats.scp", "vad.scp", "utt2uniq") if name in tables)
+    shift = float(_frame_shift(source) or 0.01)
+    frames = tables.get("utt2num_frames", {})
+    for number, (new, (old, start, end)) in enumerate(stretches.items(), start=1):
+        where = f"{subsegments}:{number}"
+        if old not in tables["utt2spk"]:
+            raise InputError(f"{where}: utterance '{old}' of '{new}' is not in {Path(source) / 'utt2spk'}")
+        if end == -1:
+            raise InputError(f"{where}: '{new}' needs an end in seconds")
+        cut["utt2spk"][new] = tables["utt2spk"][old]
+        recording, offset = old, 0.0
+        if old_segments is not None:
+            recording, offset = data_dir.parse_segment(old, old_segments[old], str(Path(source) / "segments"))[:2]
+        cut["segments"][new] = f"{recording} {offset + start:.3f} {offset + end + end_padding:.3f}"
+        if old in tables.get("utt2uniq", {}):
+            cut["utt2uniq"][new] = tables["utt2uniq"][old]
+        first, last = int(start / shift + 0.5), int(end / shift - 0.5)
+        if old in frames:
+            last = min(last, int(frames[old]) - 1)
+            cut["utt2max_frames"][new], cut["utt2num_frames"][new] = frames[old], str(last - first + 1)
+        for name in ("feats.scp", "vad.scp"):
+            if old in tables.get(name, {}):
+                if last < first:
+                    raise InputError(f"{where}: from {start} to {end} s there is no frame of {tables[name][old]}")
+                cut[name][new] = _row_range(tables[name][old], first, last, where)
+    for name in ("utt2num_frames", "utt2max_frames"):
+        if "feats.scp" not in cut or len(cut[name]) < len(stretches):
+            del cut[name]
+    for name in ("wav.scp",) + SPEAKER_TABLES + RECORDING_TABLES:
+        if name in tables:
+            cut[name] = tables[name]
+    if text is not None:
+        cut["text"] = data_dir.read_map(text)
+    write_tables(destination, restrict(cut, stretches), source)
+    return len(stretches)
+
+
+def _row_range(entry: str, first: int, last: int, where: str) -> str:
+    """``file.ark:123`` or ``file.ark:123[first:last]`` with the rows from ``first`` to ``last`` of what it has."""
+    if not entry.endswith("]"):
+        return f"{entry}[{first}:{last}]"
+    path, _, old = entry[:-1].rpartition("[")
+    rows, comma, columns = old.partition(",")
+    old_first, _, old_last = rows.partition(":")
+    if old_first:
+        first, last = int(old_first) + first, min(int(old_first) + last, int(old_last))
+    if last < first:
+        raise InputError(f"{where}: there is no frame from {first} on of {entry}")
+    return f"{path}[{first}:{last}{comma}{columns}]"
+
+
+def _copy_file(source: Path, destination: Path) -> None:
+    if source.resolve() != destination.resolve():
+        with atomic_output(destination) as stream:
+            stream.write(source.read_bytes())

@@ -1,0 +1,59 @@
+"""Speech segments in overlapping windows, as Kaldi's diarization cuts them."""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.datadir.utterances import Part
+
+LEAST_SHIFT = 0.01  # seconds; names of windows count hundredths
+OVERLAP_TOLERANCE = 1e-3  # seconds; times are written with few digits
+
+
+class Windowing(NamedTuple):
+    """How recordings are cut, in seconds."""
+
+    window: float = 1.5
+    shift: float = 0.75
+    min_window: float = 0.5  # what is left at an end is a window of its own if it is this long
+
+    def check(self) -> "Windowing":
+        """Raise InputError where the numbers make no sense."""
+        if not (0 < self.shift <= self.window < math.inf and 0 < self.min_window <= self.window):
+            raise InputError(f"window {self.window:g} s, shift {self.shift:g} s, least window {self.min_window:g} s: "
+                             "shift and least window should lie above 0 and not above the window")
+        if self.shift < LEAST_SHIFT:
+            raise InputError(f"shift {self.shift:g} s: names of windows count hundredths of a second, so it should be "
+                             f"at least {LEAST_SHIFT:g} s")
+        return self
+
+
+def uniform_windows(duration: float, windowing: Windowing) -> Iterator[Tuple[float, float]]:
+    """Start and end of the windows of a segment, in seconds from its start.
+
+    Those of Kaldi's ``get_uniform_subsegments.py --constant-duration=True``: where less than ``min_window`` is left,
+    the last window begins earlier, so that it is whole. A segment shorter than a window is one.
+    """
+    start, left = 0.0, duration
+    while left > windowing.window:
+        yield start, start + windowing.window
+        start, left = start + windowing.shift, left - windowing.shift
+    if left < windowing.min_window:
+        start = max(duration - windowing.window, 0.0)
+    yield start, min(start + windowing.window, duration)
+
+
+def check_no_overlap(parts: Sequence[Part], where: str) -> None:
+    """Raise InputError if two segments of a recording overlap: their speech would count twice."""
+    by_recording: Dict[str, List[Part]] = {}
+    for part in parts:
+        by_recording.setdefault(part.recording, []).append(part)
+    for some in by_recording.values():
+        some.sort(key=lambda part: part.start)
+        for first, second in zip(some, some[1:]):
+            if first.end == -1 or second.start < first.end - OVERLAP_TOLERANCE:
+                end = "the end" if first.end == -1 else f"{first.end:g} s"
+                raise InputError(f"{where}: '{first.utterance}' ({first.start:g} s to {end}) overlaps "
+                                 f"'{second.utterance}' (from {second.start:g} s) in recording '{first.recording}'")

@@ -1,0 +1,1 @@
+"""Kaldi's features: waves, fbank and MFCC, CMVN, energy VAD."""

@@ -1,0 +1,1 @@
+"""Kaldi's file formats: matrices, vectors and the tables that hold them."""

@@ -1,0 +1,44 @@
+"""Progress of long work: a bar on a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Optional
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Progress over ``total`` items: a bar where stderr is a terminal, else about ``num_lines`` log lines."""
+
+    def __init__(self, total: int, name: str, initial: int = 0, num_lines: int = 20):
+        self.name, self.total, self.done = name, total, initial
+        self._every = max(1, total // num_lines)
+        self._bar = tqdm(total=total, initial=initial, desc=name) if sys.stderr.isatty() else None
+
+    def update(self, count: int = 1, **values: str) -> None:
+        """``count`` more items are done; ``values`` are shown beside."""
+        before, self.done = self.done, self.done + count
+        if self._bar is not None:
+            self._bar.set_postfix(values, refresh=False)
+            self._bar.update(count)
+        elif before // self._every != self.done // self._every or self.done == self.total:
+            details = "".join(f", {key} {value}" for key, value in values.items())
+            log.info("%s: %d of %d%s", self.name, self.done, self.total, details)
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def log_to(path: Optional[Path] = None) -> None:
+    """Send the package's log to stderr, and to ``path`` as well."""
+    handlers = [logging.StreamHandler()] + ([logging.FileHandler(path, encoding="utf-8")] if path else [])
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%F %T", handlers=handlers, force=True
+    )

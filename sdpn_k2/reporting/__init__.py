@@ -1,0 +1,1 @@
+"""Reporting: the results, pictures and pages of an experiment folder."""

@@ -1,0 +1,48 @@
+"""HTML pages of one file: styles, script and pictures inside, nothing fetched; for screens light and dark, and paper.
+
+The pages are the templates in ``templates/``; ``page.html`` holds what all share.
+"""
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+def render(template: str, **values) -> str:
+    """A page from a template of ``templates/``; text among the values is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("sdpn_k2.reporting"), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(number=number, inline=inline_svg)
+    return environment.get_template(template).render(**values)
+
+
+def inline_svg(svg: str, label: str) -> "Markup":
+    """An SVG of ``plots.to_svg`` for the inside of a page, described by ``label`` to those who cannot see it.
+
+    Names within the picture are made unique, names that nothing refers to are dropped, so that a page may hold many.
+    """
+    from markupsafe import Markup
+
+    svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    # A hundredth of a point is enough.
+    svg = re.sub(r'\s(?:d|points|transform|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
+    prefix = f"f{hashlib.sha1(svg.encode()).hexdigest()[:8]}"
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
+    svg = re.sub(r'\sid="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{prefix}", svg)
+    return Markup(svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(label), 1))
+
+
+def number(value: object) -> str:
+    """A number for a reader: 5 significant digits, thousands apart; other things as they are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f")
+    return f"{value:.5g}" if value == value else "–"

@@ -1,0 +1,353 @@
+"""Pictures: DET curves, score histograms, training curves, embedding maps and error rates by condition.
+
+Every function returns a matplotlib Figure, made without pyplot and its global state. ``to_svg`` turns one into SVG text
+whose lines and letters take the colour of the page around them, so that one picture serves light and dark pages.
+"""
+
+import io
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.scoring import metrics
+from sdpn_k2.reporting.training_log import read_metrics
+from sdpn_k2.scoring.metrics import CostModel, ErrorRates
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours for colour-blind readers, without those that vanish on white or on black.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+LINES = ("-", "--", ":", "-.")  # once the colours are used up
+HATCHES = ("", "//", "..", "xx")  # the same for bars
+INK = "#767a7d"  # readable on white and on black; SVG replaces it by the page's own colour
+DET_TICKS = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+MAX_CURVE_POINTS = 2000
+
+
+class Panel(NamedTuple):
+    """One embedding map.
+
+    Attributes:
+        title: the system's name.
+        vectors: embeddings, shape (n, dim).
+        speakers: the speaker of each, length n.
+    """
+
+    title: str
+    vectors: np.ndarray
+    speakers: Sequence[str]
+
+
+class Bar(NamedTuple):
+    """The EER of one system in one condition, in 0..1, with its interval if known."""
+
+    eer: float
+    interval: Optional[Tuple[float, float]] = None
+
+
+def det_curves(systems: Mapping[str, ErrorRates], cost: CostModel = CostModel(0.01)) -> "Figure":
+    """DET curves on normal-deviate axes, with the EER (circle) and the minDCF point (diamond) of each system.
+
+    Scores that are normal with equal variances give straight lines [A. Martin et al., Eurospeech 1997].
+
+    Args:
+        systems: the sorted scores by system name.
+        cost: the application of the minDCF point.
+    """
+    from scipy.special import ndtri
+
+    figure, (axes,) = _figure(5.4, 5.0)
+    lowest = 0.4
+    shown = {}
+    for (name, rates), (colour, line, _) in zip(systems.items(), _styles()):
+        fa, miss = _det_points(rates)
+        eer, (least, threshold) = metrics.eer(rates).value, metrics.min_dcf(rates, *cost)
+        (shown[f"{name}: EER {100 * eer:.2f} %, minDCF {least:.3f}"],) = axes.plot(
+            ndtri(fa), ndtri(miss), drawstyle="steps-pre", color=colour, linestyle=line, linewidth=1.6)
+        for point, marker in (((eer, eer), "o"),
+                              ((rates.false_alarm_rate(threshold), rates.miss_rate(threshold)), "D")):
+            x, y = (_inside(rate, len(scores)) for rate, scores in zip(point, (rates.nontargets, rates.targets)))
+            axes.plot(ndtri(x), ndtri(y), marker, color=colour, markersize=6, markeredgecolor=INK)
+        lowest = min(lowest, fa.min(), miss.min())
+    limits = ndtri(max(lowest, DET_TICKS[0])) - 0.1, ndtri(0.8)
+    ticks = [tick for tick in DET_TICKS if ndtri(tick) >= limits[0]]
+    for axis, label in ((axes.xaxis, "false alarms (%)"), (axes.yaxis, "misses (%)")):
+        axis.set_ticks(ndtri(ticks), [f"{100 * tick:g}" for tick in ticks])
+        axis.set_label_text(label)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.plot(limits, limits, linestyle=":", linewidth=1, color=INK)
+    axes.grid(True, linewidth=0.4, alpha=0.4)
+    _legend(axes, shown)
+    return figure
+
+
+def score_histograms(rates: ErrorRates, threshold: Optional[float] = None, n_bins: int = 80) -> "Figure":
+    """Densities of target and nontarget scores, and a threshold as a line.
+
+    Args:
+        rates: the sorted scores.
+        threshold: where to draw the line; the EER's by default.
+        n_bins: number of bins.
+    """
+    figure, (axes,) = _figure(6.0, 3.2)
+    low = float(min(rates.targets[0], rates.nontargets[0]))
+    high = float(max(rates.targets[-1], rates.nontargets[-1]))
+    edges = np.linspace(low, high, n_bins + 1)
+    shown = {}
+    for name, scores, colour in (("nontarget", rates.nontargets, COLOURS[1]), ("target", rates.targets, COLOURS[0])):
+        # The scores are sorted already: counting is a search for the edges. The last bin includes its upper end.
+        places = np.searchsorted(scores, edges[:-1], side="left")
+        density = np.diff(np.append(places, len(scores))) / (len(scores) * (edges[1] - edges[0]))
+        axes.stairs(density, edges, fill=True, alpha=0.35, color=colour)
+        shown[f"{name} ({len(scores)})"] = axes.stairs(density, edges, color=colour, linewidth=1.4)
+    shown["EER threshold" if threshold is None else "threshold"] = axes.axvline(
+        metrics.eer(rates).threshold if threshold is None else threshold, color=INK, linestyle="--", linewidth=1)
+    axes.set(xlabel="score", ylabel="density", xlim=(low, high))
+    _legend(axes, shown)
+    return figure
+
+
+def training_curves(runs: Mapping[str, Union[str, Path]]) -> Dict[str, "Figure"]:
+    """The course of one or several trainings from their ``metrics.jsonl``, as figures by title.
+
+    Of one run: losses together, entropies together, every other metric alone. Of several: a figure for each metric,
+    with a curve for each run. A moving average over a fiftieth of the run is drawn over the values.
+
+    Args:
+        runs: the file of each run by its name.
+
+    Raises:
+        InputError: not readable, a line that is not JSON with a step, or no steps at all.
+    """
+    read = {name: read_metrics(Path(path)) for name, path in runs.items()}
+    curves: Dict[str, Dict[str, Tuple[np.ndarray, np.ndarray]]] = {}
+    for run, (steps, values) in read.items():
+        for metric, course in values.items():
+            title, label = (metric, run) if len(read) > 1 else (_group(metric), metric)
+            known = np.isfinite(course)
+            curves.setdefault(title, {})[label] = steps[known], course[known]
+    return {title: _course(title, of_title) for title, of_title in curves.items()}
+
+
+def _group(metric: str) -> str:
+    if metric.startswith("loss"):
+        return "loss"
+    return "entropy (nat)" if metric.endswith("entropy") else metric
+
+
+def _course(title: str, curves: Mapping[str, Tuple[np.ndarray, np.ndarray]]) -> "Figure":
+    figure, (axes,) = _figure(3.6, 2.6)
+    shown = {}
+    for (label, (steps, values)), (colour, line, _) in zip(curves.items(), _styles()):
+        axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35, marker="o" if len(steps) == 1 else None)
+        (shown[label],) = axes.plot(*_moving_average(steps, values, max(1, len(steps) // 50)), color=colour,
+                                    linestyle=line, linewidth=1.6)
+    axes.set(title=title, xlabel="step")
+    if len(curves) > 1:
+        _legend(axes, shown)
+    return figure
+
+
+def embedding_maps(panels: Sequence[Panel], seed: int = 0) -> "Figure":
+    """t-SNE maps of the same speakers' embeddings by several systems, side by side (the paper's Figure 2).
+
+    Under each stands the mean silhouette of the embeddings themselves (:func:`silhouette`), not of the map.
+
+    Args:
+        panels: one for each system; a speaker has the same colour in all.
+        seed: of t-SNE.
+
+    Raises:
+        InputError: scikit-learn is missing, fewer than five embeddings, embeddings of one dimension or all alike, and
+            all that ``silhouette`` raises.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise InputError("embedding maps need scikit-learn: pip install scikit-learn") from error
+
+    speakers = sorted({speaker for panel in panels for speaker in panel.speakers})
+    figure, all_axes = _figure(4.0 * len(panels), 4.2, 1, len(panels))
+    shown = {}
+    for axes, panel in zip(all_axes, panels):
+        separation = silhouette(panel.vectors, panel.speakers)
+        if len(panel.vectors) < 5:
+            raise InputError(f"{panel.title}: a map needs five embeddings or more, there are {len(panel.vectors)}")
+        if panel.vectors.shape[1] < 2:
+            raise InputError(f"{panel.title}: a map needs embeddings of two dimensions or more, these have one")
+        unit = _unit(panel.vectors)
+        if np.ptp(unit, axis=0).max() < 1e-6:  # t-SNE would crash; less is rounding
+            raise InputError(f"{panel.title}: all {len(unit)} embeddings are alike: there is nothing to map")
+        perplexity = min(30.0, (len(unit) - 1) / 3)
+        points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit.astype(np.float32))
+        of_point = np.array(panel.speakers)
+        for i, speaker in enumerate(speakers):
+            x, y = points[of_point == speaker].T
+            round_ = i // len(COLOURS)
+            shown[speaker] = axes.scatter(x, y, s=18, color=COLOURS[i % len(COLOURS)], marker="osD^v"[round_ % 5])
+        axes.set(title=panel.title, xticks=[], yticks=[], xlabel=f"silhouette {separation:.3f}")
+        axes.spines[:].set_visible(True)
+    # As many columns as fit: letters of 8 points are some 0.07 inches wide, a marker and its blanks half an inch.
+    columns = int(4.0 * len(panels) / (0.5 + 0.07 * max(map(len, speakers))))
+    _legend(figure, shown, loc="outside lower center", ncols=min(max(1, columns), len(speakers)))
+    return figure
+
+
+def condition_bars(conditions: Sequence[str], systems: Mapping[str, Sequence[Optional[Bar]]]) -> "Figure":
+    """EER by condition: a group of bars for each condition, one bar for each system, whiskers for the intervals.
+
+    Args:
+        conditions: names of the conditions.
+        systems: for each system one Bar per condition, None where it could not be measured.
+    """
+    figure, (axes,) = _figure(max(4.0, 1.1 * len(conditions) * max(1, 0.6 * len(systems))), 3.2)
+    width = 0.8 / len(systems)
+    shown = {}
+    for i, ((name, bars), (colour, _, hatch)) in enumerate(zip(systems.items(), _styles())):
+        places = np.arange(len(conditions)) - 0.4 + width * (i + 0.5)
+        measured = [(place, bar) for place, bar in zip(places, bars) if bar is not None]
+        shown[name] = axes.bar([place for place, _ in measured], [100 * bar.eer for _, bar in measured], width * 0.92,
+                               color=colour, hatch=hatch, edgecolor=INK, linewidth=0)
+        for place, bar in measured:
+            low, high = bar.interval or (bar.eer, bar.eer)
+            axes.vlines(place, 100 * low, 100 * high, color=INK, linewidth=1.2)
+            _note(axes, f"{100 * bar.eer:.2f}", place, 100 * max(high, bar.eer))
+        for place, bar in zip(places, bars):
+            if bar is None:
+                _note(axes, "none", place, 0.0)
+    axes.set(ylabel="EER (%)", xticks=range(len(conditions)), xlim=(-0.5, len(conditions) - 0.5))
+    axes.set_xticklabels(conditions, parse_math=False)
+    axes.margins(y=0.15)
+    if len(systems) > 1:
+        _legend(figure, shown, loc="outside upper center", ncols=min(4, len(systems)))
+    return figure
+
+
+def silhouette(vectors: np.ndarray, speakers: Sequence[str]) -> float:
+    """Mean silhouette by cosine distance: 1 when speakers are tight and far apart, 0 when they mix, below 0 when wrong.
+
+    For each embedding (b - a) / max(a, b), with a the mean distance to the others of its speaker and b the smallest
+    mean distance to another speaker's; 0 for a speaker's only embedding
+    [P. Rousseeuw, J. Comput. Appl. Math. 20, 1987].
+
+    Args:
+        vectors: shape (n, dim).
+        speakers: length n.
+
+    Raises:
+        InputError: fewer than two speakers, lengths that differ, or an embedding that is not finite or of zero norm.
+    """
+    names, labels = np.unique(np.asarray(speakers), return_inverse=True)
+    if len(labels) != len(vectors):
+        raise InputError(f"{len(vectors)} embeddings, but {len(labels)} speakers")
+    if len(names) < 2:
+        raise InputError("a silhouette needs two speakers or more")
+    unit = _unit(vectors)
+    counts = np.bincount(labels)
+    member = labels[:, None] == np.arange(len(names))
+    # Mean distance of every embedding to every speaker is 1 - x . (sum of the speaker's unit vectors) / count.
+    distances = counts - unit @ (unit.T @ member)
+    own = distances[member] / np.maximum(counts[labels] - 1, 1)
+    other = np.where(member, np.inf, distances / counts).min(axis=1)
+    scale = np.maximum(own, other)
+    apart = (counts[labels] > 1) & (scale > 1e-12)  # distances below that are rounding
+    values = np.where(apart, (other - own) / np.where(apart, scale, 1.0), 0.0)
+    return float(values.mean())
+
+
+def to_svg(figure: "Figure") -> str:
+    """The figure as an ``<svg>`` element for a page: text stays text, the ink takes the page's colour."""
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sdpn_k2"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+    text = stream.getvalue()
+    return text[text.index("<svg"):].replace(INK, "currentColor")
+
+
+def _figure(width: float, height: float, n_rows: int = 1, n_columns: int = 1):
+    """A Figure with a constrained layout, and its axes as a flat list, all in ink on nothing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("pictures need matplotlib: pip install matplotlib") from error
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
+    for axes in panels:
+        axes.set_facecolor("none")
+        axes.tick_params(colors=INK, labelsize=9)
+        for spine in axes.spines.values():
+            spine.set_color(INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            text.set(color=INK, fontsize=10, parse_math=False)
+    return figure, panels
+
+
+def _legend(owner: "Union[Axes, Figure]", shown: "Mapping[str, Artist]", **options) -> None:
+    """A legend of what is drawn, by name; names stay as they are, also with the "$" and leading "_" of matplotlib."""
+    legend = owner.legend(list(shown.values()), ["name"] * len(shown), frameon=False, fontsize=8, labelcolor=INK,
+                          **options)
+    for text, name in zip(legend.get_texts(), shown):
+        text.set(text=name, parse_math=False)
+
+
+def _note(axes, text: str, x: float, y: float) -> None:
+    """Small text just above a point."""
+    axes.annotate(text, (x, y), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", color=INK,
+                  fontsize=8)
+
+
+def _styles() -> Iterator[Tuple[str, str, str]]:
+    """Colour, line style and hatch of one curve or bar after the other."""
+    for i in count():
+        round_ = i // len(COLOURS)
+        yield COLOURS[i % len(COLOURS)], LINES[round_ % len(LINES)], HATCHES[round_ % len(HATCHES)]
+
+
+def _det_points(rates: ErrorRates) -> Tuple[np.ndarray, np.ndarray]:
+    """P_fa and P_miss at the corners, at most ``MAX_CURVE_POINTS`` of them, kept off 0 and 1."""
+    from scipy.special import ndtri
+
+    _, misses, false_alarms = rates.corners
+    fa = _inside(false_alarms / len(rates.nontargets), len(rates.nontargets))
+    miss = _inside(misses / len(rates.targets), len(rates.targets))
+    if len(fa) > MAX_CURVE_POINTS:
+        # Points at equal steps along the curve as it is drawn.
+        length = np.concatenate(([0.0], np.cumsum(np.abs(np.diff(ndtri(fa))) + np.abs(np.diff(ndtri(miss))))))
+        keep = np.unique(np.searchsorted(length, np.linspace(0.0, length[-1], MAX_CURVE_POINTS)))
+        fa, miss = fa[keep], miss[keep]
+    return fa, miss
+
+
+def _inside(rate: np.ndarray, n: int) -> np.ndarray:
+    """Rates of 0 and 1 have no normal deviate: drawn as half a trial."""
+    return np.clip(rate, 0.5 / n, 1.0 - 0.5 / n)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(vectors, np.float64)
+    norms = np.linalg.norm(vectors, axis=1)
+    if not np.isfinite(norms).all():
+        raise InputError(f"embedding {int(np.argmin(np.isfinite(norms))) + 1} of {len(norms)} is not finite")
+    if not (norms > 0).all():
+        raise InputError(f"embedding {int(np.argmin(norms)) + 1} of {len(norms)} has zero norm")
+    return vectors / norms[:, None]
+
+
+def _moving_average(steps: np.ndarray, values: np.ndarray, window: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Means over ``window`` neighbouring values, at the middle of each window."""
+    if not len(values):
+        return steps, values
+    start = values[:1]  # sums of differences to it, so that a constant stays one
+    sums = np.concatenate(([0.0], np.cumsum(values - start)))
+    first = (window - 1) // 2
+    return steps[first:first + len(values) - window + 1], start + (sums[window:] - sums[:-window]) / window

@@ -1,0 +1,1 @@
+"""Training: the loop, its schedules and checks, from one process on a CPU to several nodes of GPUs."""

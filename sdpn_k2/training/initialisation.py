@@ -1,0 +1,50 @@
+"""A new run that starts from the weights of a checkpoint: pre-trained, converted, or of another configuration."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Dict, Mapping
+
+from torch import Tensor
+
+from sdpn_k2.config import Config, config_differences
+from sdpn_k2.models.checkpoint import load_checkpoint
+from sdpn_k2.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def initial_weights(path: Path, config: Config, fresh: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """The state dict with which a run starts: ``fresh`` where the checkpoint has nothing that fits.
+
+    Encoders must fit. Where the checkpoint has no student, its teacher's weights become the student's. MLPs, prototypes
+    and output layers that are missing or of another size stay fresh, and the log says so.
+
+    Args:
+        path: a checkpoint of ours.
+        config: of the new run.
+        fresh: the new model's own state dict.
+
+    Raises:
+        InputError: unreadable, or made for other features or of another encoder.
+    """
+    checkpoint = load_checkpoint(path)
+    free = {"features.scale", "model.mlp_hidden_dim", "model.projection_dim"}
+    differences = [
+        f"{key} ({old} there, {new} here)"
+        for key, old, new in config_differences(checkpoint.config, config)
+        if key.startswith(("features.", "model.")) and key not in free
+    ]
+    if differences:
+        raise InputError(f"{path} does not fit this configuration: {', '.join(differences)}")
+    given = dict(checkpoint.model)
+    for name, tensor in checkpoint.model.items():
+        if name.startswith("teacher."):
+            given.setdefault("student." + name[len("teacher.") :], tensor)
+    weights = {name: given[name] if name in given and given[name].shape == tensor.shape else tensor
+               for name, tensor in fresh.items()}
+    kept = sorted({name.rpartition(".")[0] for name in fresh if weights[name] is fresh[name]})
+    if kept:
+        log.info("not in %s, or of another size, and so started anew: %s", path, ", ".join(kept))
+    return weights
