@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from sdpn_k2.kaldi.backend.plda import Plda, write_plda
-from sdpn_k2.kaldi.formats.tables import TableWriter, read_table, write_object
 from sdpn_k2.kaldi.features.wave import Wave
+from sdpn_k2.kaldi.formats.tables import TableWriter, read_table, write_object
 
 BIN = Path(__file__).resolve().parents[1] / "utils" / "kaldi-bin"
 RATE = 16000

@@ -55,7 +55,7 @@ def scoring(cohorts):
     vectors = rng.standard_normal((UTTERANCES, DIM), dtype=np.float32)
     vectors += rng.standard_normal((SPEAKERS, DIM), dtype=np.float32)[speaker]
     embeddings = Embeddings(ids, vectors)
-    pairs = rng.permutation(np.unique(rng.integers(0, UTTERANCES ** 2, TRIALS + 1000)))[:TRIALS]
+    pairs = rng.permutation(np.unique(rng.integers(0, UTTERANCES**2, TRIALS + 1000)))[:TRIALS]
     enroll, test = (side.astype(np.int32) for side in np.divmod(pairs, UTTERANCES))
     # Every second trial is a target: another utterance of the same speaker.
     test[::2] = (enroll[::2] + SPEAKERS * rng.integers(1, UTTERANCES // SPEAKERS, len(test[::2]))) % UTTERANCES
@@ -64,8 +64,13 @@ def scoring(cohorts):
     peer("a Python loop with NumPy", numpy_cosine, embeddings, trials)
     try:
         from sklearn.metrics.pairwise import cosine_similarity
-        peer("a Python loop with scikit-learn, as in WeSpeaker", lambda x, y: cosine_similarity(x[None], y[None])[0][0],
-             embeddings, trials)
+
+        peer(
+            "a Python loop with scikit-learn, as in WeSpeaker",
+            lambda x, y: cosine_similarity(x[None], y[None])[0][0],
+            embeddings,
+            trials,
+        )
     except ImportError:
         print("peer: scikit-learn is not installed")
     scores = timed("cosine", lambda: score_trials(embeddings, embeddings, trials), 1.3)
@@ -75,34 +80,47 @@ def scoring(cohorts):
     def centred_scores():
         centred = subtract_mean(embeddings, mean)
         return score_trials(centred, centred, trials)
+
     timed("cosine, mean subtracted", centred_scores)
     for size in cohorts:
         cohort = Embeddings([str(i) for i in range(size)], rng.standard_normal((size, DIM), dtype=np.float32))
-        timed(f"as-norm, top 300 of {size}",
-              lambda: normalized_scores(embeddings, embeddings, trials, cohort, "as-norm", 300),
-              {3000: 5, 20000: 30}.get(size))
+        timed(
+            f"as-norm, top 300 of {size}",
+            lambda: normalized_scores(embeddings, embeddings, trials, cohort, "as-norm", 300),
+            {3000: 5, 20000: 30}.get(size),
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         path, list_path = Path(folder) / "scores", Path(folder) / "trials"
         timed("write the scores", lambda: write_scores(path, Scores(trials, scores)))
-        list_path.write_text("".join(f"{ids[e]} {ids[t]} {'target' if label else 'nontarget'}\n"
-                                     for e, t, label in zip(enroll, test, trials.is_target)))
+        list_path.write_text(
+            "".join(
+                f"{ids[e]} {ids[t]} {'target' if label else 'nontarget'}\n"
+                for e, t, label in zip(enroll, test, trials.is_target)
+            )
+        )
         read = timed("read the trials", lambda: read_trials(list_path))
         again = timed("read the scores", lambda: read_scores(path))
         values = timed("join them", lambda: match_scores(again, read))
     everything(values, read.is_target)
-    timed("95 % intervals over speakers, 1000 draws",
-          lambda: bootstrap_intervals(scores, trials.is_target, TrialSpeakers(speaker[enroll], speaker[test])))
+    timed(
+        "95 % intervals over speakers, 1000 draws",
+        lambda: bootstrap_intervals(scores, trials.is_target, TrialSpeakers(speaker[enroll], speaker[test])),
+    )
 
 
 def everything(scores, is_target):
     """EER by three rules, costs at two priors, Cllr and minCllr, from one sort."""
+
     def all_metrics():
         rates = metrics.ErrorRates.from_scores(scores, is_target)
-        return ([metrics.eer(rates, rule).value for rule in metrics.EER_RULES]
-                + [dcf(rates, p).value for dcf in (metrics.min_dcf, metrics.actual_dcf) for p in (0.01, 0.05)]
-                + [metrics.cllr(rates), metrics.min_cllr(rates)])
-    timed(f"all metrics of {len(scores)} scores", all_metrics, 60 if len(scores) >= 10 ** 8 else None)
+        return (
+            [metrics.eer(rates, rule).value for rule in metrics.EER_RULES]
+            + [dcf(rates, p).value for dcf in (metrics.min_dcf, metrics.actual_dcf) for p in (0.01, 0.05)]
+            + [metrics.cllr(rates), metrics.min_cllr(rates)]
+        )
+
+    timed(f"all metrics of {len(scores)} scores", all_metrics, 60 if len(scores) >= 10**8 else None)
 
 
 def many_scores(n):
@@ -122,7 +140,7 @@ def peak_gigabytes():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cohorts", type=int, nargs="*", default=[3000, 20000])
-    parser.add_argument("--scores", type=int, default=10 ** 8, help="0 leaves that part out")
+    parser.add_argument("--scores", type=int, default=10**8, help="0 leaves that part out")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, NumPy {np.__version__}")
     if arguments.scores:

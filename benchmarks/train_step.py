@@ -22,13 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdpn_k2.config import Config, load_config
 from sdpn_k2.data.multi_crop import MultiCropBatch
+from sdpn_k2.methods.sdpn import SDPN
+from sdpn_k2.models.ecapa_tdnn import AttentiveStatisticsPooling, Conv
+from sdpn_k2.signal.augment import Augment, NoiseBank, RirBank
 from sdpn_k2.training.gradient_cache import loss_and_gradients
 from sdpn_k2.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sdpn_k2.training.precision import autocast
 from sdpn_k2.training.views import Views
-from sdpn_k2.methods.sdpn import SDPN
-from sdpn_k2.models.ecapa_tdnn import AttentiveStatisticsPooling, Conv
-from sdpn_k2.signal.augment import Augment, NoiseBank, RirBank
 
 
 class UsualConv(Conv):
@@ -39,7 +39,9 @@ class UsualConv(Conv):
 class UsualPooling(AttentiveStatisticsPooling):
     def forward(self, x):
         mean, std = x.mean(2, keepdim=True), x.var(2, unbiased=False, keepdim=True).clamp_min(1e-12).sqrt()
-        weights = torch.softmax(self.conv(torch.tanh(self.tdnn(torch.cat([x, mean.expand_as(x), std.expand_as(x)], 1)))), 2)
+        weights = torch.softmax(
+            self.conv(torch.tanh(self.tdnn(torch.cat([x, mean.expand_as(x), std.expand_as(x)], 1)))), 2
+        )
         mean = (weights * x).sum(2)
         return torch.cat([mean, (weights * (x - mean.unsqueeze(2)) ** 2).sum(2).clamp_min(1e-12).sqrt()], 1)
 
@@ -89,8 +91,13 @@ class Stepper:
     def __call__(self):
         global_view, local_views = self.inputs()
         self.optimizer.zero_grad(set_to_none=True)
-        loss_and_gradients(self.model, global_view, local_views, autocast(self.precision, self.device),
-                           self.config.train.micro_batch_size)
+        loss_and_gradients(
+            self.model,
+            global_view,
+            local_views,
+            autocast(self.precision, self.device),
+            self.config.train.micro_batch_size,
+        )
         clip_gradients(self.model.student, self.config.train.clip_norm)
         self.optimizer.step()
         self.model.update_teacher(0.99)
@@ -137,11 +144,15 @@ def main():
             torch.cuda.reset_peak_memory_stats(device)
         taken = seconds(stepper, device, arguments.steps)
         memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:8.1f} GB" if device.type == "cuda" else ""
-        print(f"{label:<42} {taken:8.3f} s {size / taken:8.0f} utt/s {flops / taken / 1e12:8.2f} TFLOP/s {memory} {remark}",
-              flush=True)
+        print(
+            f"{label:<42} {taken:8.3f} s {size / taken:8.0f} utt/s {flops / taken / 1e12:8.2f} TFLOP/s {memory} {remark}",
+            flush=True,
+        )
         return taken
 
-    fresh = lambda precision, form=copy.deepcopy: Stepper(config, form(model).to(device), views, batch, device, precision)
+    fresh = lambda precision, form=copy.deepcopy: Stepper(
+        config, form(model).to(device), views, batch, device, precision
+    )
     peer = report("peer: usual encoder, float32", fresh("float32", make_usual))
     ours = [report("float32", plain), report("bfloat16", fresh("bfloat16"))]
     if not arguments.no_compile:

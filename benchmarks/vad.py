@@ -24,8 +24,8 @@ import numpy as np
 import soundfile
 import torch
 
-from sdpn_k2.kaldi.features.fbank_mfcc import MfccOptions, mfcc
 from sdpn_k2.kaldi.features.energy_vad import energy_vad
+from sdpn_k2.kaldi.features.fbank_mfcc import MfccOptions, mfcc
 from sdpn_k2.signal.decoders import find_decoder
 from sdpn_k2.signal.segmentation import Topology, log_energy, segment
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Join scores with the labels of their trials for compute-eer: '<score> <target|nontarget>' a line, as Kaldi's script.
 
-    compute-eer <(local/prepare_for_eer.py data/test/trials exp/scores)
+compute-eer <(local/prepare_for_eer.py data/test/trials exp/scores)
 """
 
 import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
-from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi.backend.trials import labelled_scores  # noqa: E402
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.backend.trials import labelled_scores
 
 
 def main() -> None:

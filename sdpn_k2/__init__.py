@@ -1,7 +1,7 @@
 """Self-supervised speaker embeddings (SDPN) for Kaldi, lhotse and k2 users.
 
-    model = sdpn_k2.load("exp/demo")
-    embedding = model.embed("speech.wav")
+model = sdpn_k2.load("exp/demo")
+embedding = model.embed("speech.wav")
 """
 
 __version__ = "0.1.0"

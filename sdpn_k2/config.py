@@ -232,7 +232,11 @@ def _nearest(name: str, prefix: str) -> str:
     full = difflib.get_close_matches(prefix + name, keys, n=1)
     if by_leaf:
         full = [key for key in keys if key.rsplit(".", 1)[-1] == by_leaf[0]]
-    return f"; did you mean {full[0]}?" if full else f"; valid sections: {', '.join(f.name for f in dataclasses.fields(Config))}"
+    return (
+        f"; did you mean {full[0]}?"
+        if full
+        else f"; valid sections: {', '.join(f.name for f in dataclasses.fields(Config))}"
+    )
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
@@ -273,67 +277,105 @@ def _check(config: Config) -> None:
             # Products of such numbers are finite in float32.
             require(value <= 1e9 or isinstance(value, int), f"{key} is {value:g}; it should be at most 1e9")
             require(value >= 0 or key == "features.high_freq", f"{key} is {value}; it cannot be negative")
-    for key in ("crops.num_global", "crops.num_local", "train.batch_size", "train.log_every", "train.checkpoint_every",
-                "train.keep_checkpoints", "objective.sinkhorn_iterations", "augment.rotate_steps", "dino.num_outputs",
-                *(f"model.{size.name}" for size in dataclasses.fields(model))):
+    for key in (
+        "crops.num_global",
+        "crops.num_local",
+        "train.batch_size",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "objective.sinkhorn_iterations",
+        "augment.rotate_steps",
+        "dino.num_outputs",
+        *(f"model.{size.name}" for size in dataclasses.fields(model)),
+    ):
         section, name = key.split(".")
         require(getattr(getattr(config, section), name) >= 1, f"{key} should be at least 1")
     require(crops.num_global == 1, f"crops.num_global is {crops.num_global}; SDPN's teacher sees exactly 1 global crop")
     for name in ("global_seconds", "local_seconds"):
         require(getattr(crops, name) >= 0.2, f"crops.{name} should be at least 0.2 s")
-    require(model.channels % model.res2net_scale == 0,
-            f"model.channels ({model.channels}) should be a multiple of model.res2net_scale ({model.res2net_scale})")
+    require(
+        model.channels % model.res2net_scale == 0,
+        f"model.channels ({model.channels}) should be a multiple of model.res2net_scale ({model.res2net_scale})",
+    )
     require(objective.num_prototypes >= 2, "objective.num_prototypes should be at least 2")
-    require(objective.temperature > 0 and objective.sharpening > 0,
-            "objective.temperature and objective.sharpening should be positive")
+    require(
+        objective.temperature > 0 and objective.sharpening > 0,
+        "objective.temperature and objective.sharpening should be positive",
+    )
     features = config.features
     require(features.kind in ("fbank", "melspec"), f"features.kind is {features.kind}; choose fbank or melspec")
-    require(features.kind == "melspec" or features.scale == 32768,
-            f"features.scale is {features.scale:g}; Kaldi's fbank wants 32768, other scales are for features.kind=melspec")
+    require(
+        features.kind == "melspec" or features.scale == 32768,
+        f"features.scale is {features.scale:g}; Kaldi's fbank wants 32768, other scales are for features.kind=melspec",
+    )
     require(features.scale > 0, "features.scale should be positive")
     require(features.num_mel_bins >= 1, "features.num_mel_bins should be at least 1")
     for name, least in (("frame_length_ms", 2), ("frame_shift_ms", 1)):
-        require(round(features.sample_rate * getattr(features, name) / 1000) >= least,
-                f"features.{name} is {getattr(features, name):g}; at {features.sample_rate} Hz that is less than "
-                f"{least} sample{'s' * (least > 1)}")
+        require(
+            round(features.sample_rate * getattr(features, name) / 1000) >= least,
+            f"features.{name} is {getattr(features, name):g}; at {features.sample_rate} Hz that is less than "
+            f"{least} sample{'s' * (least > 1)}",
+        )
     nyquist = features.sample_rate / 2
     high = features.high_freq if features.high_freq > 0 else nyquist + features.high_freq
-    require(features.low_freq < high <= nyquist,
-            f"features.low_freq ({features.low_freq:g}) and features.high_freq ({features.high_freq:g}) should be in "
-            f"order and inside 0..{nyquist:g} Hz")
+    require(
+        features.low_freq < high <= nyquist,
+        f"features.low_freq ({features.low_freq:g}) and features.high_freq ({features.high_freq:g}) should be in "
+        f"order and inside 0..{nyquist:g} Hz",
+    )
     require(config.method in ("sdpn", "dino"), f"method is {config.method}; choose sdpn or dino")
     require(config.input in ("waveform", "fbank"), f"input is {config.input}; choose waveform or fbank")
     require(config.input == "waveform" or features.kind == "fbank", "features.kind: melspec needs input: waveform")
-    require(config.input == "waveform" or not config.augment.speed_factors,
-            "augment.speed_factors needs input: waveform")
-    require(all(0.5 <= factor <= 2 for factor in config.augment.speed_factors),
-            "augment.speed_factors should lie in 0.5..2")
-    require(objective.dim_reg in ("koleo", "off_diagonal", "frobenius"),
-            f"objective.dim_reg is {objective.dim_reg}; choose koleo, off_diagonal or frobenius")
-    require(config.dino.student_temperature > 0 and config.dino.teacher_temperature > 0,
-            "dino.student_temperature and dino.teacher_temperature should be positive")
+    require(
+        config.input == "waveform" or not config.augment.speed_factors, "augment.speed_factors needs input: waveform"
+    )
+    require(
+        all(0.5 <= factor <= 2 for factor in config.augment.speed_factors), "augment.speed_factors should lie in 0.5..2"
+    )
+    require(
+        objective.dim_reg in ("koleo", "off_diagonal", "frobenius"),
+        f"objective.dim_reg is {objective.dim_reg}; choose koleo, off_diagonal or frobenius",
+    )
+    require(
+        config.dino.student_temperature > 0 and config.dino.teacher_temperature > 0,
+        "dino.student_temperature and dino.teacher_temperature should be positive",
+    )
     if train.micro_batch_size is not None:
         require(train.micro_batch_size >= 2, "train.micro_batch_size should be at least 2")
-        require(train.batch_size % train.micro_batch_size == 0,
-                f"train.micro_batch_size ({train.micro_batch_size}) does not divide train.batch_size ({train.batch_size})")
+        require(
+            train.batch_size % train.micro_batch_size == 0,
+            f"train.micro_batch_size ({train.micro_batch_size}) does not divide train.batch_size ({train.batch_size})",
+        )
     require(train.batch_size >= 2, "train.batch_size should be at least 2: batch normalisation needs two utterances")
-    require(train.precision in ("auto", "float32", "bfloat16"),
-            f"train.precision is {train.precision}; choose auto, float32 or bfloat16")
+    require(
+        train.precision in ("auto", "float32", "bfloat16"),
+        f"train.precision is {train.precision}; choose auto, float32 or bfloat16",
+    )
     require(train.compile in ("auto", "on", "off"), f"train.compile is {train.compile}; choose auto, on or off")
     require(train.steps is None or train.steps >= 1, "train.steps should be at least 1")
     require(train.clip_norm > 0, "train.clip_norm should be positive")
     require(train.warmup < 1, f"train.warmup is {train.warmup}; it is a fraction of the run, below 1")
     require(all(0 <= momentum <= 1 for momentum in train.ema_momentum), "train.ema_momentum should lie in 0..1")
     augment = config.augment
-    for key, value in (("augment.single_reverb_prob", augment.single_reverb_prob), ("train.momentum", train.momentum),
-                       ("augment.mask_prob", augment.mask_prob), ("dino.centre_momentum", config.dino.centre_momentum)):
+    for key, value in (
+        ("augment.single_reverb_prob", augment.single_reverb_prob),
+        ("train.momentum", train.momentum),
+        ("augment.mask_prob", augment.mask_prob),
+        ("dino.centre_momentum", config.dino.centre_momentum),
+    ):
         require(value <= 1, f"{key} is {value:g}; it should lie in 0..1")
     for name in ("noise_snr", "babble_snr", "music_snr", "babble_speakers"):
         low, high = getattr(augment, name)
-        require(-math.inf < low <= high < math.inf,
-                f"augment.{name} is [{low:g}, {high:g}]; it should be finite, the lower end first")
+        require(
+            -math.inf < low <= high < math.inf,
+            f"augment.{name} is [{low:g}, {high:g}]; it should be finite, the lower end first",
+        )
     require(augment.babble_speakers[0] >= 1, "augment.babble_speakers should be at least 1")
-    require(augment.bank_gb > 0 and augment.rir_seconds > 0,
-            "augment.bank_gb and augment.rir_seconds should be positive")
-    require(augment.clean_prob + augment.single_prob <= 1,
-            "augment.clean_prob and augment.single_prob should sum to at most 1")
+    require(
+        augment.bank_gb > 0 and augment.rir_seconds > 0, "augment.bank_gb and augment.rir_seconds should be positive"
+    )
+    require(
+        augment.clean_prob + augment.single_prob <= 1,
+        "augment.clean_prob and augment.single_prob should sum to at most 1",
+    )

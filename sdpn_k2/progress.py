@@ -40,5 +40,9 @@ def log_to(path: Optional[Path] = None) -> None:
     """Send the package's log to stderr, and to ``path`` as well."""
     handlers = [logging.StreamHandler()] + ([logging.FileHandler(path, encoding="utf-8")] if path else [])
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%F %T", handlers=handlers, force=True
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%F %T",
+        handlers=handlers,
+        force=True,
     )

@@ -15,9 +15,9 @@ from typing import NoReturn
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
-from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi.backend.eer import kaldi_min_dcf  # noqa: E402
-from sdpn_k2.kaldi.backend.trials import labelled_scores, parse_scores  # noqa: E402
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.backend.eer import kaldi_min_dcf
+from sdpn_k2.kaldi.backend.trials import labelled_scores, parse_scores
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -29,7 +29,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main() -> None:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--p-target", type=float, default=0.01, help="prior probability of the target speaker in a trial")
+    parser.add_argument(
+        "--p-target", type=float, default=0.01, help="prior probability of the target speaker in a trial"
+    )
     parser.add_argument("--c-miss", type=float, default=1.0, help="cost of a missed detection")
     parser.add_argument("--c-fa", type=float, default=1.0, help="cost of a false alarm")
     parser.add_argument("scores_filename")
@@ -46,11 +48,15 @@ def main() -> None:
         scores.append(parse_scores(args.scores_filename, line, words))
         is_target.append(np.array([label == b"target" for label in labels]))
         line += len(words)
-    min_dcf, threshold = kaldi_min_dcf(np.concatenate(scores), np.concatenate(is_target), args.p_target, args.c_miss,
-                                       args.c_fa)
+    min_dcf, threshold = kaldi_min_dcf(
+        np.concatenate(scores), np.concatenate(is_target), args.p_target, args.c_miss, args.c_fa
+    )
     print(f"{min_dcf:.4f}")
-    print(f"minDCF is {min_dcf:.4f} at threshold {threshold:.4f} (p-target={args.p_target:g}, c-miss={args.c_miss:g}, "
-          f"c-fa={args.c_fa:g})", file=sys.stderr)
+    print(
+        f"minDCF is {min_dcf:.4f} at threshold {threshold:.4f} (p-target={args.p_target:g}, c-miss={args.c_miss:g}, "
+        f"c-fa={args.c_fa:g})",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -20,16 +20,30 @@ from lhotse import Recording
 from sdpn_k2.cli import cli
 from sdpn_k2.config import config_differences, load_config
 from sdpn_k2.data.cuts import write_manifest
-from sdpn_k2.experiments.ablation import grid, jobs
 from sdpn_k2.errors import InputError
+from sdpn_k2.experiments.ablation import grid, jobs
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
 SMALL = RECIPE / "conf" / "sdpn_small.yaml"
-TINY = ["model.channels=16", "model.attention_channels=4", "model.se_channels=4", "model.embedding_dim=8",
-        "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5", "dino.num_outputs=16",
-        "crops.global_seconds=1", "crops.local_seconds=0.5", "crops.min_seconds=0.4", "train.batch_size=6",
-        "train.steps=3", "train.workers=0", "train.ema_momentum=[0.2,0.2]", "train.log_every=1",
-        "train.precision=float32"]
+TINY = [
+    "model.channels=16",
+    "model.attention_channels=4",
+    "model.se_channels=4",
+    "model.embedding_dim=8",
+    "model.mlp_hidden_dim=16",
+    "model.projection_dim=6",
+    "objective.num_prototypes=5",
+    "dino.num_outputs=16",
+    "crops.global_seconds=1",
+    "crops.local_seconds=0.5",
+    "crops.min_seconds=0.4",
+    "train.batch_size=6",
+    "train.steps=3",
+    "train.workers=0",
+    "train.ema_momentum=[0.2,0.2]",
+    "train.log_every=1",
+    "train.precision=float32",
+]
 ONLY = ["--only", "sdpn", "--only", "dino", "--only", "no-dr"]
 OPTIONS = [word for setting in TINY for word in ("--set", setting)] + ONLY
 
@@ -64,8 +78,14 @@ def test_the_grid_is_what_the_paper_asks():
         "frobenius": {"objective.dim_reg": "frobenius"},
     }
     same = [(row.question, row.label) for row in rows if row.run == "sdpn"]
-    assert same == [("Method", "SDPN"), ("Parts of SDPN", "all of it"), ("Prototypes", "K = 128"), ("Local crops", "4"),
-                    ("Augmentation", "with"), ("L_DR", "KoLeo")]
+    assert same == [
+        ("Method", "SDPN"),
+        ("Parts of SDPN", "all of it"),
+        ("Prototypes", "K = 128"),
+        ("Local crops", "4"),
+        ("Augmentation", "with"),
+        ("L_DR", "KoLeo"),
+    ]
 
 
 def test_the_published_configuration_is_a_base_as_well():
@@ -100,8 +120,11 @@ def data(tmp_path_factory) -> Path:
         paths = sorted((folder / name).glob("*.wav"))
         (folder / name / "wav.scp").write_text("".join(f"{path.stem} {path}\n" for path in paths))
         (folder / name / "utt2spk").write_text("".join(f"{path.stem} {path.stem[:2]}\n" for path in paths))
-    (folder / "test" / "trials").write_text("".join(
-        f"{a.stem} {b.stem} {'non' * (a.stem[:2] != b.stem[:2])}target\n" for a in paths for b in paths if a < b))
+    (folder / "test" / "trials").write_text(
+        "".join(
+            f"{a.stem} {b.stem} {'non' * (a.stem[:2] != b.stem[:2])}target\n" for a in paths for b in paths if a < b
+        )
+    )
     (folder / "manifests").mkdir()
     cuts = [Recording.from_file(path).to_cut() for path in sorted((folder / "train").glob("*.wav"))]
     write_manifest(cuts, folder / "manifests" / "selected_cuts_train.jsonl.gz")
@@ -114,9 +137,27 @@ def ablated(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("ablation") / "out"
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
     done = subprocess.run(
-        ["bash", "local/run_ablation.sh", "--nj", "2", "--seeds", "2", "--device", "cpu", "--only", "sdpn dino no-dr",
-         "--config-set", " ".join(TINY), str(data), str(out)],
-        cwd=RECIPE, capture_output=True, text=True, env=environment)
+        [
+            "bash",
+            "local/run_ablation.sh",
+            "--nj",
+            "2",
+            "--seeds",
+            "2",
+            "--device",
+            "cpu",
+            "--only",
+            "sdpn dino no-dr",
+            "--config-set",
+            " ".join(TINY),
+            str(data),
+            str(out),
+        ],
+        cwd=RECIPE,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     logs = "".join(path.read_text() for path in sorted(out.glob("log/*.log")))
     assert done.returncode == 0, done.stderr + logs
     return out, done.stdout + done.stderr
@@ -216,12 +257,14 @@ def test_the_page_is_drawn_and_sorted_in_a_browser(ablated, tmp_path):
     page = ablated[0] / "ablation.html"
     with Browser(tmp_path) as browser:
         browser.open(page)
-        width, height = browser.evaluate("(({width, height}) => [width, height])"
-                                         "(document.querySelector('figure svg').getBoundingClientRect())")
+        width, height = browser.evaluate(
+            "(({width, height}) => [width, height])(document.querySelector('figure svg').getBoundingClientRect())"
+        )
         assert width > 400 and height > 200
         browser.click("#table2 th:nth-child(2) button")
-        answers = browser.evaluate("[...document.querySelectorAll('#table2 tbody tr')]"
-                                   ".map(row => row.cells[1].innerText)")
+        answers = browser.evaluate(
+            "[...document.querySelectorAll('#table2 tbody tr')].map(row => row.cells[1].innerText)"
+        )
         assert answers == ["4", "all of it", "DINO", "KoLeo", "SDPN", "with", "without L_DR"]
         assert browser.console == [] and set(browser.requests) == {page.resolve().as_uri()}
 
@@ -231,8 +274,24 @@ def test_what_is_done_is_skipped_and_what_is_missing_is_said(ablated, data, tmp_
     copy = tmp_path / "out"
     shutil.copytree(out, copy, symlinks=True)
     before = (copy / "sdpn" / "seed0" / "results.json").stat().st_mtime_ns
-    done = CliRunner().invoke(cli, ["ablate", "run", "--job", "1", "--device", "cpu", "--seeds", "1",
-                                    "--config", str(SMALL), *OPTIONS, str(data), str(copy)])
+    done = CliRunner().invoke(
+        cli,
+        [
+            "ablate",
+            "run",
+            "--job",
+            "1",
+            "--device",
+            "cpu",
+            "--seeds",
+            "1",
+            "--config",
+            str(SMALL),
+            *OPTIONS,
+            str(data),
+            str(copy),
+        ],
+    )
     assert done.exit_code == 0 and f"{copy / 'sdpn' / 'seed0'}: was done already" in done.output
     assert (copy / "sdpn" / "seed0" / "results.json").stat().st_mtime_ns == before
     shutil.rmtree(copy / "dino" / "seed1")
@@ -245,16 +304,18 @@ def test_what_is_done_is_skipped_and_what_is_missing_is_said(ablated, data, tmp_
 
 def test_results_of_another_configuration_are_not_taken(ablated, data):
     out, _ = ablated
-    done = CliRunner().invoke(cli, ["ablate", "run", "--job", "1", "--device", "cpu", *OPTIONS,
-                                    "--set", "train.steps=4", str(data), str(out)])
+    done = CliRunner().invoke(
+        cli, ["ablate", "run", "--job", "1", "--device", "cpu", *OPTIONS, "--set", "train.steps=4", str(data), str(out)]
+    )
     assert isinstance(done.exception, InputError) and "results of another configuration" in str(done.exception)
 
 
 def test_bad_requests(data, tmp_path):
     for arguments, message in (
-            (["run", "--job", "7", "--seeds", "1", *ONLY, str(data), str(tmp_path / "o")], "--job 7: there are 3 jobs"),
-            (["run", "--job", "1", str(tmp_path), str(tmp_path / "o")], "prepare the data with stages 0 to 2"),
-            (["table", *ONLY, str(data), str(tmp_path / "o")], "no run has results yet")):
+        (["run", "--job", "7", "--seeds", "1", *ONLY, str(data), str(tmp_path / "o")], "--job 7: there are 3 jobs"),
+        (["run", "--job", "1", str(tmp_path), str(tmp_path / "o")], "prepare the data with stages 0 to 2"),
+        (["table", *ONLY, str(data), str(tmp_path / "o")], "no run has results yet"),
+    ):
         done = CliRunner().invoke(cli, ["ablate", *arguments])
         assert done.exit_code != 0 and message in done.output + str(done.exception)
     assert not (tmp_path / "o").exists()

@@ -18,15 +18,22 @@ import torch
 import sdpn_k2
 from sdpn_k2.cli import main
 from sdpn_k2.config import load_config
-from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
+from sdpn_k2.errors import InputError
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.inference.verification import verify
-from sdpn_k2.errors import InputError
 from sdpn_k2.methods.sdpn import SDPN
+from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
 from sdpn_k2.scoring.calibration import Calibration, write_calibration
 
-TINY = ["model.channels=16", "model.attention_channels=4", "model.se_channels=4", "model.embedding_dim=8",
-        "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5"]
+TINY = [
+    "model.channels=16",
+    "model.attention_channels=4",
+    "model.se_channels=4",
+    "model.embedding_dim=8",
+    "model.mlp_hidden_dim=16",
+    "model.projection_dim=6",
+    "objective.num_prototypes=5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +51,12 @@ def audio(tmp_path_factory) -> Path:
     """a.wav, b.wav: 16 kHz; c.flac: 8 kHz, two channels; short.wav: too short."""
     folder = tmp_path_factory.mktemp("audio")
     rng = np.random.default_rng(0)
-    for name, rate, shape in (("a.wav", 16000, 12000), ("b.wav", 16000, 9000), ("c.flac", 8000, (8000, 2)),
-                              ("short.wav", 16000, 500)):
+    for name, rate, shape in (
+        ("a.wav", 16000, 12000),
+        ("b.wav", 16000, 9000),
+        ("c.flac", 8000, (8000, 2)),
+        ("short.wav", 16000, 500),
+    ):
         soundfile.write(folder / name, 0.1 * rng.standard_normal(shape), rate, subtype="PCM_16")
     return folder
 
@@ -87,8 +98,17 @@ def test_an_embedding_is_the_encoders_output(exp, audio, model):
     expected = Extractor.load(exp / "final.pt").embed(samples)
     assert (model.sample_rate, model.dim, expected.shape) == (rate, 8, (8,))
     int16 = soundfile.read(audio / "a.wav", dtype="int16")[0]
-    for given in (audio / "a.wav", str(audio / "a.wav"), samples, samples.astype(np.float64), samples[None],
-                  torch.from_numpy(samples), torch.from_numpy(samples)[None], int16, torch.from_numpy(int16)):
+    for given in (
+        audio / "a.wav",
+        str(audio / "a.wav"),
+        samples,
+        samples.astype(np.float64),
+        samples[None],
+        torch.from_numpy(samples),
+        torch.from_numpy(samples)[None],
+        int16,
+        torch.from_numpy(int16),
+    ):
         embedding = model.embed(given)
         assert embedding.dtype == np.float32
         np.testing.assert_allclose(embedding, expected, rtol=1e-5, atol=1e-6)
@@ -105,15 +125,18 @@ def test_impossible_rates_are_refused(model, rate):
         model.embed(np.ones(16000), rate=rate)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"device": "foo"}, "device foo: torch cannot use it"),
-    ({"device": "cuda:99"}, "device cuda:99: torch cannot use it"),
-    ({"max_duration": 0}, "max_duration is 0 s, must be 0.1 s or more"),
-    ({"max_duration": -1}, "max_duration is -1 s"),
-    ({"max_duration": 0.05}, "max_duration is 0.05 s"),
-    ({"max_duration": float("nan")}, "max_duration is nan s"),
-    ({"max_duration": float("inf")}, "max_duration is inf s"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"device": "foo"}, "device foo: torch cannot use it"),
+        ({"device": "cuda:99"}, "device cuda:99: torch cannot use it"),
+        ({"max_duration": 0}, "max_duration is 0 s, must be 0.1 s or more"),
+        ({"max_duration": -1}, "max_duration is -1 s"),
+        ({"max_duration": 0.05}, "max_duration is 0.05 s"),
+        ({"max_duration": float("nan")}, "max_duration is nan s"),
+        ({"max_duration": float("inf")}, "max_duration is inf s"),
+    ],
+)
 def test_impossible_options_of_load_are_refused(exp, options, message):
     with pytest.raises(InputError, match=message):
         sdpn_k2.load(exp, **options)
@@ -128,18 +151,22 @@ def test_the_shortest_chunks_can_be_embedded(exp, frames):
 def test_other_rates_are_resampled_and_channels_chosen(audio, model):
     samples, rate = soundfile.read(audio / "c.flac", dtype="float32")
     for channel in (0, 1):
-        np.testing.assert_allclose(model.embed(audio / "c.flac", channel=channel),
-                                   model.embed(samples[:, channel], rate=rate), atol=2e-3)
+        np.testing.assert_allclose(
+            model.embed(audio / "c.flac", channel=channel), model.embed(samples[:, channel], rate=rate), atol=2e-3
+        )
     assert np.abs(model.embed(audio / "c.flac") - model.embed(audio / "c.flac", channel=1)).max() > 0.01
 
 
-@pytest.mark.parametrize("waveform, message", [
-    (np.zeros((2, 16000), np.float32), r"shape \(2, 16000\)"),
-    (np.zeros(16000, np.int64), "int64"),
-    (np.full(16000, np.nan), "NaN"),
-    (np.zeros(500), "the waveform: 500 samples are too short"),
-    ("nowhere.wav", "nowhere.wav: no such file"),
-])
+@pytest.mark.parametrize(
+    "waveform, message",
+    [
+        (np.zeros((2, 16000), np.float32), r"shape \(2, 16000\)"),
+        (np.zeros(16000, np.int64), "int64"),
+        (np.full(16000, np.nan), "NaN"),
+        (np.zeros(500), "the waveform: 500 samples are too short"),
+        ("nowhere.wav", "nowhere.wav: no such file"),
+    ],
+)
 def test_unusable_audio_is_refused(model, waveform, message):
     with pytest.raises(InputError, match=message):
         model.embed(waveform)
@@ -163,10 +190,14 @@ def test_embed_writes_every_kind(run, exp, audio, model, tmp_path):
 
 
 def test_embed_reads_and_writes_pipes(exp, audio, model):
-    script = f'sdpn_k2() {{ "{sys.executable}" -m sdpn_k2 "$@"; }}; ' \
-             f'sdpn_k2 embed <(cat a.wav) - "cat a.wav |" < a.wav'
-    done = subprocess.run(["bash", "-c", script], cwd=audio, capture_output=True, check=True,
-                          env=dict(os.environ, SDPN_K2_CHECKPOINT=str(exp)))
+    script = f'sdpn_k2() {{ "{sys.executable}" -m sdpn_k2 "$@"; }}; sdpn_k2 embed <(cat a.wav) - "cat a.wav |" < a.wav'
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=audio,
+        capture_output=True,
+        check=True,
+        env=dict(os.environ, SDPN_K2_CHECKPOINT=str(exp)),
+    )
     table = json.loads(done.stdout)
     assert len(table) == 3 and list(table)[1:] == ["-", "cat a.wav |"]
     for vector in table.values():
@@ -182,16 +213,19 @@ def test_one_bad_file_is_skipped_where_names_tell(run, exp, audio, tmp_path):
     assert done.code == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["a.wav", "a.wav"], "a.wav: given twice"),
-    (["short.wav", "none.wav"], "none of the 2 files could be embedded"),
-    (["-o", "x.txt", "a.wav"], "x.txt: name it .npy, .json or .ark"),
-    (["-o", "ark:-", "cat a.wav |"], "cannot be a key of a Kaldi archive"),
-    (["-o", "/nowhere/x.npy", "a.wav"], "/nowhere/x.npy: cannot write"),
-    (["--channel", "1", "a.wav"], "a.wav: there is no channel 1"),
-    (["--max-duration", "0", "a.wav"], "max_duration is 0 s, must be 0.1 s or more"),
-    (["--device", "foo", "a.wav"], "device foo: torch cannot use it"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["a.wav", "a.wav"], "a.wav: given twice"),
+        (["short.wav", "none.wav"], "none of the 2 files could be embedded"),
+        (["-o", "x.txt", "a.wav"], "x.txt: name it .npy, .json or .ark"),
+        (["-o", "ark:-", "cat a.wav |"], "cannot be a key of a Kaldi archive"),
+        (["-o", "/nowhere/x.npy", "a.wav"], "/nowhere/x.npy: cannot write"),
+        (["--channel", "1", "a.wav"], "a.wav: there is no channel 1"),
+        (["--max-duration", "0", "a.wav"], "max_duration is 0 s, must be 0.1 s or more"),
+        (["--device", "foo", "a.wav"], "device foo: torch cannot use it"),
+    ],
+)
 def test_bad_requests_give_one_line(run, exp, audio, tmp_path, arguments, message):
     for name in ("a.wav", "short.wav"):
         (tmp_path / name).symlink_to(audio / name)
@@ -224,26 +258,43 @@ def test_verify_is_the_cosine_of_the_mean_of_unit_embeddings(audio, model):
 def test_verify_prints_score_and_calibrated_probability(run, exp, audio, model, tmp_path):
     write_calibration(tmp_path / "calibration.json", Calibration([3.0], -1.0, 0.5))
     (tmp_path / "mean.vec").write_text(" [ 0 0 0 0 0 0 0 1 ]\n")
-    arguments = ["verify", "-c", exp, "--mean", tmp_path / "mean.vec", "--calibration", tmp_path / "calibration.json",
-                 "--p-target", "0.1", audio / "a.wav", audio / "b.wav"]
+    arguments = [
+        "verify",
+        "-c",
+        exp,
+        "--mean",
+        tmp_path / "mean.vec",
+        "--calibration",
+        tmp_path / "calibration.json",
+        "--p-target",
+        "0.1",
+        audio / "a.wav",
+        audio / "b.wav",
+    ]
     expected = verify(model, [audio / "a.wav"], audio / "b.wav", np.eye(8)[7]).score
     llr = 3.0 * expected - 1.0
     probability = 1 / (1 + math.exp(-llr) * 9)
     lines = run(*arguments).out.splitlines()
-    assert lines == [f"score        {expected:.4f}", f"llr          {llr:.3f}",
-                     f"probability  {probability:.4f} (prior 0.1)"]
+    assert lines == [
+        f"score        {expected:.4f}",
+        f"llr          {llr:.3f}",
+        f"probability  {probability:.4f} (prior 0.1)",
+    ]
     told = json.loads(run(*arguments, "--json").out)
     assert told == pytest.approx({"score": expected, "llr": llr, "probability": probability, "p_target": 0.1}, abs=1e-6)
 
 
-@pytest.mark.parametrize("arguments, code, message", [
-    (["a.wav"], 2, "Missing argument"),
-    (["-", "-"], 2, "the standard input can be read once"),
-    (["a.wav", "none.wav"], 1, "none.wav: no such file"),
-    (["--p-target", "2", "--calibration", "calibration", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1"),
-    (["--p-target", "7", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1, is 7"),
-    (["--mean", "long.vec", "a.wav", "b.wav"], 1, "have 8 dimensions, the mean has 3"),
-])
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["a.wav"], 2, "Missing argument"),
+        (["-", "-"], 2, "the standard input can be read once"),
+        (["a.wav", "none.wav"], 1, "none.wav: no such file"),
+        (["--p-target", "2", "--calibration", "calibration", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1"),
+        (["--p-target", "7", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1, is 7"),
+        (["--mean", "long.vec", "a.wav", "b.wav"], 1, "have 8 dimensions, the mean has 3"),
+    ],
+)
 def test_verify_refuses_in_one_line(run, exp, audio, tmp_path, arguments, code, message):
     write_calibration(tmp_path / "calibration", Calibration([3.0], -1.0, 0.5))
     (tmp_path / "long.vec").write_text(" [ 1 2 3 ]\n")

@@ -124,7 +124,7 @@ def plain(tmp_path):
         {name: name[:2] for name in names},
         {
             "feats.scp": {name: f"/feats.ark:{index}" for index, name in enumerate(names)},
-            "text": {name: "hello you" for name in names},
+            "text": dict.fromkeys(names, "hello you"),
             "utt2num_frames": dict.fromkeys(names, 100),
             "spk2gender": {"s1": "f", "s2": "m", "s3": "f"},
         },
@@ -463,5 +463,7 @@ def test_bad_subsegments(plain, tmp_path, line, message):
 
 
 def test_only_the_standard_library_is_needed():
-    code = "import sys, sdpn_k2.kaldi.datadir.data_dir_ops, sdpn_k2.kaldi.tools.script; sys.exit('numpy' in sys.modules)"
+    code = (
+        "import sys, sdpn_k2.kaldi.datadir.data_dir_ops, sdpn_k2.kaldi.tools.script; sys.exit('numpy' in sys.modules)"
+    )
     assert subprocess.run([shutil.which("python3"), "-c", code]).returncode == 0

@@ -129,10 +129,16 @@ def test_wav_scp_pointing_nowhere_and_failing_pipes(corpus, tmp_path, caplog):
     assert "train: skipped 2 of 3 audio files" in caplog.messages
 
 
-@pytest.mark.parametrize("segment, reason", [
-    ("2.5 2.8", "'ann-1': it has 0 s from 2.5 s on of recording 'rec0', which lasts 2 s; at least 0.065 s are needed"),
-    ("0.5 0.56", "'ann-1': it has 0.06 s from 0.5 s on"),
-])
+@pytest.mark.parametrize(
+    "segment, reason",
+    [
+        (
+            "2.5 2.8",
+            "'ann-1': it has 0 s from 2.5 s on of recording 'rec0', which lasts 2 s; at least 0.065 s are needed",
+        ),
+        ("0.5 0.56", "'ann-1': it has 0.06 s from 0.5 s on"),
+    ],
+)
 def test_segment_behind_its_recording_or_too_short(corpus, tmp_path, caplog, segment, reason):
     replace(corpus / "train" / "segments", "ann-1 rec0 0 0.8", f"ann-1 rec0 {segment}")
     prepare_kaldi_dirs(corpus / "train", {}, tmp_path / "data")

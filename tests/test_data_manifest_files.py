@@ -12,8 +12,10 @@ from sdpn_k2.cli import cli
 from sdpn_k2.data.cuts import load_manifest, write_manifest
 from sdpn_k2.errors import InputError
 
-RECORDINGS = [Recording(f"r{index}", [AudioSource("file", [0], f"/nowhere/{index}.wav")], 16000, 16000, 1.0)
-              for index in range(400)]
+RECORDINGS = [
+    Recording(f"r{index}", [AudioSource("file", [0], f"/nowhere/{index}.wav")], 16000, 16000, 1.0)
+    for index in range(400)
+]
 SUPERVISIONS = [SupervisionSegment(recording.id, recording.id, 0.0, 1.0, speaker="s") for recording in RECORDINGS]
 CUTS = [MonoCut(recording.id, 0.0, 1.0, 0, recording=recording) for recording in RECORDINGS]
 
@@ -50,10 +52,15 @@ def broken(folder, name):
     return path, f"{name}.jsonl.gz: line 1 is not a lhotse cut, but a {kind}"
 
 
-@pytest.mark.parametrize("name, command", [
-    (name, command) for name in ("half", "flipped", "text", "partial", "word", "recordings", "supervisions")
-    for command in CUT_COMMANDS if "export-feats" not in command or name not in ("half", "partial")  # line 1 has none
-])
+@pytest.mark.parametrize(
+    "name, command",
+    [
+        (name, command)
+        for name in ("half", "flipped", "text", "partial", "word", "recordings", "supervisions")
+        for command in CUT_COMMANDS
+        if "export-feats" not in command or name not in ("half", "partial")  # line 1 has none
+    ],
+)
 def test_commands_on_cuts(name, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, message = broken(tmp_path, name)

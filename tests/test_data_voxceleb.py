@@ -9,12 +9,12 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 from lhotse import RecordingSet, SupervisionSet, validate_recordings_and_supervisions
+from voxceleb_tree import VOX1_DEV, VOX1_TEST, VOX2_TEST, encode, make_voxceleb_tree
 
 from sdpn_k2.cli.prepare import prepare
 from sdpn_k2.data.corpora.voxceleb import prepare_voxceleb
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_map, read_trials, validate
-from voxceleb_tree import VOX1_DEV, VOX1_TEST, VOX2_TEST, encode, make_voxceleb_tree
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg, which is not installed")
 

@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
-
 from tiny_models import write_data, write_model
 
 from sdpn_k2.cli import cli
-from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.errors import InputError
+from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi import tools
-from sdpn_k2.kaldi.datadir.data_dir import read_lists, read_map, write_map
 from sdpn_k2.kaldi.backend.plda import Plda, write_plda
-from sdpn_k2.kaldi.formats.tables import read_object, read_table
-from sdpn_k2.kaldi.datadir.utterances import read_utterances
+from sdpn_k2.kaldi.datadir.data_dir import read_lists, read_map, write_map
 from sdpn_k2.kaldi.datadir.subsegments import Windowing, uniform_windows
+from sdpn_k2.kaldi.datadir.utterances import read_utterances
+from sdpn_k2.kaldi.formats.tables import read_object, read_table
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +62,17 @@ def extract(*arguments):
     return result.output
 
 
-@pytest.mark.parametrize("duration, expected", [
-    (1.0, [(0, 1.0)]),
-    (1.5, [(0, 1.5)]),
-    (2.0, [(0, 1.5), (0.75, 2.0)]),
-    (2.3, [(0, 1.5), (0.75, 2.25), (1.5, 2.3)]),
-    (3.0, [(0, 1.5), (0.75, 2.25), (1.5, 3.0)]),
-    (0.3, [(0, 0.3)]),
-])
+@pytest.mark.parametrize(
+    "duration, expected",
+    [
+        (1.0, [(0, 1.0)]),
+        (1.5, [(0, 1.5)]),
+        (2.0, [(0, 1.5), (0.75, 2.0)]),
+        (2.3, [(0, 1.5), (0.75, 2.25), (1.5, 2.3)]),
+        (3.0, [(0, 1.5), (0.75, 2.25), (1.5, 3.0)]),
+        (0.3, [(0, 0.3)]),
+    ],
+)
 def test_windows_of_a_segment(duration, expected):
     """By hand, from Kaldi's get_uniform_subsegments.py with a window of 1.5 s every 0.75 s and constant duration."""
     np.testing.assert_allclose(list(uniform_windows(duration, Windowing())), expected, atol=1e-9)
@@ -95,8 +97,12 @@ def test_layout_times_and_vectors(model, meeting, tmp_path):
     given = {name: value.split() for name, value in read_map(meeting / "segments").items()}
     for recording in by_recording:
         samples = soundfile.read(meeting / f"{recording}.wav", dtype="float32")[0]
-        expected = [(float(start) + a, float(start) + b) for name, start, end in given.values() if name == recording
-                    for a, b in uniform_windows(float(end) - float(start), Windowing())]
+        expected = [
+            (float(start) + a, float(start) + b)
+            for name, start, end in given.values()
+            if name == recording
+            for a, b in uniform_windows(float(end) - float(start), Windowing())
+        ]
         times = [tuple(map(float, windows[name][1:])) for name in by_recording[recording]]
         np.testing.assert_allclose(times, expected, atol=0.011)
         for name in by_recording[recording][::7]:
@@ -129,23 +135,38 @@ def test_the_way_through_kaldis_clustering(model, meeting, speech, tmp_path, mon
     with open("back/spk2utt.plda", "w") as stream:
         groups = itertools.groupby(sorted(read_map("back/spk").items()), key=lambda item: item[1])
         stream.writelines(f"{speaker} {' '.join(name for name, _ in items)}\n" for speaker, items in groups)
-    feats = ("ark:ivector-subtract-global-mean back/mean.vec scp:{}/xvector.scp ark:- | "
-             "transform-vec back/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |")
+    feats = (
+        "ark:ivector-subtract-global-mean back/mean.vec scp:{}/xvector.scp ark:- | "
+        "transform-vec back/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |"
+    )
     monkeypatch.setenv("PATH", str(Path(__file__).parents[1] / "utils" / "kaldi-bin"), prepend=":")
     run("ivector-compute-plda", "ark:back/spk2utt.plda", feats.format("back"), "back/plda")
 
     extract("--backend", "back", model, meeting, "windows")
     for name in ("plda", "mean.vec", "transform.mat"):
         assert (tmp_path / "windows" / name).read_bytes() == (tmp_path / "back" / name).read_bytes()
-    run("ivector-plda-scoring-dense", "--target-energy=0.5", "windows/plda", "ark:windows/spk2utt",
-        feats.format("windows"), "ark,scp:scores.ark,scores.scp")
+    run(
+        "ivector-plda-scoring-dense",
+        "--target-energy=0.5",
+        "windows/plda",
+        "ark:windows/spk2utt",
+        feats.format("windows"),
+        "ark,scp:scores.ark,scores.scp",
+    )
     spk2utt = read_lists("windows/spk2utt")
     scores = dict(read_table("scp:scores.scp", "matrix"))
     assert {name: matrix.shape for name, matrix in scores.items()} == {
-        name: (len(windows), len(windows)) for name, windows in spk2utt.items()}
-    write_map("reco2num_spk", {name: 3 for name in spk2utt})
-    run("agglomerative-cluster", "--read-costs=false", "--reco2num-spk-rspecifier=ark,t:reco2num_spk", "scp:scores.scp",
-        "ark,t:windows/spk2utt", "ark,t:labels")
+        name: (len(windows), len(windows)) for name, windows in spk2utt.items()
+    }
+    write_map("reco2num_spk", dict.fromkeys(spk2utt, 3))
+    run(
+        "agglomerative-cluster",
+        "--read-costs=false",
+        "--reco2num-spk-rspecifier=ark,t:reco2num_spk",
+        "scp:scores.scp",
+        "ark,t:windows/spk2utt",
+        "ark,t:labels",
+    )
     labels = read_map("labels")
     assert set(labels) == set(read_map("windows/segments"))
     for recording, windows in spk2utt.items():
@@ -207,8 +228,12 @@ def test_bad_segments_and_back_ends(model, meeting, tmp_path):
     shutil.copy(tmp_path / "good" / "transform.mat", tmp_path / "good" / "plda")
     refused("a rec1 1 2\n", "good/plda: .*expected <Plda>", "--backend", tmp_path / "good")
     write_plda(str(tmp_path / "good" / "plda"), Plda(np.zeros(9), np.eye(9), np.ones(9)))
-    refused("a rec1 1 2\n", "plda: for vectors of 9 dimensions, but transform.mat makes them 10", "--backend",
-            tmp_path / "good")
+    refused(
+        "a rec1 1 2\n",
+        "plda: for vectors of 9 dimensions, but transform.mat makes them 10",
+        "--backend",
+        tmp_path / "good",
+    )
     with pytest.raises(InputError, match="good/plda: is there already, and would not go with the mean and whitening"):
         extract(model, meeting, tmp_path / "good")
     with pytest.raises(InputError, match="wav.scp/below: cannot make this folder"):

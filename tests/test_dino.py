@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sdpn_k2.config import load_config
-from sdpn_k2.training.gradient_cache import loss_and_gradients
 from sdpn_k2.methods.dino import DINO
+from sdpn_k2.training.gradient_cache import loss_and_gradients
 
 K = 11
 
@@ -16,9 +16,21 @@ K = 11
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return DINO(load_config(None, [
-        "method=dino", f"dino.num_outputs={K}", "model.channels=16", "model.attention_channels=4", "model.se_channels=4",
-        "model.embedding_dim=8", "model.mlp_hidden_dim=16", "model.projection_dim=6"]))
+    return DINO(
+        load_config(
+            None,
+            [
+                "method=dino",
+                f"dino.num_outputs={K}",
+                "model.channels=16",
+                "model.attention_channels=4",
+                "model.se_channels=4",
+                "model.embedding_dim=8",
+                "model.mlp_hidden_dim=16",
+                "model.projection_dim=6",
+            ],
+        )
+    )
 
 
 def unit(x):

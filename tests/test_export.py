@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-
 from tiny_models import MELSPEC, write_data, write_model
 
 import sdpn_k2.inference.export as export_module
 from sdpn_k2.cli import cli
 from sdpn_k2.config import FeaturesConfig
+from sdpn_k2.errors import InputError
 from sdpn_k2.inference.export import export, load_exported
 from sdpn_k2.inference.extraction import Extractor
-from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
 from sdpn_k2.signal.convolution import ConvolvedFrontEnd
 from sdpn_k2.signal.front_end import front_end
 
 needs_onnx = pytest.mark.skipif(torch.__version__ < (2, 5), reason="ONNX export wants torch 2.5 or later")
+
 
 @pytest.fixture(scope="module")
 def data(shared, tmp_path_factory):
@@ -38,10 +38,15 @@ def models(tmp_path_factory):
     return {"fbank": write_model(folder / "fbank.pt"), "melspec": write_model(folder / "melspec.pt", MELSPEC)}
 
 
-@pytest.mark.parametrize("config", [
-    FeaturesConfig(), MELSPEC, FeaturesConfig(kind="melspec", low_freq=40.0, high_freq=-500.0),
-    FeaturesConfig(sample_rate=8000, num_mel_bins=40, high_freq=3700.0),
-])
+@pytest.mark.parametrize(
+    "config",
+    [
+        FeaturesConfig(),
+        MELSPEC,
+        FeaturesConfig(kind="melspec", low_freq=40.0, high_freq=-500.0),
+        FeaturesConfig(sample_rate=8000, num_mel_bins=40, high_freq=3700.0),
+    ],
+)
 def test_front_ends_as_a_convolution(speech, config):
     waveforms = torch.from_numpy(np.stack([samples[:20000] for samples in speech[:2]]))
     usual, convolved = front_end(config), ConvolvedFrontEnd(front_end(config))
@@ -59,12 +64,17 @@ def test_front_end_as_a_convolution_with_an_offset(speech):
     assert float(difference.abs().mean()) < 1e-3
 
 
-@pytest.mark.parametrize("kind, source, suffix", [
-    ("fbank", "waveform", ".ts"), ("fbank", "fbank", ".ts"), ("melspec", "waveform", ".ts"),
-    pytest.param("fbank", "waveform", ".pt2", marks=needs_onnx),
-    pytest.param("fbank", "waveform", ".onnx", marks=needs_onnx),
-    pytest.param("fbank", "fbank", ".onnx", marks=needs_onnx),
-])
+@pytest.mark.parametrize(
+    "kind, source, suffix",
+    [
+        ("fbank", "waveform", ".ts"),
+        ("fbank", "fbank", ".ts"),
+        ("melspec", "waveform", ".ts"),
+        pytest.param("fbank", "waveform", ".pt2", marks=needs_onnx),
+        pytest.param("fbank", "waveform", ".onnx", marks=needs_onnx),
+        pytest.param("fbank", "fbank", ".onnx", marks=needs_onnx),
+    ],
+)
 def test_exports_equal_pytorch_at_other_lengths(models, data, speech, tmp_path, kind, source, suffix):
     if suffix == ".onnx":
         pytest.importorskip("onnxruntime")
@@ -101,8 +111,9 @@ def test_int8_and_its_cost(models, data, speech, tmp_path):
     output = tmp_path / "small.onnx"
     result = CliRunner().invoke(cli, ["export", "--int8", str(models["melspec"]), str(data), str(output)])
     assert result.exit_code == 0, result.output + str(result.exception)
-    said = re.search(r"int8: (\S+) MB in place of (\S+); EER (\S+) % in place of (\S+) % on (\d+) trials; .* (\S+)\n",
-                     result.output)
+    said = re.search(
+        r"int8: (\S+) MB in place of (\S+); EER (\S+) % in place of (\S+) % on (\d+) trials; .* (\S+)\n", result.output
+    )
     small, large, int8_eer, float_eer, trials, cosine = map(float, said.groups())
     assert small < large and trials == 36 and cosine > 0.99 and 0 <= int8_eer <= 100
     graph = onnx.load(str(output))
@@ -114,8 +125,10 @@ def test_int8_and_its_cost(models, data, speech, tmp_path):
     # The EERs are those of the scores by definition.
     extractor, run = Extractor.load(models["melspec"]), load_exported(output)
     names = [name for name, _ in read_utterances(data, 16000)]
-    for eer, embeddings in ((float_eer, [extractor.embed(samples) for samples in speech]),
-                            (int8_eer, [run(samples[None])[0] for samples in speech])):
+    for eer, embeddings in (
+        (float_eer, [extractor.embed(samples) for samples in speech]),
+        (int8_eer, [run(samples[None])[0] for samples in speech]),
+    ):
         unit = dict(zip(names, (e / np.linalg.norm(e) for e in embeddings)))
         trials = [line.split() for line in (data / "trials").read_text().splitlines()]
         scores = np.array([unit[a] @ unit[b] for a, b, _ in trials])
@@ -124,8 +137,9 @@ def test_int8_and_its_cost(models, data, speech, tmp_path):
         miss = np.array([(scores[target] < t).mean() for t in thresholds])
         false_alarm = np.array([(scores[~target] >= t).mean() for t in thresholds])
         crossing = np.argmax(miss >= false_alarm)
-        low, high = sorted((100 * min(miss[crossing], false_alarm[crossing - 1]),
-                            100 * max(false_alarm[crossing - 1], miss[crossing])))
+        low, high = sorted(
+            (100 * min(miss[crossing], false_alarm[crossing - 1]), 100 * max(false_alarm[crossing - 1], miss[crossing]))
+        )
         assert low - 0.01 <= eer <= high + 0.01
 
 
@@ -138,8 +152,13 @@ def test_what_cannot_be_exported(models, data, tmp_path):
             export(*arguments, **options)
         assert not list(tmp_path.glob("e*"))
 
-    refused("its front end is melspec, so Kaldi's fbank cannot go in", models["melspec"], data, tmp_path / "e.ts",
-            source="fbank")
+    refused(
+        "its front end is melspec, so Kaldi's fbank cannot go in",
+        models["melspec"],
+        data,
+        tmp_path / "e.ts",
+        source="fbank",
+    )
     refused("the suffix says the format: .onnx, .pt2, .ts", models["fbank"], data, tmp_path / "e.tflite")
     refused("int8 is for .onnx", models["fbank"], data, tmp_path / "e.ts", int8=True)
     refused("no such folder", models["fbank"], data, tmp_path / "none" / "e.ts")

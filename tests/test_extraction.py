@@ -5,9 +5,9 @@ import pytest
 import torch
 from tiny_models import write_model
 
+from sdpn_k2.errors import InputError
 from sdpn_k2.inference import extraction
 from sdpn_k2.inference.extraction import Extractor, extract
-from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.formats.tables import TableWriter
 

@@ -11,20 +11,19 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
-
 from three_d_speaker import embed, random_branch
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig, load_config
-from sdpn_k2.models.checkpoint import load_checkpoint
-from sdpn_k2.inference.extraction import Extractor
-from sdpn_k2.training.initialisation import initial_weights
-from sdpn_k2.methods.released_weights import convert_3dspeaker
 from sdpn_k2.errors import InputError
+from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.formats.tables import read_table
 from sdpn_k2.methods.network import Branch
+from sdpn_k2.methods.released_weights import convert_3dspeaker
 from sdpn_k2.methods.sdpn import SDPN
+from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.signal.front_end import front_end
+from sdpn_k2.training.initialisation import initial_weights
 
 SIZES = dict(channels=24, bins=30, scale=4, se=10, attention=6, embedding=14, hidden=20, projection=9)
 READS_NUMPY = hasattr(torch.serialization, "safe_globals")
@@ -61,8 +60,13 @@ def source(rng, **changes):
     sizes = {**SIZES, **changes}
     group = {"lr": np.float64(0.1)} if READS_NUMPY else {}
     optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [group]}
-    return {"student": random_branch(rng, **sizes), "teacher": random_branch(rng, **sizes), "optimizer": optimizer,
-            "epoch": 3, "prototypes": torch.tensor(rng.normal(size=(11, sizes["projection"])), dtype=torch.float32)}
+    return {
+        "student": random_branch(rng, **sizes),
+        "teacher": random_branch(rng, **sizes),
+        "optimizer": optimizer,
+        "epoch": 3,
+        "prototypes": torch.tensor(rng.normal(size=(11, sizes["projection"])), dtype=torch.float32),
+    }
 
 
 def relative(ours, theirs):
@@ -108,9 +112,14 @@ def test_the_reference_of_these_tests_is_right(published, expected, speech):
         assert relative(projection, expected[f"proj/{name}"]) < 1e-5
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"channels": 40, "scale": 5, "bins": 64}, {"scale": 2, "embedding": 31, "hidden": 8},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"channels": 40, "scale": 5, "bins": 64},
+        {"scale": 2, "embedding": 31, "hidden": 8},
+    ],
+)
 def test_other_sizes_and_training_checkpoints(tmp_path, changes):
     rng = np.random.default_rng(0)
     content = source(rng, **changes)
@@ -263,15 +272,18 @@ class Code:
         return os.mkdir, ("executed",)
 
 
-@pytest.mark.parametrize("content, message", [
-    ({"blocks.0.conv.conv.weight": torch.zeros(2, 3, 5)}, "looks like SpeechBrain's ECAPA-TDNN"),
-    ({"layer2.se_res2block.0.conv.weight": torch.zeros(2)}, "looks like WeSpeaker"),
-    ({"state_dict": {"encoder.encoder.0.mconv.0.conv.weight": torch.zeros(2)}}, "looks like NVIDIA NeMo"),
-    ({"xvector.block1.tdnnd1.linear.weight": torch.zeros(2)}, r"looks like 3D-Speaker's CAM\+\+"),
-    ({"teacher": {"module.patch_embed.weight": torch.zeros(2)}}, "vision transformer"),
-    ({"weights": torch.zeros(2)}, "not SDPN or RDINO weights.*it holds: weights"),
-    ([torch.zeros(2)], "it holds: list"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"blocks.0.conv.conv.weight": torch.zeros(2, 3, 5)}, "looks like SpeechBrain's ECAPA-TDNN"),
+        ({"layer2.se_res2block.0.conv.weight": torch.zeros(2)}, "looks like WeSpeaker"),
+        ({"state_dict": {"encoder.encoder.0.mconv.0.conv.weight": torch.zeros(2)}}, "looks like NVIDIA NeMo"),
+        ({"xvector.block1.tdnnd1.linear.weight": torch.zeros(2)}, r"looks like 3D-Speaker's CAM\+\+"),
+        ({"teacher": {"module.patch_embed.weight": torch.zeros(2)}}, "vision transformer"),
+        ({"weights": torch.zeros(2)}, "not SDPN or RDINO weights.*it holds: weights"),
+        ([torch.zeros(2)], "it holds: list"),
+    ],
+)
 def test_checkpoints_of_other_toolkits(tmp_path, content, message):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(InputError, match=message):
@@ -318,9 +330,12 @@ def test_other_archives_are_told_apart(published, tmp_path):
             return x
 
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
-    for name, members in {"around.zip": {"x/final.pt": published.read_bytes()}, "notes.zip": {"readme.txt": b"none"},
-                          "damaged.pt": {"archive/data.pkl": b"none", "archive/version": b"3"},
-                          "e.pt2": {"e/archive_format": b"pt2"}}.items():
+    for name, members in {
+        "around.zip": {"x/final.pt": published.read_bytes()},
+        "notes.zip": {"readme.txt": b"none"},
+        "damaged.pt": {"archive/data.pkl": b"none", "archive/version": b"3"},
+        "e.pt2": {"e/archive_format": b"pt2"},
+    }.items():
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             for member, content in members.items():
                 archive.writestr(member, content)

@@ -6,7 +6,6 @@ import kaldiio
 import numpy as np
 import pytest
 from click.testing import CliRunner
-
 from tiny_models import write_data
 
 from sdpn_k2.cli import cli
@@ -19,8 +18,10 @@ def xvectors(shared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("xvectors")
     data = write_data(folder / "data", shared)
     weights = shared / "interop" / "3dspeaker-sdpn-tiny.pth"
-    for command in (["convert", "3dspeaker", weights, folder / "final.pt"],
-                    ["extract", "--device", "cpu", folder / "final.pt", data, folder]):
+    for command in (
+        ["convert", "3dspeaker", weights, folder / "final.pt"],
+        ["extract", "--device", "cpu", folder / "final.pt", data, folder],
+    ):
         result = CliRunner().invoke(cli, list(map(str, command)))
         assert result.exit_code == 0, result.output
     return folder
@@ -52,8 +53,10 @@ def read_scores(path):
 def test_plda_scores_are_likelihood_ratios(xvectors, projected, golden, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(__file__).parents[1] / "utils" / "kaldi-bin"), prepend=":")
     trials = xvectors / "data" / "trials"
-    vectors = (f"ark:ivector-subtract-global-mean {golden}/mean.vec scp:{xvectors}/xvector.scp ark:- | transform-vec "
-               f"{golden}/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |")
+    vectors = (
+        f"ark:ivector-subtract-global-mean {golden}/mean.vec scp:{xvectors}/xvector.scp ark:- | transform-vec "
+        f"{golden}/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |"
+    )
     arguments = [f"{golden}/plda", vectors, vectors, f"cut -d ' ' -f 1,2 {trials} |", str(tmp_path / "scores")]
     assert tools.run("ivector-plda-scoring", ["--normalize-length=true", *arguments]) == 0
     scores = read_scores(tmp_path / "scores")
@@ -64,7 +67,7 @@ def test_plda_scores_are_likelihood_ratios(xvectors, projected, golden, tmp_path
     latent = {}
     for name, vector in projected.items():
         u = transform @ (vector - mean)
-        latent[name] = u * np.sqrt(len(u) / np.sum(u ** 2 / (psi + 1)))
+        latent[name] = u * np.sqrt(len(u) / np.sum(u**2 / (psi + 1)))
     for (enroll, test), score in scores.items():
         # Per dimension two Gaussians over the pair: correlated by the speaker, or independent.
         pair = np.stack([latent[enroll], latent[test]])
@@ -78,8 +81,18 @@ def test_plda_scores_are_likelihood_ratios(xvectors, projected, golden, tmp_path
 
 
 def test_cosine_scores_through_the_same_projection(xvectors, projected, golden, tmp_path):
-    command = ["score", "--enroll", xvectors / "xvector.scp", "--trials", xvectors / "data" / "trials",
-               "--mean", golden / "mean.vec", "--transform", golden / "transform.mat", tmp_path / "scores"]
+    command = [
+        "score",
+        "--enroll",
+        xvectors / "xvector.scp",
+        "--trials",
+        xvectors / "data" / "trials",
+        "--mean",
+        golden / "mean.vec",
+        "--transform",
+        golden / "transform.mat",
+        tmp_path / "scores",
+    ]
     result = CliRunner().invoke(cli, list(map(str, command)))
     assert result.exit_code == 0, result.output
     for (enroll, test), score in read_scores(tmp_path / "scores").items():

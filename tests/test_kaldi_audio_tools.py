@@ -123,6 +123,7 @@ def test_durations_of_files_archives_and_streams(folder):
 
 # wav-reverberate
 
+
 @pytest.fixture
 def sounds(folder):
     """An impulse response of two channels, and two noises."""

@@ -137,12 +137,15 @@ def test_an_empty_matrix_has_no_labels():
     assert agglomerative_cluster(np.zeros((0, 0))).tolist() == []
 
 
-@pytest.mark.parametrize("costs, options, complaint", [
-    (np.zeros((2, 3)), {}, "2 x 3"),
-    (np.full((3, 3), np.nan), {}, "NaN"),
-    (np.zeros((3, 3)), {"min_clusters": 0}, "impossible"),
-    (np.zeros((3, 3)), {"min_clusters": 2, "max_cluster_fraction": 0.3}, "impossible"),
-])
+@pytest.mark.parametrize(
+    "costs, options, complaint",
+    [
+        (np.zeros((2, 3)), {}, "2 x 3"),
+        (np.full((3, 3), np.nan), {}, "NaN"),
+        (np.zeros((3, 3)), {"min_clusters": 0}, "impossible"),
+        (np.zeros((3, 3)), {"min_clusters": 2, "max_cluster_fraction": 0.3}, "impossible"),
+    ],
+)
 def test_impossible_requests_are_refused(costs, options, complaint):
     with pytest.raises(InputError, match=complaint):
         agglomerative_cluster(costs, **options)

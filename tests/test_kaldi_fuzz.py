@@ -8,7 +8,6 @@ from hypothesis.extra import numpy as hnp
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.compression import compress
-from sdpn_k2.kaldi.tools.options import STANDARD_OPTIONS, Option, parse
 from sdpn_k2.kaldi.formats.tables import (
     KINDS,
     RandomReader,
@@ -19,6 +18,7 @@ from sdpn_k2.kaldi.formats.tables import (
     read_table,
     take_range,
 )
+from sdpn_k2.kaldi.tools.options import STANDARD_OPTIONS, Option, parse
 
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 BINARY_KINDS = [

@@ -81,18 +81,21 @@ def test_statistics_do_not_depend_on_how_the_vectors_arrive():
     vectors, speakers = random_set(5, 12, 7)
     whole, pieces = stats_of(vectors, speakers), SpeakerStats(7, 12)
     for start in range(0, len(vectors), 5):
-        pieces.add(vectors[start:start + 5], speakers[start:start + 5])
+        pieces.add(vectors[start : start + 5], speakers[start : start + 5])
     pieces.add(vectors[:0], speakers[:0])
     np.testing.assert_array_equal(pieces.counts, np.bincount(speakers))
     np.testing.assert_allclose(pieces.sums, [vectors[speakers == k].sum(axis=0, dtype=float) for k in range(12)])
     np.testing.assert_allclose(pieces.second_moment, whole.second_moment, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name, factor, floor, keep, centre", [
-    ("transform.mat", 0.0, 1e-6, 24, True),
-    ("lda_t0.5.mat", 0.5, 1e-6, 24, True),
-    ("lda_t1.txt", 1.0, 0.1, 10, False),
-])
+@pytest.mark.parametrize(
+    "name, factor, floor, keep, centre",
+    [
+        ("transform.mat", 0.0, 1e-6, 24, True),
+        ("lda_t0.5.mat", 0.5, 1e-6, 24, True),
+        ("lda_t1.txt", 1.0, 0.1, 10, False),
+    ],
+)
 def test_lda_equals_kaldis(golden, name, factor, floor, keep, centre):
     table = dict(kaldiio.load_ark(str(golden / "train.ark")))
     speaker_of = dict(line.split() for line in (golden / "train.utt2spk").read_text().splitlines())
@@ -103,14 +106,17 @@ def test_lda_equals_kaldis(golden, name, factor, floor, keep, centre):
     assert_rows_match(lda.transform, kaldiio.load_mat(str(golden / name)))
 
 
-@pytest.mark.parametrize("vectors, speakers, dim, floor, complaint", [
-    (np.eye(4)[:3], [0, 0, 1], 2, 1e-6, "at least as many vectors"),
-    (np.random.default_rng(0).normal(size=(6, 4)), range(6), 2, 1e-6, "two vectors"),
-    (np.random.default_rng(0).normal(size=(6, 4)), [0, 0, 0, 1, 1, 1], 5, 1e-6, "--dim=1 to 4"),
-    (np.random.default_rng(0).normal(size=(6, 4)), [0, 0, 0, 1, 1, 1], 0, 1e-6, "--dim=1 to 4"),
-    (np.zeros((6, 4)), [0, 0, 0, 1, 1, 1], 2, 1e-6, "singular"),
-    (np.random.default_rng(0).normal(size=(6, 4)) * [1, 1, 0, 1], [0, 0, 0, 1, 1, 1], 2, 0.0, "singular"),
-])
+@pytest.mark.parametrize(
+    "vectors, speakers, dim, floor, complaint",
+    [
+        (np.eye(4)[:3], [0, 0, 1], 2, 1e-6, "at least as many vectors"),
+        (np.random.default_rng(0).normal(size=(6, 4)), range(6), 2, 1e-6, "two vectors"),
+        (np.random.default_rng(0).normal(size=(6, 4)), [0, 0, 0, 1, 1, 1], 5, 1e-6, "--dim=1 to 4"),
+        (np.random.default_rng(0).normal(size=(6, 4)), [0, 0, 0, 1, 1, 1], 0, 1e-6, "--dim=1 to 4"),
+        (np.zeros((6, 4)), [0, 0, 0, 1, 1, 1], 2, 1e-6, "singular"),
+        (np.random.default_rng(0).normal(size=(6, 4)) * [1, 1, 0, 1], [0, 0, 0, 1, 1, 1], 2, 0.0, "singular"),
+    ],
+)
 def test_lda_refuses_what_it_cannot_estimate(vectors, speakers, dim, floor, complaint):
     with pytest.raises(InputError, match=complaint):
         compute_lda(stats_of(vectors, list(speakers)), dim, covariance_floor=floor)

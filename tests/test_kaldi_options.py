@@ -203,8 +203,9 @@ def test_tools_import_nothing_heavy(module):
 def test_a_signal_leaves_no_temporary_file(tmp_path, number):
     command = ["python3", BIN / "copy-vector", "ark:echo 'a [ 1 ]'; sleep 60 |", "ark:out"]
     # Tests that run under nohup have SIGHUP ignored, and the tool leaves that so.
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE,
-                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)
+    )
     while not os.listdir(tmp_path):
         assert process.poll() is None
         time.sleep(0.05)

@@ -111,11 +111,14 @@ def test_em_raises_the_likelihood_of_the_training_vectors():
     assert (np.diff([likelihood(estimate_plda(stats, iters)) for iters in range(6)]) > 0).all()
 
 
-@pytest.mark.parametrize("make, complaint", [
-    (lambda: SpeakerStats(3, 2), "no vectors"),
-    (lambda: filled(np.random.default_rng(0).normal(size=(5, 3)), [0, 1, 2, 3, 4]), "two utterances"),
-    (lambda: filled(np.random.default_rng(0).normal(size=(3, 3)), [0, 0, 1]), "more vectors than dimensions"),
-])
+@pytest.mark.parametrize(
+    "make, complaint",
+    [
+        (lambda: SpeakerStats(3, 2), "no vectors"),
+        (lambda: filled(np.random.default_rng(0).normal(size=(5, 3)), [0, 1, 2, 3, 4]), "two utterances"),
+        (lambda: filled(np.random.default_rng(0).normal(size=(3, 3)), [0, 0, 1]), "more vectors than dimensions"),
+    ],
+)
 def test_too_little_data_is_refused(make, complaint):
     with pytest.raises(InputError, match=complaint):
         estimate_plda(make())
@@ -141,8 +144,10 @@ def test_scores_are_the_ratio_of_joint_gaussians(seed, dim, several):
     num_utts = np.array([1, 2, 3, 2, 9]) if several else 4
     left, _ = plda.transform_vectors(enroll, num_utts, normalize_length=False)
     right, _ = plda.transform_vectors(test, normalize_length=False)
-    expected = [[joint_ratio(e, n, t, plda.mean, within, between) for t in test]
-                for e, n in zip(enroll, np.broadcast_to(num_utts, 5))]
+    expected = [
+        [joint_ratio(e, n, t, plda.mean, within, between) for t in test]
+        for e, n in zip(enroll, np.broadcast_to(num_utts, 5))
+    ]
     np.testing.assert_allclose(plda.log_likelihood_ratios(left, num_utts, right), expected, rtol=1e-7, atol=1e-8)
 
 
@@ -167,8 +172,10 @@ def test_scores_of_a_recording_are_those_of_its_principal_components(energy, kep
     vectors = scores * np.sqrt([40, 30, 12, 9, 6, 3]) @ directions.T + rng.normal(size=6)  # shares 0.4, 0.3, 0.12, …
     projection = directions[:, :kept].T
     models = plda.project(projection), *(projection @ covariance @ projection.T for covariance in (within, between))
-    expected = [[joint_ratio(a, 1, b, models[0].mean, *models[1:]) for b in vectors @ projection.T]
-                for a in vectors @ projection.T]
+    expected = [
+        [joint_ratio(a, 1, b, models[0].mean, *models[1:]) for b in vectors @ projection.T]
+        for a in vectors @ projection.T
+    ]
     ours = score_recording(plda, vectors, energy, normalize_length=False)
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
 

@@ -31,11 +31,13 @@ def environment():
 
 
 def shell(command, folder):
-    return subprocess.run(["bash", "-c", "set -eo pipefail; " + command], cwd=folder, env=environment(),
-                          capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", "-c", "set -eo pipefail; " + command], cwd=folder, env=environment(), capture_output=True, text=True
+    )
 
 
 # Comparisons of a file of ours with Kaldi's
+
 
 def same_text(ours, kaldis):
     assert ours.read_text() == kaldis.read_text()
@@ -68,14 +70,16 @@ def vectors_within(bound):
         ours, kaldis = (dict(kaldiio.load_ark(str(path))) for path in (ours, kaldis))
         assert list(ours) == list(kaldis)
         assert max(abs(ours[key] - kaldis[key]).max() for key in kaldis) <= bound
+
     return check
 
 
 def same_mean(ours, kaldis):
     header = kaldis.read_bytes()[:8]  # " [ " of text, or \0BDV and the dimension
     assert ours.read_bytes()[:3] == header[:3] and (header[:1] != b"\0" or ours.read_bytes()[:8] == header)
-    np.testing.assert_allclose(read_object(str(ours), "double_vector"), read_object(str(kaldis), "double_vector"),
-                               rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        read_object(str(ours), "double_vector"), read_object(str(kaldis), "double_vector"), rtol=0, atol=1e-5
+    )
 
 
 def same_transform(ours, kaldis):
@@ -106,8 +110,10 @@ def same_adapted_plda(ours, kaldis):
 
 def same_warnings(ours, kaldis):
     """What was warned of, and the count at the end, without the places in the source."""
+
     def said(path, label):
         return re.findall(rf"^{label} \([^)]*\([^)]*\)[^)]*\) (.*)$", path.read_text(), re.MULTILINE)
+
     assert sorted(said(ours, "WARNING")) == sorted(said(kaldis, "WARNING"))
     assert said(kaldis, "LOG")[-1] == said(ours, "LOG")[-1]
 
@@ -132,12 +138,18 @@ COMMANDS = {
     "ivector-plda-scoring --normalize-length=true plda_adapt": {"scores_adapt": same_scores},
     "(head -5 trials": {"scores_missing": same_scores, "scores_missing.stderr.txt": same_warnings},
     "ivector-mean ark:enroll.spk2utt scp:test.scp ark,t:": {
-        "enroll_mean.ark": vectors_within(1e-5), "enroll_num_utts.ark": same_text},
+        "enroll_mean.ark": vectors_within(1e-5),
+        "enroll_num_utts.ark": same_text,
+    },
     "ivector-mean ark:enroll.spk2utt scp:test.scp ark:": {
         "enroll_mean_bin.ark": vectors_within(1e-5),
-        "enroll_num_utts_bin.ark": same_bytes},
+        "enroll_num_utts_bin.ark": same_bytes,
+    },
     "ivector-mean ark:edge.spk2utt": {
-        "edge_mean.ark": vectors_within(1e-5), "edge_num_utts.ark": same_text, "edge_mean.stderr.txt": same_warnings},
+        "edge_mean.ark": vectors_within(1e-5),
+        "edge_num_utts.ark": same_text,
+        "edge_mean.stderr.txt": same_warnings,
+    },
     "ivector-adapt-plda --within": {"plda_adapt": same_adapted_plda, "plda_adapt.txt": same_adapted_plda},
     "ivector-adapt-plda --mean-diff-scale=0.0": {"plda_adapt_nomd.txt": same_adapted_plda},
     "ivector-compute-dot-products": {"scores_cosine": same_cosines},
@@ -149,16 +161,29 @@ COMMANDS = {
     "agglomerative-cluster": {"cluster_labels.txt": same_text},
     "est-pca": {"pca16.mat": same_transform, "pca_full.mat": same_transform},
 }
-INPUTS = ["train.ark", "train.scp", "train.utt2spk", "train.spk2utt", "test.ark", "test.scp", "test.utt2spk",
-          "enroll.spk2utt", "reco2utt", "trials", "trials_multi"]
+INPUTS = [
+    "train.ark",
+    "train.scp",
+    "train.utt2spk",
+    "train.spk2utt",
+    "test.ark",
+    "test.scp",
+    "test.utt2spk",
+    "enroll.spk2utt",
+    "reco2utt",
+    "trials",
+    "trials_multi",
+]
 
 
 @pytest.fixture
 def reference(golden, request):
     """Kaldi's file of a name: from the tests' own folder, or from the shared one, which has them all."""
+
     def find(name):
         path = golden / name
         return path if path.exists() else request.getfixturevalue("shared") / "kaldi-golden" / name
+
     return find
 
 
@@ -228,8 +253,11 @@ def test_clustering_from_our_own_plda(chain, golden):
 
 def test_clustering_by_a_known_number_of_speakers(chain):
     (chain / "reco2num_spk").write_text("te000 10\nte001 10\nte002 10\nte003 10\n")
-    result = shell("agglomerative-cluster --reco2num-spk-rspecifier=ark:reco2num_spk --max-spk-fraction=0.2 "
-                   "ark:scores_dense.txt ark:reco2utt ark,t:labels_known", chain)
+    result = shell(
+        "agglomerative-cluster --reco2num-spk-rspecifier=ark:reco2num_spk --max-spk-fraction=0.2 "
+        "ark:scores_dense.txt ark:reco2utt ark,t:labels_known",
+        chain,
+    )
     assert result.returncode == 0, result.stderr
     labels = dict(read_table(f"ark:{chain / 'labels_known'}", "int"))
     speaker_of = dict(line.split() for line in (chain / "test.utt2spk").read_text().splitlines())
@@ -294,13 +322,20 @@ def test_scoring_stages_of_the_voxceleb_recipe(golden, tmp_path):
     shutil.copy(golden / "train.utt2spk", tmp_path / "data/train/utt2spk")
     shutil.copy(golden / "train.spk2utt", tmp_path / "data/train/spk2utt")
     shutil.copy(golden / "trials", tmp_path / "data/test/trials")
-    result = subprocess.run(["bash", "-c", SCORING_STAGES], cwd=tmp_path, capture_output=True, text=True,
-                            env={**environment(), "root": str(ROOT), "lda_dim": "24"})
+    result = subprocess.run(
+        ["bash", "-c", SCORING_STAGES],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**environment(), "root": str(ROOT), "lda_dim": "24"},
+    )
     assert result.returncode == 0, result.stderr
     eer = (golden / "eer.txt").read_text()
     dcf = dict(line.split() for line in (golden / "mindcf.txt").read_text().splitlines())
     assert result.stdout.splitlines() == [
-        f"EER: {eer}%", f"minDCF(p-target=0.01): {dcf['0.01']}", f"minDCF(p-target=0.001): {dcf['0.001']}"
+        f"EER: {eer}%",
+        f"minDCF(p-target=0.01): {dcf['0.01']}",
+        f"minDCF(p-target=0.001): {dcf['0.001']}",
     ]
     same_scores(tmp_path / "exp/scores_test", golden / "scores")
     log = (tmp_path / "exp/scores/log/scoring.log").read_text()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from sdpn_k2.kaldi import tools
-
 from sdpn_k2.kaldi.backend import trials
 from sdpn_k2.kaldi.backend.eer import kaldi_eer
 from sdpn_k2.kaldi.backend.plda import Plda, read_plda, write_plda
@@ -69,12 +68,13 @@ def plda():
 def write_lists():
     with open("spk2utt", "w") as spk2utt, open("utt2spk", "w") as utt2spk:
         for speaker in range(10):
-            print(f"spk{speaker}", *KEYS[4 * speaker:4 * speaker + 4], file=spk2utt)
+            print(f"spk{speaker}", *KEYS[4 * speaker : 4 * speaker + 4], file=spk2utt)
         for key in KEYS:
             print(key, key.split("-")[0], file=utt2spk)
 
 
 # Means, centring, normalisation, transforms
+
 
 def test_global_mean_is_text_of_seven_digits_or_binary_double(table):
     assert run("ivector-mean", table, "mean.txt") == 0
@@ -164,8 +164,15 @@ def test_many_batches_are_as_one(monkeypatch, table):
         assert run("ivector-subtract-global-mean", table, "ark:out") == 0
         assert run("ivector-compute-lda", "--dim=3", table, "ark:utt2spk", "lda") == 0
         assert run("ivector-compute-plda", "ark:spk2utt", table, "model") == 0
-        outputs.append([read_object("mean", "double_vector"), vectors_of("spk")[1], vectors_of("out")[1],
-                        abs(read_object("lda", "matrix")), read_plda("model").psi])
+        outputs.append(
+            [
+                read_object("mean", "double_vector"),
+                vectors_of("spk")[1],
+                vectors_of("out")[1],
+                abs(read_object("lda", "matrix")),
+                read_plda("model").psi,
+            ]
+        )
     for whole, pieces in zip(*outputs):
         np.testing.assert_allclose(pieces, whole, atol=2e-6)
 
@@ -183,6 +190,7 @@ def test_est_pca_of_matrices_equals_that_of_their_rows(table):
 
 
 # Scoring of trials
+
 
 def parse_scores(name):
     lines = [line.split() for line in open(name, encoding="utf-8").read().splitlines()]
@@ -236,11 +244,14 @@ def test_scores_have_seven_digits_as_c_plus_plus_prints_them():
     assert printed == ["1", "1e-05", "123456.8", "1.234568e+09", "-0.5", "0"]
 
 
-@pytest.mark.parametrize("text", [
-    "àb é\nx àb\n",  # in UTF-8 à holds a byte that is a blank in Latin-1
-    "àb\té\r\n  x  àb  \r\n",
-    "àb é\nx àb",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "àb é\nx àb\n",  # in UTF-8 à holds a byte that is a blank in Latin-1
+        "àb\té\r\n  x  àb  \r\n",
+        "àb é\nx àb",
+    ],
+)
 def test_any_layout_and_alphabet_of_a_trial_list(text):
     rspecifier = write_vectors("v", ["àb", "é", "x"], [[1.0], [2.0], [3.0]])
     with open("trials", "w", encoding="utf-8", newline="") as stream:
@@ -279,10 +290,16 @@ def test_no_trial_left_is_a_failure(table, plda, capfd, tool):
         open("scores")
 
 
-@pytest.mark.parametrize("text, where", [
-    ("{0} {1}\n{0}\n", "line 2"), ("{0} {1} target\n", "line 1"), ("{0} {1}\n\n{0} {1}\n", "line 2"),
-    ("{0}\n{0} {1} {1}\n", "line 1"), ("", "no trials"),
-])
+@pytest.mark.parametrize(
+    "text, where",
+    [
+        ("{0} {1}\n{0}\n", "line 2"),
+        ("{0} {1} target\n", "line 1"),
+        ("{0} {1}\n\n{0} {1}\n", "line 2"),
+        ("{0}\n{0} {1} {1}\n", "line 1"),
+        ("", "no trials"),
+    ],
+)
 def test_malformed_trial_lists_are_refused(table, plda, capfd, text, where):
     with open("trials", "w") as stream:
         stream.write(text.format(*KEYS))
@@ -383,10 +400,16 @@ def test_the_option_p_skips_bad_vectors(plda, capfd, tool):
     assert open("out", "rb").read()
 
 
-@pytest.mark.parametrize("tool", [
-    "ivector-mean by speaker", "ivector-compute-plda", "ivector-plda-scoring", "ivector-plda-scoring-dense",
-    "ivector-compute-dot-products",
-])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "ivector-mean by speaker",
+        "ivector-compute-plda",
+        "ivector-plda-scoring",
+        "ivector-plda-scoring-dense",
+        "ivector-compute-dot-products",
+    ],
+)
 def test_duplicate_keys_are_refused_where_keys_are_looked_up(plda, capfd, tool):
     assert run_on(tool, write_vectors("vectors.ark", KEYS + KEYS[5:6], [*VECTORS, VECTORS[5]])) == 1
     assert KEYS[5] in complaint(capfd)
@@ -413,9 +436,13 @@ def test_utterances_that_nobody_lists_do_not_count(table, capfd):
     np.testing.assert_array_equal(read_plda("plda1").transform, read_plda("plda2").transform)
 
 
-@pytest.mark.parametrize("tool, complaint_", [
-    ("transform-vec", "5 or 6 columns"), ("ivector-transform", "5 or 6 columns"),
-])
+@pytest.mark.parametrize(
+    "tool, complaint_",
+    [
+        ("transform-vec", "5 or 6 columns"),
+        ("ivector-transform", "5 or 6 columns"),
+    ],
+)
 def test_transforms_of_other_dimensions_are_refused(table, capfd, tool, complaint_):
     write_object("wrong", np.eye(4), "matrix")
     assert run(tool, "wrong", table, "ark:out") == 1
@@ -436,13 +463,20 @@ def test_a_plda_of_another_dimension_is_refused(table, capfd, tool):
     assert "a PLDA of 4 dimensions for vectors of 5" in complaint(capfd)
 
 
-@pytest.mark.parametrize("content, complaint_", [
-    (b"", "token"), (b"<Nnet> ", "<Plda>"), (b"\0B<Plda> DV \4\3\0\0\0", "cut short"),
-    (b"<Plda> [ 1 2 ] [ 1 0\n 0 1 ] [ 1 ] </Plda> ", "shapes"),
-    (b"<Plda> [ 1 nan ] [ 1 0\n 0 1 ] [ 1 1 ] </Plda> ", "NaN"), (b"<Plda> [ 1 ] [ 1 ] [ -1 ] </Plda> ", "negative"),
-    (b"<Plda> [ 1 2 ] [ 1 1\n 1 1 ] [ 1 1 ] </Plda> ", "singular"),
-    (b"<Plda> [ ] [ ] [ ] </Plda> ", "shapes"), (b"<Plda> [ 1 ] [ 1 ] [ 1 ] ", "token"),
-])
+@pytest.mark.parametrize(
+    "content, complaint_",
+    [
+        (b"", "token"),
+        (b"<Nnet> ", "<Plda>"),
+        (b"\0B<Plda> DV \4\3\0\0\0", "cut short"),
+        (b"<Plda> [ 1 2 ] [ 1 0\n 0 1 ] [ 1 ] </Plda> ", "shapes"),
+        (b"<Plda> [ 1 nan ] [ 1 0\n 0 1 ] [ 1 1 ] </Plda> ", "NaN"),
+        (b"<Plda> [ 1 ] [ 1 ] [ -1 ] </Plda> ", "negative"),
+        (b"<Plda> [ 1 2 ] [ 1 1\n 1 1 ] [ 1 1 ] </Plda> ", "singular"),
+        (b"<Plda> [ ] [ ] [ ] </Plda> ", "shapes"),
+        (b"<Plda> [ 1 ] [ 1 ] [ 1 ] ", "token"),
+    ],
+)
 def test_broken_plda_files_are_refused(table, capfd, content, complaint_):
     with open("plda", "wb") as stream:
         stream.write(content)
@@ -478,8 +512,10 @@ def test_plda_needs_more_vectors_than_dimensions_and_two_of_a_speaker(capfd):
 def test_a_speaker_line_without_utterances_is_refused(table, capfd):
     with open("lists", "w") as stream:
         stream.write("spk0\n")
-    for command in (["ivector-compute-plda", "ark:lists", table, "out"],
-                    ["ivector-mean", "ark:lists", table, "ark:out"]):
+    for command in (
+        ["ivector-compute-plda", "ark:lists", table, "out"],
+        ["ivector-mean", "ark:lists", table, "ark:out"],
+    ):
         assert run(*command) == 1
         assert "the speaker spk0 has no utterances" in complaint(capfd)
 
@@ -521,6 +557,7 @@ def test_means_are_not_written_without_their_counts(table):
 
 # Clustering and dense scoring
 
+
 def test_dense_scoring_needs_every_segment(table, plda, capfd):
     with open("reco2utt", "w") as stream:
         stream.write(f"reco {KEYS[0]} nobody\n")
@@ -534,8 +571,10 @@ def test_dense_scoring_takes_recordings_of_any_size(table, plda, capfd):
     with open("reco2utt", "w") as stream:
         stream.write(f"one {KEYS[0]}\nnone\ntwo {KEYS[0]} {KEYS[5]}\nall {' '.join(KEYS)}\n")
     for energy in (0, 0.5, 1):
-        assert run("ivector-plda-scoring-dense", f"--target-energy={energy}", "plda", "ark:reco2utt", table,
-                   "ark:out") == 0
+        assert (
+            run("ivector-plda-scoring-dense", f"--target-energy={energy}", "plda", "ark:reco2utt", table, "ark:out")
+            == 0
+        )
         scores = dict(read_table("ark:out", "matrix"))
         assert {key: matrix.shape for key, matrix in scores.items()} == {"one": (1, 1), "two": (2, 2), "all": (40, 40)}
         assert all(np.isfinite(matrix).all() for matrix in scores.values())
@@ -552,16 +591,30 @@ def test_costs_are_scores_with_the_sign_changed():
     with open("reco2utt", "w") as stream:
         stream.write("r a b c d e f\n")
     assert run("agglomerative-cluster", "--threshold=0.4", "ark:scores", "ark:reco2utt", "ark,t:labels1") == 0
-    assert run("agglomerative-cluster", "--threshold=-0.4", "--read-costs=true", "ark:costs", "ark:reco2utt",
-               "ark,t:labels2") == 0
+    assert (
+        run(
+            "agglomerative-cluster",
+            "--threshold=-0.4",
+            "--read-costs=true",
+            "ark:costs",
+            "ark:reco2utt",
+            "ark,t:labels2",
+        )
+        == 0
+    )
     assert open("labels1").read() == open("labels2").read()
     assert [line.split()[0] for line in open("labels1")] == list("abcdef")
 
 
-@pytest.mark.parametrize("matrix, reco2utt, where", [
-    (np.zeros((2, 2)), "other a b\n", "no entry for r"), (np.zeros((2, 2)), "r a b c\n", "3 utterances"),
-    (np.zeros((2, 3)), "r a b\n", "square"), (np.full((2, 2), np.nan), "r a b\n", "NaN"),
-])
+@pytest.mark.parametrize(
+    "matrix, reco2utt, where",
+    [
+        (np.zeros((2, 2)), "other a b\n", "no entry for r"),
+        (np.zeros((2, 2)), "r a b c\n", "3 utterances"),
+        (np.zeros((2, 3)), "r a b\n", "square"),
+        (np.full((2, 2), np.nan), "r a b\n", "NaN"),
+    ],
+)
 def test_bad_score_matrices_are_refused(capfd, matrix, reco2utt, where):
     with TableWriter("ark:scores", "matrix") as writer:
         writer.write("r", matrix)
@@ -575,6 +628,7 @@ def test_bad_score_matrices_are_refused(capfd, matrix, reco2utt, where):
 
 # Equal error rate
 
+
 def test_compute_eer_prints_four_digits_without_a_line_end(capfd, monkeypatch):
     scores = np.concatenate([RNG.normal(2, 1, 300), RNG.normal(0, 1, 700)]).round(5)
     labels = np.repeat(["target", "nontarget"], [300, 700])
@@ -586,10 +640,17 @@ def test_compute_eer_prints_four_digits_without_a_line_end(capfd, monkeypatch):
     assert capfd.readouterr().out == f"{100 * eer:.4g}"
 
 
-@pytest.mark.parametrize("text, where", [
-    ("1 target\n2 impostor\n", "line 2"), ("1 target\nx nontarget\n", "line 2"), ("1 target\n2\n", "line 2"),
-    ("1 target\n", "no nontarget scores"), ("", "no target scores"), ("nan target\n1 nontarget\n", "NaN"),
-])
+@pytest.mark.parametrize(
+    "text, where",
+    [
+        ("1 target\n2 impostor\n", "line 2"),
+        ("1 target\nx nontarget\n", "line 2"),
+        ("1 target\n2\n", "line 2"),
+        ("1 target\n", "no nontarget scores"),
+        ("", "no target scores"),
+        ("nan target\n1 nontarget\n", "NaN"),
+    ],
+)
 def test_compute_eer_refuses_bad_lines(capfd, text, where):
     with open("scores", "w") as stream:
         stream.write(text)
@@ -598,6 +659,7 @@ def test_compute_eer_refuses_bad_lines(capfd, text, where):
 
 
 # The scripts that join scores and labels
+
 
 def script(name, *arguments):
     root = Path(__file__).resolve().parent.parent
@@ -626,10 +688,15 @@ def test_compute_min_dcf_says_where_the_minimum_lies():
 
 
 @pytest.mark.parametrize("name", ["local/prepare_for_eer.py", "sid/compute_min_dcf.py"])
-@pytest.mark.parametrize("trial, score, where", [
-    ("a b target", "a c 1", "no trial a c"), ("a b imposter", "a b 1", "trials: line 1"),
-    ("a b", "a b 1", "trials: line 1"), ("a b target", "a b", "scores: line 1"),
-])
+@pytest.mark.parametrize(
+    "trial, score, where",
+    [
+        ("a b target", "a c 1", "no trial a c"),
+        ("a b imposter", "a b 1", "trials: line 1"),
+        ("a b", "a b 1", "trials: line 1"),
+        ("a b target", "a b", "scores: line 1"),
+    ],
+)
 def test_scripts_refuse_what_does_not_fit(name, trial, score, where):
     Path("trials").write_text(trial + "\n")
     Path("scores").write_text(score + "\n")

@@ -529,9 +529,8 @@ def test_failure_leaves_nothing(tmp_path):
             writer.write("a", np.ones(500_000))
             1 / 0
     assert os.listdir(tmp_path) == ["old.ark"] and (tmp_path / "old.ark").read_text() == "old"
-    with pytest.raises(InputError, match="cannot write"):
-        with TableWriter(f"ark:{tmp_path}/no/such/folder", "vector"):
-            pass
+    with pytest.raises(InputError, match="cannot write"), TableWriter(f"ark:{tmp_path}/no/such/folder", "vector"):
+        pass
     for value in (np.ones((2, 2)), np.ones(())):
         with pytest.raises(InputError, match="key a: not a vector"):
             write(f"ark:{tmp_path}/x", "vector", {"a": value})
@@ -612,6 +611,5 @@ def test_extended_filenames_that_make_no_sense(tmp_path):
         with pytest.raises(InputError, match="cannot be read"):
             open_input(name)
     for name in ("cat |", " a", f"{tmp_path}/a:3"):
-        with pytest.raises(InputError, match="cannot be written"):
-            with open_output(name):
-                pass
+        with pytest.raises(InputError, match="cannot be written"), open_output(name):
+            pass

@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 from kaldi_support import refuse, shell, speech_like, succeed
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.formats.io import InputStream
 from sdpn_k2.kaldi.features.resample import resample
-from sdpn_k2.kaldi.features.wave import Wave, encode_wave, read_audio, read_command, read_duration, read_wave, to_wav_command
+from sdpn_k2.kaldi.features.wave import (
+    Wave,
+    encode_wave,
+    read_audio,
+    read_command,
+    read_duration,
+    read_wave,
+    to_wav_command,
+)
+from sdpn_k2.kaldi.formats.io import InputStream
 
 SAMPLES = speech_like(seconds=0.05)
 
@@ -23,8 +31,19 @@ def stream(data):
     return InputStream(io.BytesIO(data), "test.wav")
 
 
-def riff(data=SAMPLES.tobytes(), channels=1, rate=16000, bits=16, kind=1, riff_size=None, data_size=None, before=b"",
-         between=b"", extra=b"", align=None):
+def riff(
+    data=SAMPLES.tobytes(),
+    channels=1,
+    rate=16000,
+    bits=16,
+    kind=1,
+    riff_size=None,
+    data_size=None,
+    before=b"",
+    between=b"",
+    extra=b"",
+    align=None,
+):
     """A wave file with any header one likes."""
     align = channels * bits // 8 if align is None else align
     form = struct.pack("<HHIIHH", kind, channels, rate, rate * align, align, bits) + extra
@@ -146,6 +165,7 @@ def test_damaged_headers_never_crash(changes, length):
 
 # Other audio
 
+
 def test_flac_at_its_rate_is_read_as_it_is(tmp_path):
     path = str(tmp_path / "a.flac")
     soundfile.write(path, np.stack([SAMPLES, SAMPLES[::-1]], 1), 16000)
@@ -187,7 +207,7 @@ def test_unreadable_audio_is_refused(tmp_path):
 
 
 def test_only_our_own_command_is_done_without_a_process(tmp_path):
-    path = tmp_path / "it's a $(file) \"here\".flac"
+    path = tmp_path / 'it\'s a $(file) "here".flac'
     soundfile.write(str(path), SAMPLES, 16000)
     command = to_wav_command(str(path), 8000)
     assert command.endswith(" |")
@@ -228,6 +248,7 @@ def test_to_wav_writes_what_the_readers_read(tmp_path):
 
 
 # Resampling
+
 
 def by_formula(samples, rate_in, rate_out):
     """Each output sample by itself: the sum over inputs near it of a sinc under a raised cosine."""

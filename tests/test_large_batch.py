@@ -10,12 +10,20 @@ import torch
 from torch import nn
 
 from sdpn_k2.config import load_config
-from sdpn_k2.training.gradient_cache import loss_and_gradients
 from sdpn_k2.methods.dino import DINO
 from sdpn_k2.methods.sdpn import SDPN
+from sdpn_k2.training.gradient_cache import loss_and_gradients
 
-TINY = ["model.channels=16", "model.attention_channels=4", "model.se_channels=4", "model.embedding_dim=8",
-        "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5", "dino.num_outputs=9"]
+TINY = [
+    "model.channels=16",
+    "model.attention_channels=4",
+    "model.se_channels=4",
+    "model.embedding_dim=8",
+    "model.mlp_hidden_dim=16",
+    "model.projection_dim=6",
+    "objective.num_prototypes=5",
+    "dino.num_outputs=9",
+]
 
 
 def make(method, *overrides):
@@ -33,8 +41,10 @@ def views(utterances=12):
     """Utterances far enough apart that rounding does not change who is nearest to whom in KoLeo."""
     generator = torch.Generator().manual_seed(1)
     means = 2 * torch.randn(utterances, 1, 80, generator=generator)
-    return (means + torch.randn(utterances, 30, 80, generator=generator),
-            means + torch.randn(3, utterances, 20, 80, generator=generator))
+    return (
+        means + torch.randn(utterances, 30, 80, generator=generator),
+        means + torch.randn(3, utterances, 20, 80, generator=generator),
+    )
 
 
 def gradients(model, micro_batch_size, inputs=None):
@@ -67,8 +77,10 @@ def test_in_training_mode_both_passes_see_the_same_chunk_statistics():
     model = make(SDPN).train()
     with torch.no_grad():
         z_teacher = torch.cat([model.teacher(chunk)[1] for chunk in global_view.split(4)])
-    outputs = [[x.unflatten(0, chunk.shape[:2]) for x in model.student(chunk.flatten(0, 1))]
-               for chunk in local_views.split(4, dim=1)]
+    outputs = [
+        [x.unflatten(0, chunk.shape[:2]) for x in model.student(chunk.flatten(0, 1))]
+        for chunk in local_views.split(4, dim=1)
+    ]
     e, z = (torch.cat(parts, dim=1) for parts in zip(*outputs))
     expected_loss, _ = model.loss(e, z, z_teacher)
     expected_loss.backward()
@@ -93,6 +105,7 @@ def test_running_statistics_move_once_a_chunk():
 
 def test_what_is_kept_follows_the_chunk_not_the_batch():
     """Bytes that autograd saves for backward at any one time."""
+
     def peak(size, utterances):
         model, alive, most = make(SDPN).train(), 0, 0
 
@@ -137,13 +150,26 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("method, dim_reg, size", [
-    ("SDPN", "koleo", 0), ("SDPN", "koleo", 2), ("SDPN", "frobenius", 0), ("DINO", "koleo", 3)])
+@pytest.mark.parametrize(
+    "method, dim_reg, size",
+    [("SDPN", "koleo", 0), ("SDPN", "koleo", 2), ("SDPN", "frobenius", 0), ("DINO", "koleo", 3)],
+)
 def test_two_processes_equal_one(tmp_path, method, dim_reg, size):
     environment = dict(os.environ, TESTS=os.path.dirname(__file__), OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
     (tmp_path / "worker.py").write_text(WORKER)
-    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                 str(tmp_path / "worker.py"), method, str(size), str(tmp_path / "out.pt"), f"objective.dim_reg={dim_reg}"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(tmp_path / "worker.py"),
+        method,
+        str(size),
+        str(tmp_path / "out.pt"),
+        f"objective.dim_reg={dim_reg}",
+    ]
     result = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     loss, parts = torch.load(tmp_path / "out.pt", weights_only=True)

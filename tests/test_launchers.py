@@ -66,7 +66,7 @@ def test_other_names_of_the_job_and_a_single_one(run, tmp_path):
         (["printf", "'[%s]\\n'", "", "x"], "[]\n[x]\n"),
         (["echo", 'say "hi there"'], 'say "hi there"\n'),
         (["echo", "it's mine"], "it's mine\n"),
-        (["echo", "it's \"both\" $HOME"], "it's \"both\" $HOME\n"),
+        (["echo", 'it\'s "both" $HOME'], 'it\'s "both" $HOME\n'),
         (["echo", "b\\na", "|", "cat"], "bna\n"),  # and its backslashes
         (["echo", "x", "|", "sed", "s/x/y z/"], "y z\n"),
         (["true", "&&", "echo", "and"], "and\n"),
@@ -258,7 +258,7 @@ def grid(run, tmp_path):
 
 def test_queue_submits_an_array_and_waits(grid, tmp_path):
     (tmp_path / "path.sh").write_text("export FROM_PATH_SH=sourced\n")
-    result = grid("JOB=1:3", "log/x.JOB.log", "echo", "JOB", "it's \"JOB\"", "$FROM_PATH_SH")
+    result = grid("JOB=1:3", "log/x.JOB.log", "echo", "JOB", 'it\'s "JOB"', "$FROM_PATH_SH")
     assert (result.returncode, result.stderr) == (0, "")
     assert body(tmp_path / "log/x.2.log") == '2 it\'s "2" sourced\n'
     arguments = grid.arguments()
@@ -336,7 +336,7 @@ def test_queue_configuration_of_a_site(grid, tmp_path):
     (tmp_path / "conf/queue.conf").write_text(CONFIG)
     assert grid("--mem", "2G", "--disk", "fast", "x.log", "true").returncode == 0
     arguments = grid.arguments()
-    assert arguments[7 : arguments.index("-o")] == "-l site=here -l h_vmem=2G -q ssd.q".split()
+    assert arguments[7 : arguments.index("-o")] == ["-l", "site=here", "-l", "h_vmem=2G", "-q", "ssd.q"]
     for options, message in (
         (["--disk", "slow"], "option --disk slow is not described in conf/queue.conf: add 'option disk=slow …'"),
         (["--config", "no.conf"], "no.conf: No such file or directory"),

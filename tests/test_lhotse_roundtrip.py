@@ -24,18 +24,18 @@ from lhotse import (
 from lhotse.audio import AudioSource
 from lhotse.kaldi import export_to_kaldi, load_kaldi_data_dir
 from lhotse.utils import fastcopy
-
 from tiny_models import write_data, write_model
 
 from sdpn_k2.cli import cli
 from sdpn_k2.data.cuts import load_manifest, write_manifest
 from sdpn_k2.data.kaldi_exchange import read_kaldi_dir, write_kaldi_dir
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir import data_dir_ops
 from sdpn_k2.kaldi import tools
-from sdpn_k2.kaldi.datadir.data_dir import read_map, validate as validate_data_dir, write_data_dir
-from sdpn_k2.kaldi.formats.tables import TableWriter, read_table
+from sdpn_k2.kaldi.datadir import data_dir_ops
+from sdpn_k2.kaldi.datadir.data_dir import read_map, write_data_dir
+from sdpn_k2.kaldi.datadir.data_dir import validate as validate_data_dir
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
+from sdpn_k2.kaldi.formats.tables import TableWriter, read_table
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,20 @@ def supervisions_of(recordings):
         ("e-1", "blank", 0.0, length["blank"], 0, "e", "日本語"),
         ("e-2", "command", 0.0, length["command"], 0, "e", None),
     ]
-    return [SupervisionSegment(id, recording, start, duration, channel, text, language="xx", speaker=speaker,
-                               gender="f" if speaker in "abc" else "m")
-            for id, recording, start, duration, channel, speaker, text in fields]
+    return [
+        SupervisionSegment(
+            id,
+            recording,
+            start,
+            duration,
+            channel,
+            text,
+            language="xx",
+            speaker=speaker,
+            gender="f" if speaker in "abc" else "m",
+        )
+        for id, recording, start, duration, channel, speaker, text in fields
+    ]
 
 
 def as_dicts(items):
@@ -103,11 +114,19 @@ def test_manifests_come_back_from_kaldi_as_they_were(audio, tmp_path):
     assert "8 utterances of 5 speakers in 6 recordings" in said
     validate_data_dir(tmp_path / "data", feats=False)
     assert read_map(tmp_path / "data" / "reco2file_and_channel") == {
-        "blank": "blank 1", "command": "command 1", "mono": "mono 1", "one": "one 2", "telephone": "telephone 1",
-        "two-1": "two 1", "two-2": "two 2"}
+        "blank": "blank 1",
+        "command": "command 1",
+        "mono": "mono 1",
+        "one": "one 2",
+        "telephone": "telephone 1",
+        "two-1": "two 1",
+        "two-2": "two 2",
+    }
     run("lhotse", "from-kaldi", tmp_path / "data", tmp_path / "manifests")
-    back = (RecordingSet.from_file(tmp_path / "manifests" / "recordings_data.jsonl.gz"),
-            SupervisionSet.from_file(tmp_path / "manifests" / "supervisions_data.jsonl.gz"))
+    back = (
+        RecordingSet.from_file(tmp_path / "manifests" / "recordings_data.jsonl.gz"),
+        SupervisionSet.from_file(tmp_path / "manifests" / "supervisions_data.jsonl.gz"),
+    )
     assert as_dicts(back[0]) == as_dicts(recordings)
     assert as_dicts(back[1]) == as_dicts(supervisions)
     validate(CutSet.from_manifests(*back))
@@ -121,7 +140,8 @@ def test_the_audio_of_every_utterance_is_the_same(audio, tmp_path):
     ours = dict(read_utterances(tmp_path / "data", 16000))
     for supervision in supervisions:
         expected = by_id[supervision.recording_id].load_audio(
-            channels=supervision.channel, offset=supervision.start, duration=supervision.duration)[0]
+            channels=supervision.channel, offset=supervision.start, duration=supervision.duration
+        )[0]
         samples = ours[supervision.id]
         assert abs(len(samples) - len(expected)) <= 1
         size = min(len(samples), len(expected))
@@ -148,7 +168,8 @@ def test_lhotses_import_of_our_directories(audio, tmp_path):
     back, spoken, _ = load_kaldi_data_dir(tmp_path / "data", 16000)
     ours = {s.id: s for s in supervisions}
     assert {s.id: (s.start, s.speaker, s.gender, s.language, s.text) for s in spoken} == {
-        s.id: (s.start, s.speaker, s.gender, s.language, s.text or "") for s in supervisions}
+        s.id: (s.start, s.speaker, s.gender, s.language, s.text or "") for s in supervisions
+    }
     for supervision in spoken:
         assert supervision.duration == pytest.approx(ours[supervision.id].duration, abs=1 / 16000)
     for recording in recordings:
@@ -191,9 +212,11 @@ def test_whole_recordings_need_no_segments(shared, tmp_path):
 
 def test_ids_that_do_not_begin_with_the_speaker(audio, tmp_path):
     recordings = recordings_of(audio)[:1]
-    supervisions = [SupervisionSegment("x", "mono", 0.0, 1.0, speaker="zoe"),
-                    SupervisionSegment("y", "mono", 1.0, 1.0, speaker="adam"),
-                    SupervisionSegment("z", "mono", 2.0, 0.5)]
+    supervisions = [
+        SupervisionSegment("x", "mono", 0.0, 1.0, speaker="zoe"),
+        SupervisionSegment("y", "mono", 1.0, 1.0, speaker="adam"),
+        SupervisionSegment("z", "mono", 2.0, 0.5),
+    ]
     for number in range(2):  # nothing is left that a second try would stumble over
         with pytest.raises(InputError, match="/data/utt2spk:2: .*let every utterance id begin with its speaker id"):
             write_kaldi_dir(recordings, supervisions, tmp_path / "data")
@@ -216,8 +239,12 @@ def conversation(audio, tmp_path):
         "segments": {f"{side}_{i}": (side, 0.5 * i, 0.5 * i + 0.25) for side in sides.values() for i in range(3)},
         "reco2file_and_channel": {side: ("sw02001", letter) for letter, side in sides.items()},
     }
-    write_data_dir(folder / "data", {side: f"cat {folder}/{letter}.wav |" for letter, side in sides.items()},
-                   {name: side for name, (side, _, _) in tables["segments"].items()}, tables)
+    write_data_dir(
+        folder / "data",
+        {side: f"cat {folder}/{letter}.wav |" for letter, side in sides.items()},
+        {name: side for name, (side, _, _) in tables["segments"].items()},
+        tables,
+    )
     return folder
 
 
@@ -231,7 +258,9 @@ def test_a_kaldi_directory_of_other_making_comes_back(conversation, tmp_path):
     for name in ("wav.scp", "segments", "utt2spk", "spk2utt"):
         assert (tmp_path / "again" / name).read_bytes() == (data / name).read_bytes(), name
     assert read_map(tmp_path / "again" / "reco2file_and_channel") == {
-        "sw02001-A": "sw02001 1", "sw02001-B": "sw02001 2"}
+        "sw02001-A": "sw02001 1",
+        "sw02001-B": "sw02001 2",
+    }
     # One side alone keeps its name and channel, too; two recordings of one name get others.
     supervisions = list(load_manifest(manifests[1], SupervisionSet))
     right = [s for s in supervisions if s.channel == 1]
@@ -242,16 +271,24 @@ def test_a_kaldi_directory_of_other_making_comes_back(conversation, tmp_path):
     write_kaldi_dir([recording, fastcopy(recording, id="copy")], right + copies, tmp_path / "copies")
     assert set(read_map(tmp_path / "copies" / "wav.scp")) == {"sw02001", "copy"}
     assert [(s.id, s.recording_id, s.channel) for s in read_kaldi_dir(tmp_path / "copies")[1]] == sorted(
-        (s.id, s.recording_id, 1) for s in right + copies)
+        (s.id, s.recording_id, 1) for s in right + copies
+    )
 
 
 def test_one_channel_of_a_command(conversation, tmp_path):
     (conversation / "data" / "reco2file_and_channel").unlink()
-    segments = {f"{name}-{i}": ("both", 0.5 * i, 0.5 * i + 0.25, channel) for name, channel in (("A", 0), ("B", 1))
-                for i in range(3)}
+    segments = {
+        f"{name}-{i}": ("both", 0.5 * i, 0.5 * i + 0.25, channel)
+        for name, channel in (("A", 0), ("B", 1))
+        for i in range(3)
+    }
     tables = {"segments": segments}
-    write_data_dir(tmp_path / "data", {"both": f"true; cat {conversation}/both.wav |"},
-                   {name: name[0] for name in segments}, tables)
+    write_data_dir(
+        tmp_path / "data",
+        {"both": f"true; cat {conversation}/both.wav |"},
+        {name: name[0] for name in segments},
+        tables,
+    )
     recordings, supervisions = read_kaldi_dir(tmp_path / "data")
     assert {s.id: s.channel for s in supervisions} == {name: value[3] for name, value in segments.items()}
     for names, where in (("AB", "two"), ("B", "one")):
@@ -315,10 +352,21 @@ def test_features_of_kaldi_are_trained_on(shared, tmp_path):
     """A Kaldi directory with feats.scp, as compute-fbank-feats left it, to a checkpoint."""
     data = write_data(tmp_path / "data" / "train", shared, speakers=4)
     bin_ = [sys.executable, "-m", "sdpn_k2", "kaldi"]
-    subprocess.run([*bin_, "compute-fbank-feats", "--dither=0", "--num-mel-bins=80", f"scp:{data}/wav.scp",
-                    f"ark,scp:{data}/feats.ark,{data}/feats.scp"], check=True, capture_output=True)
-    subprocess.run([*bin_, "feat-to-len", f"scp:{data}/feats.scp", f"ark,t:{data}/utt2num_frames"], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [
+            *bin_,
+            "compute-fbank-feats",
+            "--dither=0",
+            "--num-mel-bins=80",
+            f"scp:{data}/wav.scp",
+            f"ark,scp:{data}/feats.ark,{data}/feats.scp",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(
+        [*bin_, "feat-to-len", f"scp:{data}/feats.scp", f"ark,t:{data}/utt2num_frames"], check=True, capture_output=True
+    )
     run("lhotse", "from-kaldi", data, tmp_path / "data" / "manifests")
     with pytest.raises(InputError, match="feats.scp: features of 80 dimensions, but features.num_mel_bins = 40: take"):
         run("cuts", "--set", "features.num_mel_bins=40", tmp_path / "data", "train")
@@ -328,9 +376,21 @@ def test_features_of_kaldi_are_trained_on(shared, tmp_path):
     for cut in load_manifest(cuts):
         np.testing.assert_array_equal(cut.load_features(), features[cut.id])
         assert cut.num_features == 80
-    settings = ["model.channels=16", "model.attention_channels=4", "model.se_channels=4", "model.embedding_dim=8",
-                "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5", "train.batch_size=4",
-                "crops.global_seconds=1", "crops.local_seconds=0.5", "train.steps=2", "train.workers=0", "input=fbank"]
+    settings = [
+        "model.channels=16",
+        "model.attention_channels=4",
+        "model.se_channels=4",
+        "model.embedding_dim=8",
+        "model.mlp_hidden_dim=16",
+        "model.projection_dim=6",
+        "objective.num_prototypes=5",
+        "train.batch_size=4",
+        "crops.global_seconds=1",
+        "crops.local_seconds=0.5",
+        "train.steps=2",
+        "train.workers=0",
+        "input=fbank",
+    ]
     options = [word for setting in settings for word in ("--set", setting)]
     run("select-cuts", *options, cuts, tmp_path / "multi.jsonl.gz")
     run("train", "--device", "cpu", *options, tmp_path / "multi.jsonl.gz", tmp_path / "exp")
@@ -412,7 +472,8 @@ def test_tables_are_sorted_whatever_the_order_of_the_cuts(cuts, tmp_path):
     run("lhotse", "export-xvectors", tmp_path / "with.jsonl.gz", f"ark,scp:{tmp_path}/back.ark,{tmp_path}/back.scp")
     for table in (f"scp:{tmp_path}/back.scp", f"ark:{tmp_path}/back.ark"):
         assert {name: vector[0] for name, vector in read_table(table, "vector")} == {
-            name: value for value, name in enumerate(names)}
+            name: value for value, name in enumerate(names)
+        }
         assert [name for name, _ in read_table(table, "vector")] == ordered
 
 
@@ -441,8 +502,11 @@ def test_folders_below_a_file(cuts, tmp_path):
     (tmp_path / "file").write_text("mine")
     below = tmp_path / "file" / "below"
     data = cuts.parent / "data"
-    for words in (["lhotse", "export-feats", cuts, below], ["lhotse", "from-kaldi", data, below],
-                  ["extract", "--device", "cpu", write_model(tmp_path / "final.pt"), data, below]):
+    for words in (
+        ["lhotse", "export-feats", cuts, below],
+        ["lhotse", "from-kaldi", data, below],
+        ["extract", "--device", "cpu", write_model(tmp_path / "final.pt"), data, below],
+    ):
         with pytest.raises(InputError, match="file/below: cannot make this folder: Not a directory"):
             run(*words)
     assert (tmp_path / "file").read_text() == "mine"
@@ -503,8 +567,9 @@ def test_what_kaldi_cannot_hold(audio, tmp_path, caplog):
     with pytest.raises(InputError, match="is there already, and not empty"):
         write_kaldi_dir([mono], [whole], tmp_path / "data")
 
-    richer = SupervisionSegment("mono", "mono", 0.0, mono.duration, speaker="mono", custom={"mood": 3}, text="a  b\tc",
-                                gender="other")
+    richer = SupervisionSegment(
+        "mono", "mono", 0.0, mono.duration, speaker="mono", custom={"mood": 3}, text="a  b\tc", gender="other"
+    )
     write_kaldi_dir([mono, stereo], [richer], tmp_path / "other")
     assert "1 recordings without an utterance are left out" in caplog.text
     assert "1 utterances have a field custom" in caplog.text

@@ -16,12 +16,16 @@ def test_published_size():
 
 def test_parameters_are_those_of_the_released_model(shared):
     """Same tensors in number and shape as the released full model's backbone and head."""
+
     def shapes(lines):
         return sorted(tuple(int(n) for n in line.split("(")[1].rstrip(")\n").split(",") if n.strip()) for line in lines)
 
     keys = (shared / "interop" / "3dspeaker-sdpn-full.keys.txt").read_text().splitlines()
     learned = [line for line in keys if line.endswith(")") and "running" not in line and "num_batches" not in line]
-    for prefix, module in (("module.backbone.", EcapaTdnn(80, ModelConfig())), ("module.head.", ProjectionMLP(ModelConfig()))):
+    for prefix, module in (
+        ("module.backbone.", EcapaTdnn(80, ModelConfig())),
+        ("module.head.", ProjectionMLP(ModelConfig())),
+    ):
         # Squeeze-excitation and the last layer are 1×1 convolutions there, linear layers here.
         squeezed = [tuple(n for n in shape if n != 1) for shape in shapes(l for l in learned if l.startswith(prefix))]
         ours = [tuple(n for n in p.shape if n != 1) for p in module.parameters()]

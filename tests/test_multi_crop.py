@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 from lhotse import Recording
+from tiny_training import TINY
 
 from sdpn_k2.config import load_config
 from sdpn_k2.data import multi_crop
-from sdpn_k2.data.cuts import CutTable, CutSelection, select_cuts, write_manifest
+from sdpn_k2.data.cuts import CutSelection, CutTable, select_cuts, write_manifest
 from sdpn_k2.data.multi_crop import MultiCropDataset
 from sdpn_k2.errors import InputError
-from tiny_training import TINY
 
 
 def dataset_of(folder: Path, samples: np.ndarray, rate: int = 16000, *overrides: str) -> MultiCropDataset:

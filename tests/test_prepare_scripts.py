@@ -19,7 +19,18 @@ def run(*command, cwd: Path = RECIPE) -> subprocess.CompletedProcess:
 
 
 def test_demo_then_the_same_as_kaldi_directories(tmp_path):
-    sizes = "--num-train-speakers 1 --num-test-speakers 2 --num-utterances 2 --seed 5 --nj 2".split()
+    sizes = [
+        "--num-train-speakers",
+        "1",
+        "--num-test-speakers",
+        "2",
+        "--num-utterances",
+        "2",
+        "--seed",
+        "5",
+        "--nj",
+        "2",
+    ]
     done = run("local/prepare_demo.sh", *sizes, tmp_path / "audio", tmp_path / "data")
     assert done.returncode == 0, done.stderr
     assert "train: 2 utterances of 1 speakers" in done.stderr

@@ -18,15 +18,21 @@ from sdpn_k2.data.cuts import CutTable
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
-TINY = ("model.channels=16 model.attention_channels=4 model.se_channels=4 model.embedding_dim=8 model.mlp_hidden_dim=16 "
-        "model.projection_dim=6 objective.num_prototypes=5 train.batch_size=8 train.steps=3 train.workers=0")
+TINY = (
+    "model.channels=16 model.attention_channels=4 model.se_channels=4 model.embedding_dim=8 model.mlp_hidden_dim=16 "
+    "model.projection_dim=6 objective.num_prototypes=5 train.batch_size=8 train.steps=3 train.workers=0"
+)
 
 
 def run(*arguments, check=True):
     # The recipe takes the Python that runs the tests.
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
-    result = subprocess.run(["bash", str(RECIPE / "run.sh"), "--nj", "2", "--ngpu", "0", *map(str, arguments)],
-                            capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        ["bash", str(RECIPE / "run.sh"), "--nj", "2", "--ngpu", "0", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert "Traceback" not in result.stderr, result.stderr
     if check:
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -43,9 +49,26 @@ def voxceleb(shared, tmp_path_factory):
     speech = (soundfile.read(path)[0] for path in itertools.cycle(files))
     make_voxceleb_tree(root, speech, num_train_speakers=8)
     data, exp = root / "data", root / "exp"
-    arguments = ["--corpus", "voxceleb", "--voxceleb1-root", root / "vox1", "--voxceleb2-root", root / "vox2",
-                 "--musan-root", root / "musan", "--rirs-root", root / "RIRS_NOISES", "--data", data, "--exp", exp,
-                 "--config", "conf/sdpn_small.yaml", "--config-set", TINY]
+    arguments = [
+        "--corpus",
+        "voxceleb",
+        "--voxceleb1-root",
+        root / "vox1",
+        "--voxceleb2-root",
+        root / "vox2",
+        "--musan-root",
+        root / "musan",
+        "--rirs-root",
+        root / "RIRS_NOISES",
+        "--data",
+        data,
+        "--exp",
+        exp,
+        "--config",
+        "conf/sdpn_small.yaml",
+        "--config-set",
+        TINY,
+    ]
     return arguments, data, exp, run(*arguments).stdout
 
 
@@ -61,8 +84,7 @@ def test_every_stage_leaves_its_files(voxceleb):
         for table in ("xvector.scp", "spk_xvector.scp", "num_utts.ark"):
             assert (exp / f"xvectors_{name}" / table).stat().st_size
         assert len(read_map(exp / f"xvectors_{name}" / "xvector.scp")) == len(read_map(data / name / "utt2spk"))
-    for file in ("final.pt", "backend/mean.vec", "backend/transform.mat", "backend/plda", "RESULTS.md",
-                 "report.html"):
+    for file in ("final.pt", "backend/mean.vec", "backend/transform.mat", "backend/plda", "RESULTS.md", "report.html"):
         assert (exp / file).stat().st_size
 
 
@@ -107,13 +129,17 @@ def test_complete_stages_are_skipped_and_changed_inputs_are_not(voxceleb):
     arguments, data, exp, _ = voxceleb
     said = run(*arguments).stdout
     assert said.count("complete, nothing to do") == 8
-    for changed, first in ((exp / "xvectors_train" / "xvector.scp", 5), (data / "vox1" / "trials_o", 6),
-                           (exp / "scores" / "vox1" / "trials_o.plda", 7)):
+    for changed, first in (
+        (exp / "xvectors_train" / "xvector.scp", 5),
+        (data / "vox1" / "trials_o", 6),
+        (exp / "scores" / "vox1" / "trials_o.plda", 7),
+    ):
         time.sleep(0.1)  # times of files are no finer than the kernel's tick
         changed.touch()
         said = run(*arguments, "--stage", "4").stdout
         assert [line.split(":")[0] for line in said.splitlines() if "nothing to do" in line] == [
-            f"Stage {number}" for number in range(4, first)]
+            f"Stage {number}" for number in range(4, first)
+        ]
         assert "Stage 7: results" in said
 
 
@@ -126,11 +152,15 @@ def test_vad_and_corpus_labels_are_options(voxceleb):
 
 
 def test_a_stage_names_the_earlier_stage_that_it_misses(tmp_path):
-    result = run("--corpus", "audio-dir", "--data", tmp_path / "d", "--exp", tmp_path / "e", "--stage", "3", check=False)
+    result = run(
+        "--corpus", "audio-dir", "--data", tmp_path / "d", "--exp", tmp_path / "e", "--stage", "3", check=False
+    )
     assert result.returncode == 1
     assert result.stderr.strip().endswith("which stage 0 makes: run with --stage 0")
     (tmp_path / "d" / "eval_sets").write_text("test\n")
-    result = run("--corpus", "audio-dir", "--data", tmp_path / "d", "--exp", tmp_path / "e", "--stage", "3", check=False)
+    result = run(
+        "--corpus", "audio-dir", "--data", tmp_path / "d", "--exp", tmp_path / "e", "--stage", "3", check=False
+    )
     assert result.returncode == 1 and "which stage 2 makes: run with --stage 2" in result.stderr
 
 
@@ -138,11 +168,23 @@ def test_small_corpus_without_trials_and_then_with(tmp_path):
     """Ten training utterances are too few for LDA in sixteen dimensions."""
     root, data, exp = tmp_path / "audio", tmp_path / "data", tmp_path / "exp"
     rng = np.random.default_rng(0)
-    for name in (f"{part}/s{speaker}/{take}" for part in ("train", "test") for speaker in range(5) for take in range(2)):
+    for name in (
+        f"{part}/s{speaker}/{take}" for part in ("train", "test") for speaker in range(5) for take in range(2)
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(root / f"{name}.wav", rng.uniform(-0.5, 0.5, 5 * 16000), 16000)
-    arguments = ["--corpus", "audio-dir", "--audio-root", root, "--data", data, "--exp", exp,
-                 "--config-set", TINY.replace("embedding_dim=8", "embedding_dim=16").replace("steps=3", "steps=1")]
+    arguments = [
+        "--corpus",
+        "audio-dir",
+        "--audio-root",
+        root,
+        "--data",
+        data,
+        "--exp",
+        exp,
+        "--config-set",
+        TINY.replace("embedding_dim=8", "embedding_dim=16").replace("steps=3", "steps=1"),
+    ]
     result = run(*arguments)
     assert "No evaluation set" in result.stdout and "Stage 6" not in result.stdout and not (exp / "scores").exists()
     (root / "test" / "trials").write_text("s0-0 s0-1 target\ns0-0 s1-0 nontarget\n")
@@ -188,22 +230,27 @@ def test_gpus_asked_for_must_be_there(tmp_path):
     (tmp_path / "eval_sets").write_text("test\n")
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "selected_cuts_train.jsonl.gz").write_bytes(b"")
-    result = run("--corpus", "audio-dir", "--data", tmp_path, "--exp", tmp_path, "--stage", "3", "--ngpu", "1", check=False)
+    result = run(
+        "--corpus", "audio-dir", "--data", tmp_path, "--exp", tmp_path, "--stage", "3", "--ngpu", "1", check=False
+    )
     assert result.returncode == 1 and "this machine has no GPU that torch can use" in result.stderr
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--corpus", "nothing"], "choose demo, audio-dir, kaldi-dir or voxceleb"),
-    (["--plda-labels", "typo"], "run.sh: --plda-labels is 'typo'; choose clusters or corpus"),
-    (["--stage", "foo"], "run.sh: --stage is 'foo'; give a whole number"),
-    (["--nj", ""], "run.sh: --nj is ''; give a whole number"),
-    (["--ngpu", "1.5"], "run.sh: --ngpu is '1.5'; give a whole number"),
-    (["junk", "--stage", "8"], "run.sh: 'junk' is no option"),
-    (["--data", "/tmp/a b"], "run.sh: '/tmp/a b': --data and --exp cannot have white space"),
-    (["--config-set", "features.low_freq=300"], "conf/fbank.conf: stored features would have --low-freq=20"),
-    (["--no-such-option", "1"], "no-such-option"),
-    (["--corpus", "audio-dir", "--audio-root", "/nowhere"], "/nowhere"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--corpus", "nothing"], "choose demo, audio-dir, kaldi-dir or voxceleb"),
+        (["--plda-labels", "typo"], "run.sh: --plda-labels is 'typo'; choose clusters or corpus"),
+        (["--stage", "foo"], "run.sh: --stage is 'foo'; give a whole number"),
+        (["--nj", ""], "run.sh: --nj is ''; give a whole number"),
+        (["--ngpu", "1.5"], "run.sh: --ngpu is '1.5'; give a whole number"),
+        (["junk", "--stage", "8"], "run.sh: 'junk' is no option"),
+        (["--data", "/tmp/a b"], "run.sh: '/tmp/a b': --data and --exp cannot have white space"),
+        (["--config-set", "features.low_freq=300"], "conf/fbank.conf: stored features would have --low-freq=20"),
+        (["--no-such-option", "1"], "no-such-option"),
+        (["--corpus", "audio-dir", "--audio-root", "/nowhere"], "/nowhere"),
+    ],
+)
 def test_bad_options(tmp_path, arguments, message):
     result = run("--data", tmp_path / "d", "--exp", tmp_path / "e", *arguments, check=False)
     assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1

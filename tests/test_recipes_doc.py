@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
 from tiny_models import write_data
 
 from sdpn_k2.kaldi.datadir.data_dir import write_data_dir
@@ -41,8 +40,20 @@ def workplace(shared, golden, tmp_path):
     (tmp_path / "sdpn.yaml").write_text(MODEL + TRAINING)
     (tmp_path / "train.yaml").write_text(TRAINING)
     train = write_data(tmp_path / "data" / "train", shared, speakers=2)
-    subprocess.run([sys.executable, "-m", "sdpn_k2", "kaldi", "compute-fbank-feats", "--dither=0", "--num-mel-bins=80",
-                    f"scp:{train}/wav.scp", f"ark,scp:{train}/feats.ark,{train}/feats.scp"], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sdpn_k2",
+            "kaldi",
+            "compute-fbank-feats",
+            "--dither=0",
+            "--num-mel-bins=80",
+            f"scp:{train}/wav.scp",
+            f"ark,scp:{train}/feats.ark,{train}/feats.scp",
+        ],
+        check=True,
+    )
     test = write_data(tmp_path / "data" / "test", shared)
     (tmp_path / "backend").mkdir()
     for name in ("mean.vec", "transform.mat", "plda"):
@@ -65,8 +76,16 @@ def test_every_block_runs_as_written(workplace):
         command = ["bash", "-e", "-o", "pipefail", "-c", block] if language == "sh" else [sys.executable, "-c", block]
         done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-    assert "EER" in subprocess.run(["sdpn-k2", "eval", "exp/released/scores_plda", "data/test/trials"], cwd=workplace,
-                                   env=environment, capture_output=True, text=True).stdout
+    assert (
+        "EER"
+        in subprocess.run(
+            ["sdpn-k2", "eval", "exp/released/scores_plda", "data/test/trials"],
+            cwd=workplace,
+            env=environment,
+            capture_output=True,
+            text=True,
+        ).stdout
+    )
     windows = (workplace / "exp" / "meeting_windows" / "segments").read_text().splitlines()
     labels = (workplace / "exp" / "meeting_windows" / "labels").read_text().splitlines()
     assert [line.split()[0] for line in windows] == sorted(line.split()[0] for line in labels)

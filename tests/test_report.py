@@ -34,7 +34,7 @@ def make_data(folder: Path) -> Path:
         (path / "utt2spk").write_text("".join(f"{name} {name[:2]}\n" for name in UTTERANCES))
         (path / "utt2dur").write_text("".join(f"{name} {2 + i % 6}\n" for i, name in enumerate(UTTERANCES)))
     (test / "spk2gender").write_text("".join(f"s{i} {'fm'[i % 2]}\n" for i in range(SPEAKERS)))
-    pairs = [(a, b) for i, a in enumerate(UTTERANCES) for b in UTTERANCES[i + 1:]]
+    pairs = [(a, b) for i, a in enumerate(UTTERANCES) for b in UTTERANCES[i + 1 :]]
     (test / "trials").write_text("".join(f"{a} {b} {'non' * (a[:2] != b[:2])}target\n" for a, b in pairs))
     return folder
 
@@ -57,14 +57,29 @@ def make_experiment(exp: Path, data: Path, noise: float, *overrides: str) -> Pat
         lines = [f"{a} {b} {factor * float(unit[a] @ unit[b]):.6f}\n" for a, b in pairs]
         (scores / f"trials.{backend}").write_text("".join(lines))
     (exp / "config.yaml").write_text(config_to_yaml(load_config(None, ["train.steps=40", *overrides])))
-    (exp / "metrics.jsonl").write_text("".join(
-        json.dumps({"step": step, "loss": 5 - step / 20, "loss_ce": 4.5, "prototypes_in_use": 900.5,
-                    "effective_rank": 12.0, "mean_cosine": 0.1, "utterances_per_second": 321.0,
-                    "data_wait_share": 0.25}) + "\n"
-        for step in range(2, 41, 2)))
-    (exp / "train.log").write_text("2026-01-01 10:00:00 INFO training from step 0 to 40, batch 384, on cpu\n"
-                                   "2026-01-01 10:00:01 INFO training, steps: 1 of 40\n"
-                                   "2026-01-01 10:00:02 WARNING skipped utterance s0-u0: <broken> & gone\n")
+    (exp / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "step": step,
+                    "loss": 5 - step / 20,
+                    "loss_ce": 4.5,
+                    "prototypes_in_use": 900.5,
+                    "effective_rank": 12.0,
+                    "mean_cosine": 0.1,
+                    "utterances_per_second": 321.0,
+                    "data_wait_share": 0.25,
+                }
+            )
+            + "\n"
+            for step in range(2, 41, 2)
+        )
+    )
+    (exp / "train.log").write_text(
+        "2026-01-01 10:00:00 INFO training from step 0 to 40, batch 384, on cpu\n"
+        "2026-01-01 10:00:01 INFO training, steps: 1 of 40\n"
+        "2026-01-01 10:00:02 WARNING skipped utterance s0-u0: <broken> & gone\n"
+    )
     (exp / "stamps").mkdir()
     (exp / "stamps" / "stage3.done").write_text("settings: --set seed=0 --set train.steps=40\nread: x\n")
     (exp / "backend" / "log").mkdir(parents=True)
@@ -146,18 +161,35 @@ def test_results_are_those_of_results_json(report, first):
     for row, result in zip(rows, measured):
         low, high = result["eer_interval"]
         at_01, at_05 = ("{:.3f} – {:.3f}".format(*result[f"min_dcf_{p}_interval"]) for p in ("01", "05"))
-        assert row == [result["set"], result["trials"], result["backend"], f"{100 * result['eer']:.2f}",
-                       f"{100 * low:.1f} – {100 * high:.1f}", f"{result['min_dcf_01']:.4f} {at_01}",
-                       f"{result['min_dcf_05']:.4f} {at_05}", "120", "1\u202f008"]
+        assert row == [
+            result["set"],
+            result["trials"],
+            result["backend"],
+            f"{100 * result['eer']:.2f}",
+            f"{100 * low:.1f} – {100 * high:.1f}",
+            f"{result['min_dcf_01']:.4f} {at_01}",
+            f"{result['min_dcf_05']:.4f} {at_05}",
+            "120",
+            "1\u202f008",
+        ]
     assert len(rows) == len(measured) == 2
 
 
 def test_every_picture_is_there(report):
     assert labels(report) == [
-        "DET curves", "score histograms of cosine", "score histograms of plda", "EER by duration of the shorter side",
-        "EER by gender", "map of the embeddings of test", "loss by training step", "prototypes_in_use by training step",
-        "effective_rank by training step", "mean_cosine by training step", "utterances_per_second by training step",
-        "data_wait_share by training step"]
+        "DET curves",
+        "score histograms of cosine",
+        "score histograms of plda",
+        "EER by duration of the shorter side",
+        "EER by gender",
+        "map of the embeddings of test",
+        "loss by training step",
+        "prototypes_in_use by training step",
+        "effective_rank by training step",
+        "mean_cosine by training step",
+        "utterances_per_second by training step",
+        "data_wait_share by training step",
+    ]
     assert re.search(r"silhouette −?0\.\d{3}", text_of(report).replace("-", "−"))
     assert text_of(report).count("Lines: 95 % intervals when the speakers are drawn anew.") == 2
 
@@ -197,10 +229,16 @@ def test_several_experiments_are_compared(comparison, first, second):
     heading, *rows = tables["results-table"]
     assert heading[3] == "experiment"
     assert [row[2:4] for row in rows] == [
-        ["cosine", "first"], ["cosine", "second"], ["plda", "first"], ["plda", "second"]]
-    assert tables["configuration-table"] == [["key", "published", "first", "second"],
-                                             ["objective.num_prototypes", "1024", "64", "as published"],
-                                             ["train.steps", "null", "40", "40"]]
+        ["cosine", "first"],
+        ["cosine", "second"],
+        ["plda", "first"],
+        ["plda", "second"],
+    ]
+    assert tables["configuration-table"] == [
+        ["key", "published", "first", "second"],
+        ["objective.num_prototypes", "1024", "64", "as published"],
+        ["train.steps", "null", "40", "40"],
+    ]
     assert tables["health-table"][0][:3] == ["metric at the end", "first", "second"]
     assert "DET curves of cosine" in labels(comparison) and "DET curves of plda" in labels(comparison)
     assert text_of(comparison).count("silhouette 0.") == 2
@@ -220,14 +258,17 @@ def without(first, tmp_path, *parts):
     return copy
 
 
-@pytest.mark.parametrize("part, said, gone", [
-    ("results.json", "results.json: not there; measure with: sdpn-k2 results", "results-table"),
-    ("metrics.jsonl", "metrics.jsonl: not there; sdpn-k2 train writes it", "health-table"),
-    ("config.yaml", "config.yaml: not there; sdpn-k2 train writes it", "configuration-table"),
-    ("scores", "scores: not there; score first", "DET curves"),
-    ("xvectors_test/xvector.scp", "xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
-    ("xvectors_test", "xvectors_test/xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
-])
+@pytest.mark.parametrize(
+    "part, said, gone",
+    [
+        ("results.json", "results.json: not there; measure with: sdpn-k2 results", "results-table"),
+        ("metrics.jsonl", "metrics.jsonl: not there; sdpn-k2 train writes it", "health-table"),
+        ("config.yaml", "config.yaml: not there; sdpn-k2 train writes it", "configuration-table"),
+        ("scores", "scores: not there; score first", "DET curves"),
+        ("xvectors_test/xvector.scp", "xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
+        ("xvectors_test", "xvectors_test/xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
+    ],
+)
 def test_a_missing_part_is_named_and_the_rest_is_there(data, first, report, tmp_path, part, said, gone):
     exp = without(first, tmp_path, part)
     output = tmp_path / "report.html"
@@ -266,8 +307,9 @@ def test_trials_of_an_utterance_without_an_embedding_are_left_out(data, first, t
         file.write_text("".join(line for line in file.read_text().splitlines(True) if "s3-u2" not in line))
     write(exp, collect(data, exp))
     (line,) = write_report([exp], data, tmp_path / "report.html")
-    assert line == (f"{exp}: test/trials: 47 of 1128 trials are left out, since 1 utterances have no embedding; "
-                    "the first: s3-u2")
+    assert line == (
+        f"{exp}: test/trials: 47 of 1128 trials are left out, since 1 utterances have no embedding; the first: s3-u2"
+    )
     assert "DET curves" in labels(tmp_path / "report.html")
     assert write_report([exp, first], data, tmp_path / "report.html") == [line]
     assert "DET curves of plda" in labels(tmp_path / "report.html")
@@ -296,7 +338,8 @@ def test_results_of_an_earlier_version_are_shown(data, first, tmp_path):
     (exp / "results.json").write_text(json.dumps(results))
     assert write_report([exp], data, tmp_path / "report.html") == []
     assert write_report([exp], None, tmp_path / "report.html")[0].startswith(
-        "no data folder (--data DATA; results.json names none): ")
+        "no data folder (--data DATA; results.json names none): "
+    )
 
 
 def test_without_data_the_tables_are_there(first, tmp_path):
@@ -305,7 +348,8 @@ def test_without_data_the_tables_are_there(first, tmp_path):
     (exp / "results.json").write_text(json.dumps({**results, "data": str(tmp_path / "gone")}))
     missing = write_report([exp], None, tmp_path / "report.html")
     assert len(missing) == 1 and missing[0].startswith(
-        f"no data folder (--data DATA; results.json names {tmp_path / 'gone'}): ")
+        f"no data folder (--data DATA; results.json names {tmp_path / 'gone'}): "
+    )
     assert list(Page(tmp_path / "report.html").tables) == ["results-table", "health-table", "configuration-table"]
 
 
@@ -317,8 +361,12 @@ def test_broken_parts_are_named(data, first, tmp_path):
     scores = exp / "scores" / "test" / "trials.cosine"
     scores.write_text(scores.read_text().replace("s0-u0", "nobody"))
     missing = "\n".join(write_report([exp], data, tmp_path / "report.html"))
-    for said in ("results.json: not the results of an experiment", "metrics.jsonl:1: not a JSON object",
-                 "unknown key trian", "no score for s0-u0 s0-u1"):
+    for said in (
+        "results.json: not the results of an experiment",
+        "metrics.jsonl:1: not a JSON object",
+        "unknown key trian",
+        "no score for s0-u0 s0-u1",
+    ):
         assert said in missing
     assert "DET curves" in labels(tmp_path / "report.html")  # of the other back end
 
@@ -331,8 +379,12 @@ def test_results_older_than_the_scores_are_named(data, first, tmp_path):
 
 def test_what_is_no_experiment_gives_one_line(first, tmp_path):
     nowhere = tmp_path / "none"
-    for arguments, said in (([tmp_path], "not an experiment folder"), ([nowhere], "no such experiment folder"),
-                            ([first, first], "given twice"), (["--data", nowhere, first], "no such data folder")):
+    for arguments, said in (
+        ([tmp_path], "not an experiment folder"),
+        ([nowhere], "no such experiment folder"),
+        ([first, first], "given twice"),
+        (["--data", nowhere, first], "no such data folder"),
+    ):
         # main() turns InputError into one line and exit status 1.
         done = CliRunner().invoke(cli, ["report", *map(str, arguments)])
         assert isinstance(done.exception, InputError) and said in str(done.exception)
@@ -363,8 +415,12 @@ def test_a_set_without_durations_is_still_counted(data, tmp_path, spoil):
 
 
 def test_panels_hold_the_same_utterances_of_every_system(data, first, second):
-    panels = speaker_panels({"a": first / "xvectors_test", "b": second / "xvectors_test"}, data / "test" / "utt2spk",
-                            speakers=3, max_utterances=4)
+    panels = speaker_panels(
+        {"a": first / "xvectors_test", "b": second / "xvectors_test"},
+        data / "test" / "utt2spk",
+        speakers=3,
+        max_utterances=4,
+    )
     assert [panel.title for panel in panels] == ["a", "b"]
     assert panels[0].speakers == panels[1].speakers == ["s0"] * 4 + ["s1"] * 4 + ["s2"] * 4
     assert panels[0].vectors.shape == (12, 8) and not np.array_equal(panels[0].vectors, panels[1].vectors)
@@ -374,33 +430,41 @@ def test_embeddings_are_found_beside_their_script_after_a_move(data, first, tmp_
     shutil.copytree(first / "xvectors_test", tmp_path / "moved")
     script = tmp_path / "moved" / "xvector.scp"
     script.write_text(script.read_text().replace(str(first / "xvectors_test"), "gone/elsewhere"))
-    here, there = (speaker_panels({"x": folder}, data / "test" / "utt2spk")[0].vectors
-                   for folder in (tmp_path / "moved", first / "xvectors_test"))
+    here, there = (
+        speaker_panels({"x": folder}, data / "test" / "utt2spk")[0].vectors
+        for folder in (tmp_path / "moved", first / "xvectors_test")
+    )
     np.testing.assert_array_equal(here, there)
 
 
-@pytest.mark.parametrize("part, content, said", [
-    ("metrics.jsonl", b"\xff\xfe\n{}\n", "metrics.jsonl:1: not a JSON object with a step"),
-    ("metrics.jsonl", b'{"step": Infinity}\n{}\n', "metrics.jsonl:1: not a JSON object with a step"),
-    ("config.yaml", b"seed: 1  # caf\xe9\n", "config.yaml: not valid YAML"),
-    ("results.json", b"\xff", "results.json: not the results of an experiment"),
-])
+@pytest.mark.parametrize(
+    "part, content, said",
+    [
+        ("metrics.jsonl", b"\xff\xfe\n{}\n", "metrics.jsonl:1: not a JSON object with a step"),
+        ("metrics.jsonl", b'{"step": Infinity}\n{}\n', "metrics.jsonl:1: not a JSON object with a step"),
+        ("config.yaml", b"seed: 1  # caf\xe9\n", "config.yaml: not valid YAML"),
+        ("results.json", b"\xff", "results.json: not the results of an experiment"),
+    ],
+)
 def test_parts_of_other_letters_are_named(first, tmp_path, part, content, said):
     exp = without(first, tmp_path)
     (exp / part).write_bytes(content)
     assert any(said in line for line in write_report([exp], None, tmp_path / "report.html"))
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda results: results["results"][0].update(eer=None),
-    lambda results: results["results"][0].update(eer_interval=[0.1]),
-    lambda results: results["results"][0].update(backend=3),
-    lambda results: results["measured"].update(versions=[]),
-    lambda results: results["measured"].update(command=None),
-    lambda results: results.update(missing=3),
-    lambda results: results.update(plda_labels=["corpus"]),
-    lambda results: results.update(results=[[]]),
-])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda results: results["results"][0].update(eer=None),
+        lambda results: results["results"][0].update(eer_interval=[0.1]),
+        lambda results: results["results"][0].update(backend=3),
+        lambda results: results["measured"].update(versions=[]),
+        lambda results: results["measured"].update(command=None),
+        lambda results: results.update(missing=3),
+        lambda results: results.update(plda_labels=["corpus"]),
+        lambda results: results.update(results=[[]]),
+    ],
+)
 def test_results_that_are_none_are_named(first, tmp_path, spoil):
     exp = without(first, tmp_path)
     results = json.loads((exp / "results.json").read_text())
@@ -410,12 +474,15 @@ def test_results_that_are_none_are_named(first, tmp_path, spoil):
     assert any("results.json: not the results of an experiment" in line for line in missing)
 
 
-@pytest.mark.parametrize("vector, said", [
-    ([1.0, 2.0], "xvector.scp: s0-u1 has dimension 2, others have 3"),
-    ([1.0, np.inf, 3.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
-    ([0.0, 0.0, 0.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
-    ([1.0, np.nan, 3.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
-])
+@pytest.mark.parametrize(
+    "vector, said",
+    [
+        ([1.0, 2.0], "xvector.scp: s0-u1 has dimension 2, others have 3"),
+        ([1.0, np.inf, 3.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
+        ([0.0, 0.0, 0.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
+        ([1.0, np.nan, 3.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
+    ],
+)
 def test_embeddings_that_make_no_map_are_named(data, tmp_path, vector, said):
     with TableWriter(f"ark,scp:{tmp_path}/xvector.ark,{tmp_path}/xvector.scp", "vector") as writer:
         for name in UTTERANCES:
@@ -433,8 +500,9 @@ def browser(tmp_path_factory):
 
 
 def column(browser, table, index):
-    return browser.evaluate(f"[...document.querySelectorAll('#{table} tbody tr')]"
-                            f".map(row => row.cells[{index}].textContent.trim())")
+    return browser.evaluate(
+        f"[...document.querySelectorAll('#{table} tbody tr')].map(row => row.cells[{index}].textContent.trim())"
+    )
 
 
 @pytest.mark.parametrize("which", ["report", "comparison"])

@@ -6,8 +6,13 @@ from scipy.stats import norm
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring import metrics
-from sdpn_k2.scoring.calibration import (Calibration, read_calibration, stack_scores, train_calibration,
-                                         write_calibration)
+from sdpn_k2.scoring.calibration import (
+    Calibration,
+    read_calibration,
+    stack_scores,
+    train_calibration,
+    write_calibration,
+)
 from sdpn_k2.scoring.trials import Scores, read_trials
 
 
@@ -45,8 +50,12 @@ def test_calibration_of_other_trials_is_near_the_optimum():
     ratios = train_calibration(*train).apply(test[0])
     rates = metrics.ErrorRates.from_scores(ratios, test[1])
     assert metrics.cllr(rates) < 1.03 * metrics.min_cllr(rates)
-    singles = [metrics.cllr(metrics.ErrorRates.from_scores(
-        train_calibration(train[0][:, i], train[1]).apply(test[0][:, i]), test[1])) for i in (0, 1)]
+    singles = [
+        metrics.cllr(
+            metrics.ErrorRates.from_scores(train_calibration(train[0][:, i], train[1]).apply(test[0][:, i]), test[1])
+        )
+        for i in (0, 1)
+    ]
     assert metrics.cllr(rates) < min(singles)
 
 
@@ -74,15 +83,18 @@ def test_calibration_survives_a_file(tmp_path):
         read_calibration(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("text, message", [
-    ("[1]", "not a calibration"),
-    ('{"weights": [1], "offset": NaN, "p_target": 0.5}', "not a calibration"),
-    ('{"weights": [1, Infinity], "offset": 0, "p_target": 0.5}', "not a calibration"),
-    ('{"weights": "12", "offset": 0, "p_target": 0.5}', "not a calibration"),
-    ('{"weights": [], "offset": 0, "p_target": 0.5}', "not a calibration"),
-    ('{"weights": [1' + 400 * "0" + '], "offset": 0, "p_target": 0.5}', "not a calibration"),
-    ('{"weights": [1], "offset": 0, "p_target": 7}', "p_target must lie between 0 and 1, is 7"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[1]", "not a calibration"),
+        ('{"weights": [1], "offset": NaN, "p_target": 0.5}', "not a calibration"),
+        ('{"weights": [1, Infinity], "offset": 0, "p_target": 0.5}', "not a calibration"),
+        ('{"weights": "12", "offset": 0, "p_target": 0.5}', "not a calibration"),
+        ('{"weights": [], "offset": 0, "p_target": 0.5}', "not a calibration"),
+        ('{"weights": [1' + 400 * "0" + '], "offset": 0, "p_target": 0.5}', "not a calibration"),
+        ('{"weights": [1], "offset": 0, "p_target": 7}', "p_target must lie between 0 and 1, is 7"),
+    ],
+)
 def test_files_that_are_no_calibration(tmp_path, text, message):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(InputError, match=f"other.json: {message}"):
@@ -98,11 +110,14 @@ def test_systems_are_joined_by_trial(tmp_path):
     assert stack_scores(systems, trials).tolist() == [[1, 10, 7], [2, 20, 8]]
 
 
-@pytest.mark.parametrize("scores, is_target, message", [
-    ([1.0, 2.0], [True, True], "2 of 2 are targets"),
-    ([1.0, np.nan], [True, False], "finite"),
-    ([[1.0, 3.0], [2.0, 3.0]], [True, False], "system 2 are equal"),
-])
+@pytest.mark.parametrize(
+    "scores, is_target, message",
+    [
+        ([1.0, 2.0], [True, True], "2 of 2 are targets"),
+        ([1.0, np.nan], [True, False], "finite"),
+        ([[1.0, 3.0], [2.0, 3.0]], [True, False], "system 2 are equal"),
+    ],
+)
 def test_unusable_scores_are_refused(scores, is_target, message):
     with pytest.raises(InputError, match=message):
         train_calibration(np.array(scores), np.array(is_target))

@@ -41,8 +41,9 @@ def corpus(tmp_path):
     table("test", 12)
     table("train", 40)
     ids = [f"test{s:02d}-{u}" for s in range(12) for u in range(6)]
-    (tmp_path / "trials").write_text("".join(
-        f"{a} {b} {'target' if a[:6] == b[:6] else 'nontarget'}\n" for i, a in enumerate(ids) for b in ids[:i]))
+    (tmp_path / "trials").write_text(
+        "".join(f"{a} {b} {'target' if a[:6] == b[:6] else 'nontarget'}\n" for i, a in enumerate(ids) for b in ids[:i])
+    )
     return tmp_path
 
 
@@ -58,19 +59,24 @@ def test_scores_of_a_trial_list(corpus):
     np.testing.assert_allclose(read_values(corpus, "out"), (unit @ unit.T)[i, j], atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [
-    ["--norm", "as-norm", "--top-n", 30],
-    ["--norm", "s-norm", "--cohort-clusters", 20],
-    ["--whiten", "train.scp"],
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--norm", "as-norm", "--top-n", 30],
+        ["--norm", "s-norm", "--cohort-clusters", 20],
+        ["--whiten", "train.scp"],
+    ],
+)
 def test_normalisation_and_whitening_change_the_scores_and_keep_the_order_useful(corpus, options):
     cohort = ["--cohort", corpus / "train.scp"] if "--norm" in options else []
     options = [corpus / o if o == "train.scp" else o for o in options]
     run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", *cohort, *options, corpus / "out")
     run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "plain")
     trials = read_trials(corpus / "trials")
-    eer, plain = (metrics.eer(metrics.ErrorRates.from_scores(read_values(corpus, name), trials.is_target)).value
-                  for name in ("out", "plain"))
+    eer, plain = (
+        metrics.eer(metrics.ErrorRates.from_scores(read_values(corpus, name), trials.is_target)).value
+        for name in ("out", "plain")
+    )
     assert 0.0 < eer < plain
 
 
@@ -86,12 +92,37 @@ def test_score_matrix(corpus):
     assert matrix.shape == (72, 240) and matrix.dtype == np.float32
     run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", corpus / "lines")
     np.testing.assert_allclose(read_scores(corpus / "lines").values, matrix.ravel(), atol=1e-6)
-    run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", "--norm", "as-norm", "--cohort",
-        corpus / "train.scp", "--top-n", 20, corpus / "normalised.npy")
-    run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", "--norm", "as-norm", "--cohort",
-        corpus / "train.scp", "--top-n", 20, corpus / "lines")
-    np.testing.assert_allclose(read_scores(corpus / "lines").values, np.load(corpus / "normalised.npy").ravel(),
-                               rtol=1e-6)
+    run(
+        score,
+        "--enroll",
+        corpus / "test.scp",
+        "--test",
+        corpus / "train.scp",
+        "--norm",
+        "as-norm",
+        "--cohort",
+        corpus / "train.scp",
+        "--top-n",
+        20,
+        corpus / "normalised.npy",
+    )
+    run(
+        score,
+        "--enroll",
+        corpus / "test.scp",
+        "--test",
+        corpus / "train.scp",
+        "--norm",
+        "as-norm",
+        "--cohort",
+        corpus / "train.scp",
+        "--top-n",
+        20,
+        corpus / "lines",
+    )
+    np.testing.assert_allclose(
+        read_scores(corpus / "lines").values, np.load(corpus / "normalised.npy").ravel(), rtol=1e-6
+    )
     with pytest.raises(InputError, match="all pairs"):
         run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "matrix.npy")
 
@@ -99,8 +130,18 @@ def test_score_matrix(corpus):
 def test_enrolment_from_several_utterances(corpus):
     (corpus / "spk2utt").write_text("test00 test00-0 test00-1\ntest01 test01-0\n")
     (corpus / "models").write_text("test00 test00-2 target\ntest01 test00-2 nontarget\n")
-    run(score, "--enroll", corpus / "test.scp", "--test", corpus / "test.scp", "--enroll-spk2utt", corpus / "spk2utt",
-        "--trials", corpus / "models", corpus / "out")
+    run(
+        score,
+        "--enroll",
+        corpus / "test.scp",
+        "--test",
+        corpus / "test.scp",
+        "--enroll-spk2utt",
+        corpus / "spk2utt",
+        "--trials",
+        corpus / "models",
+        corpus / "out",
+    )
     vectors = dict(zip(*[(e := read_embeddings(f"{corpus}/test.ark")).ids, e.vectors]))
     unit = {name: vector / np.linalg.norm(vector) for name, vector in vectors.items()}
     model = unit["test00-0"] + unit["test00-1"]
@@ -109,8 +150,12 @@ def test_enrolment_from_several_utterances(corpus):
 
 
 def test_options_that_do_not_go_together(corpus):
-    for options in (["--norm", "as-norm"], ["--cohort", corpus / "train.scp"], ["--top-n", "3"],
-                    ["--norm", "s-norm", "--cohort", corpus / "train.scp", "--top-n", "3"]):
+    for options in (
+        ["--norm", "as-norm"],
+        ["--cohort", corpus / "train.scp"],
+        ["--top-n", "3"],
+        ["--norm", "s-norm", "--cohort", corpus / "train.scp", "--top-n", "3"],
+    ):
         done = CliRunner().invoke(score, ["--enroll", "x", *map(str, options), "out"])
         assert done.exit_code == 2 and "Usage" in done.output
 
@@ -120,21 +165,41 @@ def test_bad_input_leaves_no_output(corpus):
     with pytest.raises(InputError, match="needs nobody, which has no embedding"):
         run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials_bad", corpus / "out")
     with pytest.raises(InputError, match="fewer than the 300"):
-        run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", "--norm", "as-norm", "--cohort",
-            corpus / "train.scp", corpus / "out")
+        run(
+            score,
+            "--enroll",
+            corpus / "test.scp",
+            "--trials",
+            corpus / "trials",
+            "--norm",
+            "as-norm",
+            "--cohort",
+            corpus / "train.scp",
+            corpus / "out",
+        )
     assert not (corpus / "out").exists()
 
 
 def test_calibration_and_fusion(corpus):
     run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "one")
-    run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", "--whiten", corpus / "train.scp",
-        corpus / "two")
+    run(
+        score,
+        "--enroll",
+        corpus / "test.scp",
+        "--trials",
+        corpus / "trials",
+        "--whiten",
+        corpus / "train.scp",
+        corpus / "two",
+    )
     run(calibrate, corpus / "trials", corpus / "one", corpus / "two", corpus / "fusion.json")
     run(apply_calibration, corpus / "fusion.json", corpus / "one", corpus / "two", corpus / "fused")
     trials = read_trials(corpus / "trials")
     rates = metrics.ErrorRates.from_scores(read_values(corpus, "fused"), trials.is_target)
-    best_single = min(metrics.min_cllr(metrics.ErrorRates.from_scores(read_values(corpus, name), trials.is_target))
-                      for name in ("one", "two"))
+    best_single = min(
+        metrics.min_cllr(metrics.ErrorRates.from_scores(read_values(corpus, name), trials.is_target))
+        for name in ("one", "two")
+    )
     assert metrics.cllr(rates) < best_single + 0.02
     assert metrics.cllr(rates) < 1.1 * metrics.min_cllr(rates)
 
@@ -162,9 +227,12 @@ def test_json_has_no_infinity(tmp_path):
 def test_eval_with_intervals(corpus):
     run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "out")
     (corpus / "utt2spk").write_text("".join(f"test{s:02d}-{u} test{s:02d}\n" for s in range(12) for u in range(6)))
-    done = run(evaluate, corpus / "out", corpus / "trials", "--utt2spk", corpus / "utt2spk",
-               "--nist", "sre16")
-    for name in ("EER % (95 %, 12 speakers)", "minDCF (p_target 0.01; 95 %, 12 speakers)",
-                 "actDCF (p_target 0.05; 95 %, 12 speakers)", "sre16 act (95 %, 12 speakers)",
-                 "Cllr (95 %, 12 speakers)"):
+    done = run(evaluate, corpus / "out", corpus / "trials", "--utt2spk", corpus / "utt2spk", "--nist", "sre16")
+    for name in (
+        "EER % (95 %, 12 speakers)",
+        "minDCF (p_target 0.01; 95 %, 12 speakers)",
+        "actDCF (p_target 0.05; 95 %, 12 speakers)",
+        "sre16 act (95 %, 12 speakers)",
+        "Cllr (95 %, 12 speakers)",
+    ):
         assert name in done.output

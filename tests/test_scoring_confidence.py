@@ -31,8 +31,9 @@ def test_draws_are_those_of_repeated_trials():
         counts = np.bincount(np.random.default_rng(seed).integers(0, 8, 8), minlength=8)
         times = np.where(trials.is_target, counts[speakers.enroll], counts[speakers.enroll] * counts[speakers.test])
         rates = metrics.ErrorRates.from_scores(np.repeat(scores, times), np.repeat(trials.is_target, times))
-        intervals = bootstrap_intervals(scores, trials.is_target, speakers, (0.05, 0.3), c_miss=2.0,
-                                        evaluations=["sre16"], n_draws=1, seed=seed)
+        intervals = bootstrap_intervals(
+            scores, trials.is_target, speakers, (0.05, 0.3), c_miss=2.0, evaluations=["sre16"], n_draws=1, seed=seed
+        )
         assert intervals.eer.low == intervals.eer.high == pytest.approx(metrics.eer(rates).value, abs=1e-12)
         assert intervals.cllr.low == pytest.approx(metrics.cllr(rates), abs=1e-12)
         for p_target in (0.05, 0.3):
@@ -50,8 +51,9 @@ def test_intervals_usually_hold_the_truth():
     held = 0
     for seed in range(1, 61):
         trials, scores, utt2spk = all_trials(30, 6, seed)
-        interval = bootstrap_intervals(scores, trials.is_target, trial_speakers(trials, utt2spk), (), level=0.8,
-                                       n_draws=200).eer
+        interval = bootstrap_intervals(
+            scores, trials.is_target, trial_speakers(trials, utt2spk), (), level=0.8, n_draws=200
+        ).eer
         held += interval.low <= truth <= interval.high
     assert 36 <= held <= 57
 
@@ -67,7 +69,7 @@ def test_unusable_speakers_are_refused():
     with pytest.raises(InputError, match="the speaker of s2-1 is not known; 1 ids"):
         trial_speakers(trials, {name: speaker for name, speaker in utt2spk.items() if name != "s2-1"})
     with pytest.raises(InputError, match="s0-0 s1-0 is a nontarget trial, but not by the speakers given; 12 such"):
-        trial_speakers(trials, {name: "one" for name in utt2spk})
+        trial_speakers(trials, dict.fromkeys(utt2spk, "one"))
     one = Trials(["a", "b"], ["a", "b"], np.array([0], np.int32), np.array([1], np.int32), np.array([True]))
     with pytest.raises(InputError, match="two speakers or more"):
         bootstrap_intervals(np.zeros(1), one.is_target, trial_speakers(one, {"a": "s", "b": "s"}))

@@ -6,8 +6,15 @@ import pytest
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.scoring import cosine
-from sdpn_k2.scoring.embeddings import (Embeddings, enroll_models, estimate_whitening, read_embeddings, subtract_mean,
-                                        transform, whiten)
+from sdpn_k2.scoring.embeddings import (
+    Embeddings,
+    enroll_models,
+    estimate_whitening,
+    read_embeddings,
+    subtract_mean,
+    transform,
+    whiten,
+)
 from sdpn_k2.scoring.trials import Trials, match_scores, read_scores, read_trials
 
 
@@ -18,8 +25,12 @@ def make(n, dim=16, seed=0, prefix="u"):
 
 def random_trials(enroll, test, n, seed=0):
     rng = np.random.default_rng(seed)
-    return Trials(enroll.ids[::-1], test.ids, rng.integers(0, len(enroll), n).astype(np.int32),
-                  rng.integers(0, len(test), n).astype(np.int32))
+    return Trials(
+        enroll.ids[::-1],
+        test.ids,
+        rng.integers(0, len(enroll), n).astype(np.int32),
+        rng.integers(0, len(test), n).astype(np.int32),
+    )
 
 
 def expected_cosines(enroll, test, trials):
@@ -64,8 +75,10 @@ def test_mean_and_transform_are_kaldis(shared):
     embeddings = read_embeddings(f"ark:{golden / 'test.ark'}")
     of_training = read_object(str(golden / "mean.vec"), "vector")
     matrix = read_object(str(golden / "transform.mat"), "matrix")
-    for ours, name in ((subtract_mean(embeddings, embeddings.vectors.mean(axis=0)), "test_centered.txt"),
-                       (transform(subtract_mean(embeddings, of_training), matrix), "test_lda.txt")):
+    for ours, name in (
+        (subtract_mean(embeddings, embeddings.vectors.mean(axis=0)), "test_centered.txt"),
+        (transform(subtract_mean(embeddings, of_training), matrix), "test_lda.txt"),
+    ):
         theirs = read_embeddings(f"ark:{golden / name}")
         assert ours.ids == theirs.ids
         np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=2e-5)
@@ -74,8 +87,9 @@ def test_mean_and_transform_are_kaldis(shared):
 def test_transform_with_offset():
     embeddings = make(4, dim=3)
     matrix = np.random.default_rng(1).standard_normal((2, 4))
-    np.testing.assert_allclose(transform(embeddings, matrix).vectors,
-                               np.hstack([embeddings.vectors, np.ones((4, 1))]) @ matrix.T, rtol=1e-5)
+    np.testing.assert_allclose(
+        transform(embeddings, matrix).vectors, np.hstack([embeddings.vectors, np.ones((4, 1))]) @ matrix.T, rtol=1e-5
+    )
 
 
 def test_whitening_gives_zero_mean_and_unit_covariance():
@@ -118,8 +132,9 @@ def test_models_are_means_of_unit_vectors():
 
 def test_trials_without_embeddings_are_named_and_counted():
     enroll, test = make(3, prefix="e"), make(3, prefix="t")
-    trials = Trials(["e0", "x"], ["t0", "y"], np.array([0, 1, 0, 1], np.int32), np.array([0, 0, 1, 1], np.int32),
-                    source="trials")
+    trials = Trials(
+        ["e0", "x"], ["t0", "y"], np.array([0, 1, 0, 1], np.int32), np.array([0, 0, 1, 1], np.int32), source="trials"
+    )
     with pytest.raises(InputError, match="trials: trial 2 needs x, which has no embedding in e.scp; 3 of 4 trials"):
         cosine.score_trials(enroll, test, trials)
 

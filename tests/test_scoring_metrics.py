@@ -28,8 +28,9 @@ def sklearn_roc(scores, is_target):
 @pytest.fixture
 def kaldi_scores(shared):
     fields = [line.split() for line in (shared / "kaldi-golden" / "eer_input").read_text().splitlines()]
-    return ErrorRates.from_scores(np.array([float(score) for score, _ in fields]),
-                                  np.array([label == "target" for _, label in fields]))
+    return ErrorRates.from_scores(
+        np.array([float(score) for score, _ in fields]), np.array([label == "target" for _, label in fields])
+    )
 
 
 def test_kaldi_rule_gives_the_digits_of_compute_eer(shared, kaldi_scores):
@@ -96,8 +97,10 @@ def test_min_dcf_is_the_minimum_over_the_sklearn_roc(seed, cost):
     rates = ErrorRates.from_scores(scores, is_target)
     value, threshold = metrics.min_dcf(rates, *cost)
     assert value == pytest.approx(expected, abs=1e-12)
-    at_threshold = (cost.c_miss * cost.p_target * rates.miss_rate(threshold)
-                    + cost.c_fa * (1.0 - cost.p_target) * rates.false_alarm_rate(threshold)) / cost.default_cost
+    at_threshold = (
+        cost.c_miss * cost.p_target * rates.miss_rate(threshold)
+        + cost.c_fa * (1.0 - cost.p_target) * rates.false_alarm_rate(threshold)
+    ) / cost.default_cost
     assert at_threshold == pytest.approx(value, abs=1e-12)
 
 
@@ -122,8 +125,9 @@ def test_two_gaussians_have_their_closed_forms():
         assert metrics.eer(rates, rule).value == pytest.approx(norm.cdf(-d / 2), abs=2e-5)
     for p_target in (0.01, 0.05, 0.5):
         threshold = np.log((1 - p_target) / p_target)
-        bayes = (p_target * norm.cdf((threshold - d * d / 2) / d)
-                 + (1 - p_target) * norm.sf((threshold + d * d / 2) / d)) / min(p_target, 1 - p_target)
+        bayes = (
+            p_target * norm.cdf((threshold - d * d / 2) / d) + (1 - p_target) * norm.sf((threshold + d * d / 2) / d)
+        ) / min(p_target, 1 - p_target)
         assert metrics.actual_dcf(rates, p_target).value == pytest.approx(bayes, abs=1e-3)
         assert metrics.min_dcf(rates, p_target).value == pytest.approx(bayes, abs=1e-3)
         assert metrics.min_dcf(rates, p_target).threshold == pytest.approx(threshold, abs=0.05)
@@ -178,24 +182,33 @@ def test_float32_scores_stay_float32_and_blocks_do_not_show(monkeypatch):
     assert metrics.cllr(blocks) == pytest.approx(cllr)
 
 
-@pytest.mark.parametrize("scores, is_target, message", [
-    ([1.0, 2.0], [1, 1], "no nontarget trials"),
-    ([1.0, 2.0], [0, 0], "no target trials"),
-    ([1.0, np.nan, 3.0], [1, 0, 1], "1 of 1 nontarget scores are NaN or infinite"),
-    ([-np.inf, 0.0, 3.0], [1, 0, 1], "1 of 2 target scores are NaN or infinite"),
-    ([0.5, 0.5, 0.5], [1, 0, 1], "all 3 scores are 0.5"),
-    ([1.0, 2.0], [1], "one length"),
-    ([1.0, 2.0], [1, 2], "labels must be"),
-])
+@pytest.mark.parametrize(
+    "scores, is_target, message",
+    [
+        ([1.0, 2.0], [1, 1], "no nontarget trials"),
+        ([1.0, 2.0], [0, 0], "no target trials"),
+        ([1.0, np.nan, 3.0], [1, 0, 1], "1 of 1 nontarget scores are NaN or infinite"),
+        ([-np.inf, 0.0, 3.0], [1, 0, 1], "1 of 2 target scores are NaN or infinite"),
+        ([0.5, 0.5, 0.5], [1, 0, 1], "all 3 scores are 0.5"),
+        ([1.0, 2.0], [1], "one length"),
+        ([1.0, 2.0], [1, 2], "labels must be"),
+    ],
+)
 def test_unusable_scores_are_refused(scores, is_target, message):
     with pytest.raises(InputError, match=message):
         ErrorRates.from_scores(np.array(scores), np.array(is_target))
 
 
-@pytest.mark.parametrize("parameters, message", [
-    ((0.0,), "p_target"), ((1.0,), "p_target"), ((0.1, 0.0), "c_miss"), ((0.1, np.inf), "c_miss"),
-    ((0.1, 1.0, np.inf), "c_fa"),
-])
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ((0.0,), "p_target"),
+        ((1.0,), "p_target"),
+        ((0.1, 0.0), "c_miss"),
+        ((0.1, np.inf), "c_miss"),
+        ((0.1, 1.0, np.inf), "c_fa"),
+    ],
+)
 def test_impossible_costs_are_refused(parameters, message):
     rates = ErrorRates.from_split([1.0], [0.0])
     for dcf in (metrics.min_dcf, metrics.actual_dcf):

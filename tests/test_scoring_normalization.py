@@ -35,10 +35,19 @@ def expected(enroll, test, cohort, method, top_n):
     return scores.ravel()
 
 
-@pytest.mark.parametrize("method, top_n", [
-    ("z-norm", None), ("z-norm", 7), ("t-norm", None), ("t-norm", 7), ("s-norm", None), ("as-norm", 2), ("as-norm", 7),
-    ("as-norm", 40),
-])
+@pytest.mark.parametrize(
+    "method, top_n",
+    [
+        ("z-norm", None),
+        ("z-norm", 7),
+        ("t-norm", None),
+        ("t-norm", 7),
+        ("s-norm", None),
+        ("as-norm", 2),
+        ("as-norm", 7),
+        ("as-norm", 40),
+    ],
+)
 def test_normalised_scores_follow_the_definition(method, top_n, monkeypatch):
     monkeypatch.setattr(normalization, "BLOCK_CELLS", 150)  # several blocks
     enroll, test, cohort = make(6), make(9, seed=1), make(40, seed=2)
@@ -78,16 +87,23 @@ def test_rows_that_are_not_used_may_be_unusable():
         cohort_statistics(embeddings, make(10, seed=1), 3)
 
 
-@pytest.mark.parametrize("cohort, method, top_n, message", [
-    (make(9), "as-norm", 10, r"the cohort \(u.scp\) has 9 embeddings, fewer than the 10"),
-    (make(1), "s-norm", None, "has 1 embeddings, fewer than the 2"),
-    (make(9), "as-norm", 1, "top-n must be 2 or more"),
-    (make(9), "as-norm", None, "as-norm needs the number"),
-    (make(9), "b-norm", 3, "unknown normalisation 'b-norm': choose one of z-norm"),
-    (make(9, dim=5), "as-norm", 3, "has 5 dimensions, the embeddings .* have 16"),
-    (Embeddings(["a", "b"], np.tile(make(1).vectors, (2, 1)), "same"), "as-norm", 2,
-     r"against the cohort \(same\) are equal"),
-])
+@pytest.mark.parametrize(
+    "cohort, method, top_n, message",
+    [
+        (make(9), "as-norm", 10, r"the cohort \(u.scp\) has 9 embeddings, fewer than the 10"),
+        (make(1), "s-norm", None, "has 1 embeddings, fewer than the 2"),
+        (make(9), "as-norm", 1, "top-n must be 2 or more"),
+        (make(9), "as-norm", None, "as-norm needs the number"),
+        (make(9), "b-norm", 3, "unknown normalisation 'b-norm': choose one of z-norm"),
+        (make(9, dim=5), "as-norm", 3, "has 5 dimensions, the embeddings .* have 16"),
+        (
+            Embeddings(["a", "b"], np.tile(make(1).vectors, (2, 1)), "same"),
+            "as-norm",
+            2,
+            r"against the cohort \(same\) are equal",
+        ),
+    ],
+)
 def test_unusable_cohorts_are_refused(cohort, method, top_n, message):
     embeddings = make(3, seed=5)
     with pytest.raises(InputError, match=message):

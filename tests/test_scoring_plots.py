@@ -9,9 +9,9 @@ from scipy.special import ndtri
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.reporting import plots
+from sdpn_k2.reporting.plots import Bar, Panel, silhouette
 from sdpn_k2.scoring.conditions import by_gender, by_value, rates_by_condition
 from sdpn_k2.scoring.metrics import CostModel, ErrorRates
-from sdpn_k2.reporting.plots import Bar, Panel, silhouette
 from sdpn_k2.scoring.trials import Trials
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
@@ -72,8 +72,12 @@ def test_svg_is_well_formed_and_repeatable():
 
 
 def write_metrics(path, n, tail=""):
-    lines = [json.dumps({"step": 10 * i, "loss": 5.0 - i, "loss_ce": 4.0, "lr": 0.1} if i % 2 else
-                        {"step": 10 * i, "loss": 5.0 - i}) for i in range(n)]
+    lines = [
+        json.dumps(
+            {"step": 10 * i, "loss": 5.0 - i, "loss_ce": 4.0, "lr": 0.1} if i % 2 else {"step": 10 * i, "loss": 5.0 - i}
+        )
+        for i in range(n)
+    ]
     path.write_text("\n".join(lines) + "\n" + tail)
 
 
@@ -111,8 +115,10 @@ def test_training_curves_of_several_runs_are_one_picture_a_metric(tmp_path):
 def speakers_apart(distance, n=8, seed=0):
     rng = np.random.default_rng(seed)
     centres = np.linalg.qr(rng.standard_normal((16, 16)))[0][:5]
-    return (np.repeat(centres, n, axis=0) * distance + 0.3 * rng.standard_normal((5 * n, 16)),
-            [f"s{i // n}" for i in range(5 * n)])
+    return (
+        np.repeat(centres, n, axis=0) * distance + 0.3 * rng.standard_normal((5 * n, 16)),
+        [f"s{i // n}" for i in range(5 * n)],
+    )
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.5, 2.0])
@@ -152,11 +158,14 @@ def test_embedding_maps_show_each_system_with_its_silhouette():
     assert (distances.argmin(axis=1) // 8 == np.arange(40) // 8).mean() > 0.9
 
 
-@pytest.mark.parametrize("vectors, said", [
-    (np.ones((4, 2)), "x: a map needs five embeddings or more, there are 4"),
-    (np.arange(1.0, 7.0)[:, None], "x: a map needs embeddings of two dimensions or more"),
-    (np.full((6, 3), 0.1) * np.arange(1, 7)[:, None], "x: all 6 embeddings are alike"),
-])
+@pytest.mark.parametrize(
+    "vectors, said",
+    [
+        (np.ones((4, 2)), "x: a map needs five embeddings or more, there are 4"),
+        (np.arange(1.0, 7.0)[:, None], "x: a map needs embeddings of two dimensions or more"),
+        (np.full((6, 3), 0.1) * np.arange(1, 7)[:, None], "x: all 6 embeddings are alike"),
+    ],
+)
 def test_embeddings_that_have_no_map(vectors, said):
     with pytest.raises(InputError, match=said):
         plots.embedding_maps([Panel("x", vectors, ["a", "b"] * (len(vectors) // 2))])
@@ -165,11 +174,15 @@ def test_embeddings_that_have_no_map(vectors, said):
 NAMES = ["$a_", "_b$ of $c$", "__"]  # mathematics and what is to be hidden, to matplotlib
 
 
-@pytest.mark.parametrize("draw", [
-    lambda names: plots.det_curves({name: gaussian_rates(50) for name in names}),
-    lambda names: plots.condition_bars(names, {name: [Bar(0.1)] * len(names) for name in names}),
-    lambda names: plots.embedding_maps([Panel(names[0], np.eye(6) + 1, 2 * names)]),
-], ids=["curves", "bars", "maps"])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda names: plots.det_curves({name: gaussian_rates(50) for name in names}),
+        lambda names: plots.condition_bars(names, {name: [Bar(0.1)] * len(names) for name in names}),
+        lambda names: plots.embedding_maps([Panel(names[0], np.eye(6) + 1, 2 * names)]),
+    ],
+    ids=["curves", "bars", "maps"],
+)
 def test_names_are_shown_as_they_are(draw):
     shown = texts(draw(NAMES))
     for name in NAMES:
@@ -185,8 +198,11 @@ def test_metrics_and_runs_are_named_as_they_are(tmp_path):
 
 
 def test_the_seventh_system_does_not_look_like_the_first():
-    lines = [line for line in plots.det_curves({str(i): gaussian_rates(50) for i in range(13)}).axes[0].lines
-             if line.get_drawstyle() == "steps-pre"]
+    lines = [
+        line
+        for line in plots.det_curves({str(i): gaussian_rates(50) for i in range(13)}).axes[0].lines
+        if line.get_drawstyle() == "steps-pre"
+    ]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 13
     patches = plots.condition_bars(["all"], {str(i): [Bar(0.1)] for i in range(13)}).axes[0].patches
     assert len({(patch.get_facecolor(), patch.get_hatch()) for patch in patches}) == 13
@@ -200,8 +216,9 @@ def test_bars_have_the_height_of_their_eer():
 
 
 def make_trials():
-    return Trials(["a", "b"], ["c", "d", "e"], np.array([0, 0, 0, 1, 1, 1], np.int32),
-                  np.array([0, 1, 2, 0, 1, 2], np.int32))
+    return Trials(
+        ["a", "b"], ["c", "d", "e"], np.array([0, 0, 0, 1, 1, 1], np.int32), np.array([0, 1, 2, 0, 1, 2], np.int32)
+    )
 
 
 def test_conditions_by_the_shorter_side():

@@ -38,7 +38,10 @@ def test_results_of_every_list_and_back_end(folders):
     data, exp = folders
     report = results.collect(data, exp, "some command")
     assert [(r.set, r.trials, r.backend, r.n_targets, r.n_nontargets) for r in report.results] == [
-        ("test", "trials", "cosine", 2, 2), ("test", "trials", "plda", 2, 2), ("test", "trials_o", "cosine", 1, 1)]
+        ("test", "trials", "cosine", 2, 2),
+        ("test", "trials", "plda", 2, 2),
+        ("test", "trials_o", "cosine", 1, 1),
+    ]
     cosine, plda, _ = report.results
     assert (cosine.eer, cosine.min_dcf_01, cosine.min_dcf_05) == (0.5, 0.5, 0.5)
     assert (plda.eer, plda.min_dcf_01) == (0.0, 0.0)
@@ -77,8 +80,9 @@ def test_what_the_plda_used_is_said_or_said_to_be_unknown(folders):
 
 def test_trials_of_utterances_without_an_embedding_are_left_out_and_counted(folders):
     data, exp = folders
-    (data / "test" / "trials").write_text("a x target\nb y target\na y nontarget\nb x nontarget\nb lost target\n"
-                                          "lost x nontarget\n")
+    (data / "test" / "trials").write_text(
+        "a x target\nb y target\na y nontarget\nb x nontarget\nb lost target\nlost x nontarget\n"
+    )
     # What has no features is not in utt2spk either.
     (data / "test" / "utt2spk").write_text("a 1\nb 2\nx 1\ny 2\n")
     (exp / "xvectors_test").mkdir()
@@ -86,7 +90,10 @@ def test_trials_of_utterances_without_an_embedding_are_left_out_and_counted(fold
     table.write_text("a x.ark:2\nb x.ark:2\nx x.ark:2\ny x.ark:2\n")
     report = results.collect(data, exp)
     assert [(r.trials, r.backend, r.n_targets, r.n_nontargets) for r in report.results] == [
-        ("trials", "cosine", 2, 2), ("trials", "plda", 2, 2), ("trials_o", "cosine", 1, 1)]
+        ("trials", "cosine", 2, 2),
+        ("trials", "plda", 2, 2),
+        ("trials_o", "cosine", 1, 1),
+    ]
     assert all(result.eer_interval for result in report.results)
     left_out = "test/trials: 2 of 6 trials are left out, since 1 utterances have no embedding; the first: lost"
     assert report.missing == [left_out, "test/trials_o has no plda scores"]
@@ -109,19 +116,25 @@ def test_eer_and_costs_have_intervals_where_the_speakers_are_known(folders):
     (data / "test" / "utt2spk").write_text("a one\nx one\nb two\ny two\n")
     report = results.collect(data, exp)
     cosine = report.results[0]
-    for value, interval in ((cosine.eer, cosine.eer_interval), (cosine.min_dcf_01, cosine.min_dcf_01_interval),
-                            (cosine.min_dcf_05, cosine.min_dcf_05_interval)):
+    for value, interval in (
+        (cosine.eer, cosine.eer_interval),
+        (cosine.min_dcf_01, cosine.min_dcf_01_interval),
+        (cosine.min_dcf_05, cosine.min_dcf_05_interval),
+    ):
         assert interval.low <= value <= interval.high
     page = results.markdown(report, "exp")
     low, high = cosine.min_dcf_01_interval
     assert f"| 0.5000 | {low:.3f}..{high:.3f} | 0.5000 |" in page and "when the speakers are drawn anew" in page
 
 
-@pytest.mark.parametrize("table, said", [
-    ("a a\nb b\nx x\ny y\n", "no intervals: .*a x is a target trial, but not by the speakers given"),
-    ("a one\nx one\nb two\n", "no intervals: .*the speaker of y is not known"),
-    ("a\n", "no intervals: .*utt2spk:1: 'a' has no value"),
-])
+@pytest.mark.parametrize(
+    "table, said",
+    [
+        ("a a\nb b\nx x\ny y\n", "no intervals: .*a x is a target trial, but not by the speakers given"),
+        ("a one\nx one\nb two\n", "no intervals: .*the speaker of y is not known"),
+        ("a\n", "no intervals: .*utt2spk:1: 'a' has no value"),
+    ],
+)
 def test_unusable_speakers_cost_the_intervals_only(folders, table, said):
     data, exp = folders
     (data / "test" / "utt2spk").write_text(table)
@@ -130,13 +143,16 @@ def test_unusable_speakers_cost_the_intervals_only(folders, table, said):
     assert re.search(said, report.missing[0])
 
 
-@pytest.mark.parametrize("name, content, said", [
-    ("trials.cosine", "a x 0.5\nb y 0.5\na y 0.5\nb x 0.5\n", "trials.cosine: all 4 scores are 0.5"),
-    ("trials.cosine", "a x nan\nb y 1\na y 2\nb x 3\n", "trials.cosine:1: the score is 'nan'"),
-    ("trials.cosine", "", "trials.cosine: "),
-    ("trials.cosine", "a x 1\n", "trials.cosine: no score for b y"),
-    ("trials_none.cosine", "a x 1\n", "trials_none: no such trial list, but .* has scores for it"),
-])
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("trials.cosine", "a x 0.5\nb y 0.5\na y 0.5\nb x 0.5\n", "trials.cosine: all 4 scores are 0.5"),
+        ("trials.cosine", "a x nan\nb y 1\na y 2\nb x 3\n", "trials.cosine:1: the score is 'nan'"),
+        ("trials.cosine", "", "trials.cosine: "),
+        ("trials.cosine", "a x 1\n", "trials.cosine: no score for b y"),
+        ("trials_none.cosine", "a x 1\n", "trials_none: no such trial list, but .* has scores for it"),
+    ],
+)
 def test_score_files_that_cannot_be_measured_are_named(folders, name, content, said):
     data, exp = folders
     (exp / "scores" / "test" / name).write_text(content)
@@ -161,8 +177,19 @@ def test_experiments_that_cannot_be_measured(folders):
 
 def test_eval_prints_kaldis_digits(shared):
     golden = shared / "kaldi-golden"
-    done = CliRunner().invoke(evaluate, [str(golden / "scores"), str(golden / "trials"), "--p-target", "0.001",
-                                             "--p-target", "0.05", "--nist", "sre16"])
+    done = CliRunner().invoke(
+        evaluate,
+        [
+            str(golden / "scores"),
+            str(golden / "trials"),
+            "--p-target",
+            "0.001",
+            "--p-target",
+            "0.05",
+            "--nist",
+            "sre16",
+        ],
+    )
     assert done.exit_code == 0, done.output
     lines = dict(line.rsplit("  ", 1) for line in done.output.splitlines())
     figures = {name.strip(): value for name, value in lines.items()}
@@ -174,8 +201,11 @@ def test_eval_prints_kaldis_digits(shared):
 
 def test_eval_reads_a_pipe_and_prints_json(folders):
     data, exp = folders
-    done = CliRunner().invoke(evaluate, ["-", str(data / "test" / "trials"), "--json"],
-                              input=(exp / "scores" / "test" / "trials.cosine").read_text())
+    done = CliRunner().invoke(
+        evaluate,
+        ["-", str(data / "test" / "trials"), "--json"],
+        input=(exp / "scores" / "test" / "trials.cosine").read_text(),
+    )
     assert done.exit_code == 0, done.output
     figures = json.loads(done.output)
     assert figures["n_targets"] == 2 and figures["eer"] == 0.5 and figures["costs"][0]["min_dcf"] == 0.5

@@ -7,8 +7,15 @@ import pytest
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring import trials as module
-from sdpn_k2.scoring.trials import (Scores, check_labels_agree, match_scores, read_scores, read_trials, trials_between,
-                                    write_scores)
+from sdpn_k2.scoring.trials import (
+    Scores,
+    check_labels_agree,
+    match_scores,
+    read_scores,
+    read_trials,
+    trials_between,
+    write_scores,
+)
 
 
 @pytest.fixture
@@ -17,6 +24,7 @@ def write(tmp_path):
         path = tmp_path / name
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return path
+
     return write_file
 
 
@@ -59,29 +67,35 @@ def test_blocks_do_not_show(write, monkeypatch, block_bytes):
         read_trials(write("bad", "\n".join(lines[:99] + ["e1 t1"])))
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "trials: is empty"),
-    ("a x target\n\nb y target\n", ":2: has 0 fields, must be 'enroll test target|nontarget'"),
-    ("a x target\nb y\n", ":2: has 2 fields where the lines before it have 3"),
-    ("a x target 1\n", ":1: has 4 fields"),
-    ("a\n", ":1: has 1 fields"),
-    ("a x target\nb y\nc z w target\n", ":2: has 2 fields"),
-    ("a x target\nb y impostor\n", ":2: the label is 'impostor', must be target or nontarget"),
-    (b"a x target\n\xff\xfe y target\n", "is not UTF-8"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "trials: is empty"),
+        ("a x target\n\nb y target\n", ":2: has 0 fields, must be 'enroll test target|nontarget'"),
+        ("a x target\nb y\n", ":2: has 2 fields where the lines before it have 3"),
+        ("a x target 1\n", ":1: has 4 fields"),
+        ("a\n", ":1: has 1 fields"),
+        ("a x target\nb y\nc z w target\n", ":2: has 2 fields"),
+        ("a x target\nb y impostor\n", ":2: the label is 'impostor', must be target or nontarget"),
+        (b"a x target\n\xff\xfe y target\n", "is not UTF-8"),
+    ],
+)
 def test_bad_trial_lists_name_the_line(write, text, message):
     with pytest.raises(InputError) as error:
         read_trials(write("trials", text))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("a x 1.0\nb y nan\n", ":2: the score is 'nan', must be a finite number"),
-    ("a x 1.0\nb y inf\n", ":2: the score is 'inf'"),
-    ("a x 1.0\nb y high\n", ":2: the score is 'high'"),
-    ("a x\n", ":1: has 2 fields, must be 'enroll test score'"),
-    ("", "is empty"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a x 1.0\nb y nan\n", ":2: the score is 'nan', must be a finite number"),
+        ("a x 1.0\nb y inf\n", ":2: the score is 'inf'"),
+        ("a x 1.0\nb y high\n", ":2: the score is 'high'"),
+        ("a x\n", ":1: has 2 fields, must be 'enroll test score'"),
+        ("", "is empty"),
+    ],
+)
 def test_bad_score_files_name_the_line(write, text, message):
     with pytest.raises(InputError) as error:
         read_scores(write("scores", text))
@@ -105,8 +119,12 @@ def test_standard_input_and_output(monkeypatch, capsys):
 
 def test_scores_survive_a_file(tmp_path):
     rng = np.random.default_rng(0)
-    trials = module.Trials([f"e{i}" for i in range(50)], [f"t{i}" for i in range(70)],
-                           rng.integers(0, 50, 200_000).astype(np.int32), rng.integers(0, 70, 200_000).astype(np.int32))
+    trials = module.Trials(
+        [f"e{i}" for i in range(50)],
+        [f"t{i}" for i in range(70)],
+        rng.integers(0, 50, 200_000).astype(np.int32),
+        rng.integers(0, 70, 200_000).astype(np.int32),
+    )
     values = rng.standard_normal(200_000).astype(np.float32)
     write_scores(tmp_path / "scores", Scores(trials, values))
     again = read_scores(tmp_path / "scores")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sdpn_k2.config import ObjectiveConfig, load_config
-from sdpn_k2.training.gradient_cache import loss_and_gradients
 from sdpn_k2.methods import regularisation, sdpn
+from sdpn_k2.training.gradient_cache import loss_and_gradients
 
 VIEWS, UTTERANCES, DIM, K = 3, 6, 5, 7
 
@@ -43,15 +43,17 @@ def test_every_term_equals_its_formula():
     p_student = softmax(student.numpy() / 0.1)
     p_teacher = softmax(teacher.numpy() / 0.1) ** (1 / 0.25)
     p_teacher = sinkhorn_reference(p_teacher / p_teacher.sum(-1, keepdims=True), 3)
-    cross_entropy = np.mean([-np.sum(p_teacher[i] * np.log(p_student[v, i]))
-                             for v in range(VIEWS) for i in range(UTTERANCES)])
+    cross_entropy = np.mean(
+        [-np.sum(p_teacher[i] * np.log(p_student[v, i])) for v in range(VIEWS) for i in range(UTTERANCES)]
+    )
     mean = p_student.reshape(-1, K).mean(0)
     entropy = -np.sum(mean * np.log(mean))
     dimension = 0.0
     for view in e.numpy():
         unit = view / np.linalg.norm(view, axis=1, keepdims=True)
-        nearest = [min(np.linalg.norm(unit[i] - unit[j]) for j in range(UTTERANCES) if j != i)
-                   for i in range(UTTERANCES)]
+        nearest = [
+            min(np.linalg.norm(unit[i] - unit[j]) for j in range(UTTERANCES) if j != i) for i in range(UTTERANCES)
+        ]
         dimension -= np.mean(np.log(np.array(nearest) + 1e-8))
 
     assert float(terms["loss_ce"]) == pytest.approx(cross_entropy, rel=1e-12)
@@ -87,7 +89,9 @@ def test_identical_embeddings_give_a_finite_gradient():
 
 
 def test_sinkhorn_equals_the_reference_and_balances_in_the_limit():
-    log_p = torch.log_softmax(torch.randn(40, K, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 4, 1)
+    log_p = torch.log_softmax(
+        torch.randn(40, K, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 4, 1
+    )
     three = sdpn.sinkhorn(log_p, 3).exp().numpy()
     np.testing.assert_allclose(three, sinkhorn_reference(log_p.exp().numpy(), 3), rtol=1e-10)
     np.testing.assert_allclose(three.sum(1), 1.0, atol=1e-6)
@@ -113,9 +117,18 @@ def test_embedding_statistics_in_closed_form():
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_config(None, ["model.channels=16", "model.attention_channels=4", "model.se_channels=4",
-                              "model.embedding_dim=8", "model.mlp_hidden_dim=16", "model.projection_dim=6",
-                              f"objective.num_prototypes={K}"])
+    return load_config(
+        None,
+        [
+            "model.channels=16",
+            "model.attention_channels=4",
+            "model.se_channels=4",
+            "model.embedding_dim=8",
+            "model.mlp_hidden_dim=16",
+            "model.projection_dim=6",
+            f"objective.num_prototypes={K}",
+        ],
+    )
 
 
 def test_teacher_follows_the_student_in_closed_form(tiny):
@@ -128,7 +141,7 @@ def test_teacher_follows_the_student_in_closed_form(tiny):
     for _ in range(5):
         model.update_teacher(0.9)
     for teacher, student, first in zip(model.teacher.parameters(), model.student.parameters(), start):
-        expected = student.double() + (first.double() - student.double()) * 0.9 ** 5
+        expected = student.double() + (first.double() - student.double()) * 0.9**5
         torch.testing.assert_close(teacher.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -172,8 +185,8 @@ def test_dimension_regularisations_on_correlations_in_closed_form():
     x = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.5, -0.5], [-0.5, 0.5]], dtype=torch.float64)
     r = float(np.corrcoef(x.numpy().T)[0, 1])
     e = torch.stack([x * torch.tensor([3.0, 0.2]) + 5.0, x])
-    assert float(regularisation.off_diagonal(e)) == pytest.approx(2 * (2 * r ** 2 / 2), rel=1e-6)
-    assert float(regularisation.frobenius(e)) == pytest.approx(2 * (np.sqrt(2 * r ** 2) / 2), rel=1e-6)
+    assert float(regularisation.off_diagonal(e)) == pytest.approx(2 * (2 * r**2 / 2), rel=1e-6)
+    assert float(regularisation.frobenius(e)) == pytest.approx(2 * (np.sqrt(2 * r**2) / 2), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["koleo", "off_diagonal", "frobenius"])

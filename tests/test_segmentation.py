@@ -16,8 +16,8 @@ from scipy.io import wavfile
 from sklearn.mixture import GaussianMixture
 
 from sdpn_k2.cli import cli
-from sdpn_k2.inference.speech_detection import detect_speech
 from sdpn_k2.errors import InputError
+from sdpn_k2.inference.speech_detection import detect_speech
 from sdpn_k2.kaldi.datadir.data_dir import read_map, read_segments, write_map
 from sdpn_k2.kaldi.features.fbank_mfcc import FbankOptions, fbank, num_frames
 from sdpn_k2.signal import segmentation
@@ -118,7 +118,7 @@ def test_shorter_than_any_minimum_is_one_segment_of_the_likelier_class(backend):
 def test_nothing_to_decode(backend):
     decode = find_decoder(backend)
     assert decode([], Topology()) == []
-    path, = decode([torch.zeros(0, 2)], Topology())
+    (path,) = decode([torch.zeros(0, 2)], Topology())
     assert len(path.speech) == 0 and path.score == 0.0
 
 
@@ -138,7 +138,7 @@ def test_ties_go_to_speech_and_then_to_later_segments():
                 candidates.append((score_of(labels, values, topology), kinds[-1], durations[::-1].tolist(), labels))
         best = max(candidates, key=lambda candidate: candidate[:3])
         tied += sum(candidate[0] == best[0] for candidate in candidates) > 1
-        path, = viterbi([torch.from_numpy(values)], topology)
+        (path,) = viterbi([torch.from_numpy(values)], topology)
         assert path.score == best[0]
         np.testing.assert_array_equal(path.speech, best[3])
     assert tied > 20
@@ -199,7 +199,7 @@ def test_gaussians_are_those_of_scikit_learn():
 def test_evidence_for_speech_grows_with_energy_and_zeros_are_not_fitted():
     rng = np.random.default_rng(0)
     energies = torch.from_numpy(np.concatenate([rng.normal(-10, 0.3, 300), rng.normal(-3, 2.5, 200)]))
-    values, = two_gaussians([energies])
+    (values,) = two_gaussians([energies])
     evidence = (values[:, 1] - values[:, 0])[energies.argsort()]
     assert (evidence.diff() >= -1e-12).all() and evidence[0] < 0 < evidence[-1]
     zeros = torch.full((400,), float(np.log(segmentation.SILENCE)), dtype=torch.float64)
@@ -320,7 +320,7 @@ def test_command_writes_for_kaldi_and_lhotse(data, tmp_path):
         assert abs(part.start - start) < 0.12 and abs(part.end - end) < 0.12
         first, last = (int(word) for word in name.split("-")[-2:])
         assert decisions[part.recording][first:last].all() and part.start == pytest.approx(first * 0.01, abs=2e-6)
-    assert read_map(tmp_path / "out" / "utt2spk") == {name: "s1" for name in segments}
+    assert read_map(tmp_path / "out" / "utt2spk") == dict.fromkeys(segments, "s1")
 
     supervisions = lhotse.load_manifest(tmp_path / "out" / "supervisions.jsonl.gz")
     for item, (name, part) in zip(supervisions, segments.items()):
@@ -349,8 +349,11 @@ def test_segments_of_a_data_directory_are_utterances(data, tmp_path):
     (data / "spk2utt").write_text("s1 s1-x s1-y s1-z\n")
     summary = detect(data, tmp_path / "out")
     assert (summary.utterances, summary.skipped, summary.segments) == (3, 0, 3)
-    succeed("extract-segments scp:data/wav.scp data/segments ark:parts.ark && wav-copy ark:parts.ark ark:- | "
-            "compute-fbank-feats --dither=0 ark:- ark:feats.ark", tmp_path)
+    succeed(
+        "extract-segments scp:data/wav.scp data/segments ark:parts.ark && wav-copy ark:parts.ark ark:- | "
+        "compute-fbank-feats --dither=0 ark:- ark:feats.ark",
+        tmp_path,
+    )
     features = load(tmp_path / "feats.ark")
     assert {name: len(vector) for name, vector in load(tmp_path / "out" / "vad.ark").items()} == {
         name: len(matrix) for name, matrix in features.items()
@@ -392,11 +395,11 @@ def test_the_channel_that_segments_name(tmp_path):
         write_map(folder / name, {"r": "r"})
     for wanted_channel, wanted in ((1, (1.0, 2.5)), (0, (0.5, 1.5))):
         detect(folder, tmp_path / "out")
-        value, = read_map(tmp_path / "out" / "segments").values()
+        (value,) = read_map(tmp_path / "out" / "segments").values()
         recording, start, end, channel = value.split()
         assert (recording, channel) == ("r", str(wanted_channel))
         assert abs(float(start) - wanted[0]) < 0.12 and abs(float(end) - wanted[1]) < 0.12
-        supervision, = lhotse.load_manifest(tmp_path / "out" / "supervisions.jsonl.gz")
+        (supervision,) = lhotse.load_manifest(tmp_path / "out" / "supervisions.jsonl.gz")
         assert supervision.channel == wanted_channel
         (folder / "segments").unlink(missing_ok=True)
 
@@ -409,13 +412,13 @@ def test_segments_beyond_the_end_and_segments_that_overlap(data, tmp_path, caplo
     summary = detect(data, tmp_path / "out")
     assert (summary.utterances, summary.skipped) == (2, 2)
     assert "skipped utterance c: goes from 0.5 to 6 s, but recording s1-a lasts 5.4 s" in caplog.text
-    overlaps, = [line for line in caplog.text.splitlines() if "overlaps" in line]
+    (overlaps,) = [line for line in caplog.text.splitlines() if "overlaps" in line]
     assert "out/segments: 'a-" in overlaps and "extract-windows refuses such segments" in overlaps
 
 
 def test_the_python_of_the_documentation():
     text = (ROOT / "docs" / "vad.md").read_text(encoding="utf-8")
-    block, = re.findall(r"^(?:    from sdpn_k2.*\n)+\n(?:    .*\n)+", text, flags=re.MULTILINE)
+    (block,) = re.findall(r"^(?:    from sdpn_k2.*\n)+\n(?:    .*\n)+", text, flags=re.MULTILINE)
     energies = torch.tensor([0.0] * 50 + [1.0] * 60)
     given = {"frames": [energies], "classify": lambda batch: [torch.stack([1 - x, 9 * x], dim=1) * 9 for x in batch]}
     exec(textwrap.dedent(block), given)
@@ -452,11 +455,14 @@ def test_bad_input_is_one_line(data, tmp_path):
         assert f"--min-speech={duration}: expected a number of seconds" in str(result.exception)
 
 
-@pytest.mark.parametrize("fault, words", [
-    ("raise ModuleNotFoundError(\"No module named 'k2'\", name='k2')", "k2 is not installed"),
-    ("raise ImportError('k2 was built using PyTorch 9.9\\nNote: ...')", "k2 was built using PyTorch 9.9"),
-    ("raise OSError('libtorch_cuda.so: cannot open shared object file')", "libtorch_cuda.so: cannot open"),
-])
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("raise ModuleNotFoundError(\"No module named 'k2'\", name='k2')", "k2 is not installed"),
+        ("raise ImportError('k2 was built using PyTorch 9.9\\nNote: ...')", "k2 was built using PyTorch 9.9"),
+        ("raise OSError('libtorch_cuda.so: cannot open shared object file')", "libtorch_cuda.so: cannot open"),
+    ],
+)
 def test_without_a_k2_that_works(data, tmp_path, fault, words):
     fake = tmp_path / "fake"
     fake.mkdir()

@@ -136,7 +136,7 @@ def test_whole_augmentation_equals_the_per_item_reference(kinds, with_rirs, bloc
                         base, offset, length = which
                         samples = banks[source].recordings.numpy()[base : base + length].astype(float) / 32768
                         noise += samples[(offset + np.arange(len(noise))) % length]
-                power, noise_power = (expected[row] ** 2).mean(), (noise ** 2).mean()
+                power, noise_power = (expected[row] ** 2).mean(), (noise**2).mean()
                 expected[row] += noise * np.sqrt(power / noise_power / 10 ** (mixture.snr[n] / 10))
         np.testing.assert_allclose(ours.numpy(), expected, atol=2e-4 * np.abs(expected).max())
     assert torch.equal(clean, speech(views * utterances))

@@ -74,9 +74,7 @@ def slurm():
     host = socket.gethostname().split(".")[0]
     controller_port, node_port = free_ports(2)
     config = folder / "slurm.conf"
-    config.write_text(
-        CONFIG.format(host=host, folder=folder, controller_port=controller_port, node_port=node_port)
-    )
+    config.write_text(CONFIG.format(host=host, folder=folder, controller_port=controller_port, node_port=node_port))
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o600)
     environment = dict(os.environ, SLURM_CONF=str(config), PATH=SEARCH_PATH)
@@ -123,14 +121,14 @@ def body(log: Path) -> str:
 
 def test_array_job(run, tmp_path):
     (tmp_path / "path.sh").write_text("export FROM_PATH_SH=sourced\n")
-    result = run("--mem", "100M", "JOB=1:3", "log/x.JOB.log", "echo", "JOB", "it's \"JOB\"", "$FROM_PATH_SH")
+    result = run("--mem", "100M", "JOB=1:3", "log/x.JOB.log", "echo", "JOB", 'it\'s "JOB"', "$FROM_PATH_SH")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     for job in (1, 2, 3):
         log = (tmp_path / f"log/x.{job}.log").read_text().splitlines()
         assert log[0] == f"# echo {job} 'it'\"'\"'s \"{job}\"' $FROM_PATH_SH"
         assert log[1] == f"# Running on {os.uname().nodename}"
         assert log[2].startswith("# Started at ")
-        assert log[4] == f"{job} it's \"{job}\" sourced"
+        assert log[4] == f'{job} it\'s "{job}" sourced'
         assert re.fullmatch(r"# Accounting: time=\d+ threads=1", log[-2])
         assert log[-1].startswith("# Ended (code 0) at ")
     assert sorted(path.name for path in (tmp_path / "log/q").iterdir()) == ["x.out", "x.sh"]
@@ -170,7 +168,7 @@ def jobs_of(slurm):
 # slurm.pl, but asking the grid more often and trusting its answer sooner.
 IMPATIENT = f"""
 import runpy, sys
-sys.path.insert(0, {str(SLURM_PL.parent / 'parallel')!r})
+sys.path.insert(0, {str(SLURM_PL.parent / "parallel")!r})
 import launcher
 launcher.LOOK = launcher.GRACE = 0.5
 sys.argv[0] = "slurm.pl"

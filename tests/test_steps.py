@@ -252,8 +252,8 @@ def model(tmp_path_factory):
     import torch
 
     from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig
-    from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
     from sdpn_k2.methods.sdpn import SDPN
+    from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
 
     encoder = dict(channels=32, attention_channels=8, se_channels=8, embedding_dim=16)
     config = Config(

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
-
 from tiny_models import write_data, write_model
 
 from sdpn_k2.cli import cli
+from sdpn_k2.errors import InputError
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.inference.streaming import embed_stream, sliding_windows
-from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.formats.tables import read_table
-from sdpn_k2.kaldi.datadir.utterances import read_utterances
 from sdpn_k2.kaldi.datadir.subsegments import Windowing
+from sdpn_k2.kaldi.datadir.utterances import read_utterances
+from sdpn_k2.kaldi.formats.tables import read_table
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +89,15 @@ def test_memory_does_not_grow_with_the_length():
     assert (few, many) == (26, 2666) and large < small + 20000
 
 
-@pytest.mark.parametrize("length, shift, least, total", [
-    (10, 10, 3, 35), (10, 4, 1, 35), (10, 7, 10, 30), (9, 2, 9, 5),
-])
+@pytest.mark.parametrize(
+    "length, shift, least, total",
+    [
+        (10, 10, 3, 35),
+        (10, 4, 1, 35),
+        (10, 7, 10, 30),
+        (9, 2, 9, 5),
+    ],
+)
 def test_every_sample_is_in_a_window_whatever_the_blocks(length, shift, least, total):
     signal = np.arange(total, dtype=np.float32)
     results = []
@@ -140,7 +145,10 @@ def test_bad_input(model, tmp_path, samples):
         (["--min-window", "0.05", str(tmp_path / "short.wav")], "least window 0.05 s: too short for an embedding"),
         ([str(tmp_path / "my x.wav")], "'my x' cannot begin a key, .* --name NAME"),
         ([f"cat {tmp_path}/x.flac |"], "FLAC, but a pipe should bring 16-bit WAV"),
-        *(([f"cat {tmp_path}/{magic} |"], f"{kind}, but a pipe should bring 16-bit WAV") for magic, kind in others.items()),
+        *(
+            ([f"cat {tmp_path}/{magic} |"], f"{kind}, but a pipe should bring 16-bit WAV")
+            for magic, kind in others.items()
+        ),
         (["--channel", "1", f"cat {tmp_path}/short.wav |"], "there is no channel 1"),
     ):
         command = ["stream", "--device", "cpu", *arguments[:-1], str(model), arguments[-1], f"ark:{tmp_path}/out.ark"]

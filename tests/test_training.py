@@ -15,13 +15,18 @@ import soundfile
 import torch
 from click.testing import CliRunner
 from lhotse import CutSet, Features, Recording
+from tiny_training import PROCESS, TINY, command, make_trainer, wait_for_checkpoint, write_corpus
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import load_config
 from sdpn_k2.data.banks import Banks
-from sdpn_k2.data.cuts import CutTable, CutSelection, select_cuts, write_manifest
+from sdpn_k2.data.cuts import CutSelection, CutTable, select_cuts, write_manifest
 from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches
 from sdpn_k2.data.shar import SharTable
+from sdpn_k2.errors import InputError
+from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.kaldi.formats.tables import TableWriter
+from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.models.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -29,15 +34,11 @@ from sdpn_k2.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.signal.fbank import Fbank
 from sdpn_k2.training.health import warn_of_collapse
 from sdpn_k2.training.schedules import cosine, warmup_cosine
 from sdpn_k2.training.trainer import Trainer
-from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.formats.tables import TableWriter
-from sdpn_k2.methods.sdpn import SDPN
-from sdpn_k2.signal.fbank import Fbank
-from tiny_training import PROCESS, TINY, command, make_trainer, wait_for_checkpoint, write_corpus
+
 
 @pytest.fixture(scope="module")
 def cuts(tmp_path_factory) -> Path:
@@ -46,8 +47,11 @@ def cuts(tmp_path_factory) -> Path:
 
 def same_weights(first: Path, second: Path) -> bool:
     a, b = load_checkpoint(first), load_checkpoint(second)
-    return a.step == b.step and all(torch.equal(a.model[name], b.model[name]) for name in a.model) and all(
-        torch.equal(a.momentum[name], b.momentum[name]) for name in a.momentum)
+    return (
+        a.step == b.step
+        and all(torch.equal(a.model[name], b.model[name]) for name in a.model)
+        and all(torch.equal(a.momentum[name], b.momentum[name]) for name in a.momentum)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,10 @@ def test_a_run_leaves_what_it_should(finished):
     assert {"loss_ce", "loss_me", "loss_dr", "prototypes_in_use", "lr", "utterances_per_second"} <= set(metrics[0])
     assert all(np.isfinite(value) for entry in metrics for value in entry.values())
     assert [path.name for path in sorted((exp / "checkpoints").iterdir())] == [
-        "step-00000004.pt", "step-00000006.pt", "step-00000008.pt"]
+        "step-00000004.pt",
+        "step-00000006.pt",
+        "step-00000008.pt",
+    ]
     assert load_config(exp / "config.yaml") == load_checkpoint(finished).config
     assert list((exp / "tensorboard").iterdir())
 
@@ -246,7 +253,9 @@ def test_noise_beyond_the_budget_takes_turns(cuts):
     assert len({content.numpy().tobytes() for content in contents}) == 3
     assert banks.augment.banks["music"] is music
     again = Banks(manifests, config, torch.device("cpu"), step=5).augment.banks
-    assert torch.equal(again["noise"].recordings, contents[5]) and torch.equal(again["music"].recordings, music.recordings)
+    assert torch.equal(again["noise"].recordings, contents[5]) and torch.equal(
+        again["music"].recordings, music.recordings
+    )
 
 
 def test_noise_that_fits_stays(cuts, tmp_path):
@@ -298,9 +307,19 @@ def fbank_cuts(cuts, tmp_path_factory) -> Path:
             writer.write(cut.id, frames)
             cut = cut.truncate(duration=len(frames) / 100, preserve_id=True)
             cut.features = Features(
-                type="kaldi-fbank", num_frames=len(frames), num_features=80, frame_shift=0.01, sampling_rate=16000,
-                start=0, duration=len(frames) / 100, storage_type="kaldiio", storage_path=str(folder / "feats.scp"),
-                storage_key=cut.id, recording_id=cut.recording_id, channels=0)
+                type="kaldi-fbank",
+                num_frames=len(frames),
+                num_features=80,
+                frame_shift=0.01,
+                sampling_rate=16000,
+                start=0,
+                duration=len(frames) / 100,
+                storage_type="kaldiio",
+                storage_path=str(folder / "feats.scp"),
+                storage_key=cut.id,
+                recording_id=cut.recording_id,
+                channels=0,
+            )
             items.append(cut)
     write_manifest(items, folder / "cuts.jsonl.gz")
     write_manifest([cut.recording for cut in items[:5]], folder / "recordings_noise.jsonl.gz")
@@ -343,19 +362,26 @@ def test_chunks_are_averaged(finished):
 
 def test_average_is_the_mean_of_the_weights(finished, tmp_path):
     paths = list_checkpoints(finished.parent / "checkpoints")
-    result = CliRunner().invoke(cli, ["average", "--last", "2", str(finished.parent / "checkpoints"), str(tmp_path / "a.pt")])
+    result = CliRunner().invoke(
+        cli, ["average", "--last", "2", str(finished.parent / "checkpoints"), str(tmp_path / "a.pt")]
+    )
     assert result.exit_code == 0, result.output
     ours, (first, second) = load_checkpoint(tmp_path / "a.pt"), map(load_checkpoint, paths[-2:])
     for name, tensor in ours.model.items():
         if tensor.is_floating_point():
-            torch.testing.assert_close(tensor.double(), (first.model[name].double() + second.model[name].double()) / 2,
-                                       rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(
+                tensor.double(), (first.model[name].double() + second.model[name].double()) / 2, rtol=1e-6, atol=1e-9
+            )
     assert Extractor.load(tmp_path / "a.pt").embed(np.ones(4000)).shape == (8,)
 
 
 def test_every_so_many_epochs_a_checkpoint_stays(cuts, tmp_path):
     # Two steps an epoch; checkpoints after every step; kept: the first after epochs 1, 2, 3 and the newest.
-    exp = make_trainer(cuts, tmp_path, "train.checkpoint_every=1", "train.keep_checkpoints=1", "train.keep_every=1").run().parent
+    exp = (
+        make_trainer(cuts, tmp_path, "train.checkpoint_every=1", "train.keep_checkpoints=1", "train.keep_every=1")
+        .run()
+        .parent
+    )
     assert [int(path.stem[5:]) for path in list_checkpoints(exp / "checkpoints")] == [2, 4, 6, 8]
 
 
@@ -364,7 +390,10 @@ def test_signs_of_collapse_are_told(caplog):
     assert warn_of_collapse(5, healthy, 128, 64) == []
     assert warn_of_collapse(5, healthy, 65536, 64) == []
     with caplog.at_level("WARNING"):
-        assert len(warn_of_collapse(7, {"prototypes_in_use": 2.0, "effective_rank": 1.2, "mean_cosine": 0.99}, 128, 64)) == 3
+        assert (
+            len(warn_of_collapse(7, {"prototypes_in_use": 2.0, "effective_rank": 1.2, "mean_cosine": 0.99}, 128, 64))
+            == 3
+        )
     assert "step 7: collapse? only 2.0 of 128 prototypes" in caplog.text
 
 
@@ -376,8 +405,9 @@ def test_dev_trials_are_evaluated_and_the_best_checkpoint_stays(cuts, tmp_path):
     with TableWriter(f"ark,scp:{dev}/feats.ark,{dev}/feats.scp", "matrix") as writer:
         for name in names:
             writer.write(name, rng.normal(size=(60, 80)).astype(np.float32))
-    (dev / "trials").write_text("".join(
-        f"{a} {b} {'target' if a[:2] == b[:2] else 'nontarget'}\n" for a in names for b in names if a < b))
+    (dev / "trials").write_text(
+        "".join(f"{a} {b} {'target' if a[:2] == b[:2] else 'nontarget'}\n" for a in names for b in names if a < b)
+    )
     config = load_config(None, TINY + ["train.checkpoint_every=1", "train.keep_checkpoints=1"])
     final = Trainer(config, cuts, cuts.parent, tmp_path / "exp", PROCESS, dev=dev).run()
     metrics = [json.loads(line) for line in (tmp_path / "exp" / "metrics.jsonl").read_text().splitlines()]
@@ -435,13 +465,29 @@ def test_a_run_starts_from_given_weights(cuts, finished, tmp_path):
     assert all(torch.equal(ours[name], given[name]) for name in ours if name != "prototypes.weight")
     assert ours["prototypes.weight"].shape == (9, 6)
     with pytest.raises(InputError, match="does not fit this configuration: model.channels"):
-        Trainer(load_config(None, TINY + ["model.channels=32"]), cuts, cuts.parent, tmp_path / "x", PROCESS, init=finished)
+        Trainer(
+            load_config(None, TINY + ["model.channels=32"]), cuts, cuts.parent, tmp_path / "x", PROCESS, init=finished
+        )
 
 
 def test_two_processes_train_one_model_and_one_of_them_writes(cuts, tmp_path):
     settings = [word for setting in TINY for word in ("--set", setting)]
-    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sdpn_k2",
-                 "train", "--device", "cpu", *settings, str(cuts), str(tmp_path)]
+    arguments = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "sdpn_k2",
+        "train",
+        "--device",
+        "cpu",
+        *settings,
+        str(cuts),
+        str(tmp_path),
+    ]
     environment = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
     result = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -498,7 +544,9 @@ def test_loss_that_is_not_finite_stops_and_names_step_and_utterances(cuts, tmp_p
         return global_view, local_views * (float("nan") if trainer.step == 4 else 1.0)
 
     trainer.views.forward = broken_at_step_5
-    with pytest.raises(InputError, match=r"not finite at step 5; .*step-00000004.pt; utterances of that step: spk\d-\d\d"):
+    with pytest.raises(
+        InputError, match=r"not finite at step 5; .*step-00000004.pt; utterances of that step: spk\d-\d\d"
+    ):
         trainer.run()
     kept = load_checkpoint(latest_checkpoint(tmp_path / "bad" / "checkpoints"))
     assert kept.step == 4 and all(torch.isfinite(t).all() for t in kept.model.values())
@@ -532,8 +580,13 @@ def test_broken_checkpoints(finished, tmp_path):
     torch.save({"student": {"module.backbone.w": torch.zeros(2)}}, tmp_path / "foreign.pt")
     (tmp_path / "empty.pt").write_bytes(b"")
     torch.save({"x": Path("a")}, tmp_path / "pickle.pt")
-    for name, message in (("cut", "not a complete checkpoint"), ("foreign", r"not an sdpn_k2 checkpoint.*student"),
-                          ("empty", "not a complete"), ("pickle", "refused"), ("none", "cannot read")):
+    for name, message in (
+        ("cut", "not a complete checkpoint"),
+        ("foreign", r"not an sdpn_k2 checkpoint.*student"),
+        ("empty", "not a complete"),
+        ("pickle", "refused"),
+        ("none", "cannot read"),
+    ):
         with pytest.raises(InputError, match=message):
             load_checkpoint(tmp_path / f"{name}.pt")
 

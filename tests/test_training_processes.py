@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import List
 
 import pytest
+from tiny_training import command, make_trainer, wait_for_checkpoint, write_corpus
 
 from sdpn_k2.models.checkpoint import latest_checkpoint, load_checkpoint
-from tiny_training import command, make_trainer, wait_for_checkpoint, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,20 @@ def start(*commands: list) -> List[subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    environment = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-                       WORLD_SIZE=str(len(commands)))
-    return [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(environment, RANK=str(rank)))
-            for rank, arguments in enumerate(commands)]
+    environment = dict(
+        os.environ,
+        OMP_NUM_THREADS="1",
+        GLOO_SOCKET_IFNAME="lo",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=port,
+        WORLD_SIZE=str(len(commands)),
+    )
+    return [
+        subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(environment, RANK=str(rank))
+        )
+        for rank, arguments in enumerate(commands)
+    ]
 
 
 def finish(processes: List[subprocess.Popen]) -> List[str]:

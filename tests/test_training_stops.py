@@ -11,14 +11,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from lhotse import CutSet
+from tiny_training import PROCESS, TINY, command, make_trainer, wait_for_checkpoint, write_corpus
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import load_config
 from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.errors import InputError
 from sdpn_k2.models.checkpoint import checkpoint_path, latest_checkpoint, load_checkpoint
 from sdpn_k2.training.trainer import Trainer
-from sdpn_k2.errors import InputError
-from tiny_training import PROCESS, TINY, command, make_trainer, wait_for_checkpoint, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +51,23 @@ time.sleep(100)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-@pytest.mark.parametrize("whole_group, name, status", [(True, "python", 75), (False, "python", 75), (False, "torchrun", 1)])
+@pytest.mark.parametrize(
+    "whole_group, name, status", [(True, "python", 75), (False, "python", 75), (False, "torchrun", 1)]
+)
 def test_the_recipe_passes_signals_on_and_waits(tmp_path, number, whole_group, name, status):
     (tmp_path / "saves.py").write_text(SAVES)
     (tmp_path / name).symlink_to(sys.executable)
     stages = Path(__file__).resolve().parents[1] / "utils" / "stages.sh"
     script = f"set -euo pipefail; PATH={tmp_path}:$PATH; . {stages}; run_until_saved {name} saves.py {status}; echo on"
     # Tests that run in the background have SIGINT ignored, which a shell cannot undo.
-    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout.readline() == "started\n"
     (os.killpg if whole_group and number == signal.SIGTERM else os.kill)(process.pid, number)
     output, _ = process.communicate(timeout=60)
@@ -114,11 +122,14 @@ def finished(cuts, tmp_path_factory) -> Path:
     return make_trainer(cuts, tmp_path_factory.mktemp("finished")).run()
 
 
-@pytest.mark.parametrize("change, there", [
-    (lambda cuts: cuts[:13], "13 utterances"),
-    (lambda cuts: [*cuts[1:], cuts[0]], "14 utterances"),
-    (lambda cuts: [cuts[0].truncate(duration=0.4, preserve_id=True), *cuts[1:]], "14 utterances"),
-])
+@pytest.mark.parametrize(
+    "change, there",
+    [
+        (lambda cuts: cuts[:13], "13 utterances"),
+        (lambda cuts: [*cuts[1:], cuts[0]], "14 utterances"),
+        (lambda cuts: [cuts[0].truncate(duration=0.4, preserve_id=True), *cuts[1:]], "14 utterances"),
+    ],
+)
 def test_a_checkpoint_of_other_utterances_is_not_taken_up(cuts, finished, tmp_path, change, there):
     write_manifest(change(list(CutSet.from_file(cuts))), tmp_path / "cuts.jsonl.gz")
     with pytest.raises(InputError, match=f"other utterances .14 utterances, digest .* there, {there}, digest .* now"):

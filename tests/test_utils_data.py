@@ -109,7 +109,7 @@ def test_subset_of_whole_speakers(call, data, tmp_path):
     everything = data_dir.read_lists(data / "spk2utt")
     assert all(everything[speaker] == utterances for speaker, utterances in kept.items())
     total = sum(map(len, kept.values()))
-    assert total >= 6 and all(total - len(utterances) < 6 for utterances in list(kept.values())[-1:]) or total == 10
+    assert (total >= 6 and all(total - len(utterances) < 6 for utterances in list(kept.values())[-1:])) or total == 10
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_subsegment(call, data, tmp_path):
     )
     assert call("validate_data_dir.sh", "out").returncode == 0
     assert data_dir.read_map(tmp_path / "out/feats.scp")["s1-u0-b"] == "/f.ark:0[50:89]"
-    data_dir.write_map(data / "vad.scp", {name: "/v.ark:7" for name in keys(data / "utt2spk")})
-    data_dir.write_map(data / "utt2uniq", {name: "x" for name in keys(data / "utt2spk")})
+    data_dir.write_map(data / "vad.scp", dict.fromkeys(keys(data / "utt2spk"), "/v.ark:7"))
+    data_dir.write_map(data / "utt2uniq", dict.fromkeys(keys(data / "utt2spk"), "x"))
     options = ["--segment-end-padding", "0.015", "--cmd", "run.pl", "--nj", "4"]
     said(call("data/subsegment_data_dir.sh", *options, "data", "cuts", "out"))
     assert data_dir.read_map(tmp_path / "out/segments")["s1-u0-b"] == "s1-u0 0.500 0.915"

@@ -50,7 +50,7 @@ def test_options_set_variables_of_their_name(thing):
     assert values(thing(*arguments)) == ["8", "true", "x", "run.pl", "data"]
 
 
-@pytest.mark.parametrize("value", ["$HOME `id`", 'a "b" \'c\'', "--max-active 7", "", "*", "a\nb", "%s\\n"])
+@pytest.mark.parametrize("value", ["$HOME `id`", "a \"b\" 'c'", "--max-active 7", "", "*", "a\nb", "%s\\n"])
 def test_values_are_taken_literally(thing, value):
     assert values(thing("--some-name", value))[2] == value
 

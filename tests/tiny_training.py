@@ -15,10 +15,25 @@ from sdpn_k2.data.cuts import write_manifest
 from sdpn_k2.device import Process
 from sdpn_k2.training.trainer import Trainer
 
-TINY = ["model.channels=16", "model.attention_channels=4", "model.se_channels=4", "model.embedding_dim=8",
-        "model.mlp_hidden_dim=16", "model.projection_dim=6", "objective.num_prototypes=5", "crops.global_seconds=1",
-        "crops.local_seconds=0.5", "crops.min_seconds=0.4", "train.batch_size=6", "train.steps=8", "train.workers=0",
-        "train.log_every=2", "train.checkpoint_every=2", "train.precision=float32", "train.ema_momentum=[0.9, 1.0]"]
+TINY = [
+    "model.channels=16",
+    "model.attention_channels=4",
+    "model.se_channels=4",
+    "model.embedding_dim=8",
+    "model.mlp_hidden_dim=16",
+    "model.projection_dim=6",
+    "objective.num_prototypes=5",
+    "crops.global_seconds=1",
+    "crops.local_seconds=0.5",
+    "crops.min_seconds=0.4",
+    "train.batch_size=6",
+    "train.steps=8",
+    "train.workers=0",
+    "train.log_every=2",
+    "train.checkpoint_every=2",
+    "train.precision=float32",
+    "train.ema_momentum=[0.9, 1.0]",
+]
 PROCESS = Process(0, 1, torch.device("cpu"))
 
 

@@ -11,13 +11,13 @@ Each line of the map is a field and what takes its place, which may be several w
 field the last counts. Without an input, or for "-", standard input is read.
 """
 
-import sys
 import re
+import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi.tools import script  # noqa: E402
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.tools import script
 
 
 def main(options, map_file, source="-"):

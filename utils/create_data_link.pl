@@ -9,12 +9,12 @@ makes exp/fbank/raw.1.ark a link to that name in one of exp/fbank/storage/1, 2, 
 Where there is no folder storage beside the file, nothing is done.
 """
 
-import sys
 import re
+import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sdpn_k2.kaldi.tools import script  # noqa: E402
+from sdpn_k2.kaldi.tools import script
 
 
 def main(_options, *arguments):

@@ -10,13 +10,13 @@ Usage: utils/filter_scps.pl [--no-warn] [-f field] JOB=first:last id-list-patter
 JOB, whatever its name, stands for the job's number in both patterns.
 """
 
-import sys
 import re
+import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi.tools import script  # noqa: E402
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.tools import script
 
 
 def main(options, jobs, lists, table, outputs):

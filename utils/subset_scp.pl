@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sdpn_k2.errors import InputError  # noqa: E402
-from sdpn_k2.kaldi.datadir import lists  # noqa: E402
-from sdpn_k2.kaldi.tools import script  # noqa: E402
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.datadir import lists
+from sdpn_k2.kaldi.tools import script
 
 
 def main(options, number, source):

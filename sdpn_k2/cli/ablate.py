@@ -10,10 +10,16 @@ from sdpn_k2.cli.train import EXIT_INTERRUPTED
 
 def grid_options(command):
     """What decides which trainings there are."""
-    command = click.option("--only", multiple=True, metavar="RUN",
-                           help="Only this run; give it as often as you like.")(command)
-    command = click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True,
-                           help="Trainings of each run, with seeds from 0 on.")(command)
+    command = click.option("--only", multiple=True, metavar="RUN", help="Only this run; give it as often as you like.")(
+        command
+    )
+    command = click.option(
+        "--seeds",
+        type=click.IntRange(min=1),
+        default=2,
+        show_default=True,
+        help="Trainings of each run, with seeds from 0 on.",
+    )(command)
     return config_options(command)
 
 
@@ -38,8 +44,9 @@ def list_jobs(config_path, overrides, seeds, only) -> None:
 @ablate.command("run")
 @grid_options
 @device_option
-@click.option("--job", type=click.IntRange(min=1), metavar="N",
-              help="Only the job of this number.  [default: all, in turn]")
+@click.option(
+    "--job", type=click.IntRange(min=1), metavar="N", help="Only the job of this number.  [default: all, in turn]"
+)
 @click.argument("data", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 def run(data: Path, out: Path, job, device, config_path, overrides, seeds, only) -> None:
@@ -50,8 +57,8 @@ def run(data: Path, out: Path, job, device, config_path, overrides, seeds, only)
     import shlex
     import sys
 
-    from sdpn_k2.experiments.ablation import jobs
     from sdpn_k2.device import start_process
+    from sdpn_k2.experiments.ablation import jobs
     from sdpn_k2.experiments.run import run_experiment
     from sdpn_k2.training.trainer import Interrupted
 
@@ -83,8 +90,13 @@ def table(data: Path, out: Path, config_path, overrides, seeds, only) -> None:
     from sdpn_k2.experiments.ablation import grid, jobs
     from sdpn_k2.experiments.ablation_table import write_ablation
 
-    missing = write_ablation(grid(config_path, overrides), jobs(config_path, overrides, seeds, only), data, out,
-                             "sdpn-k2 " + shlex.join(sys.argv[1:]))
+    missing = write_ablation(
+        grid(config_path, overrides),
+        jobs(config_path, overrides, seeds, only),
+        data,
+        out,
+        "sdpn-k2 " + shlex.join(sys.argv[1:]),
+    )
     for line in missing:
         click.echo(f"missing: {line}", err=True)
     click.echo(f"{out / 'ABLATION.md'}, {out / 'ablation.html'}")

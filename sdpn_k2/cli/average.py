@@ -11,8 +11,8 @@ import click
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 def average(checkpoints, output: Path, last) -> None:
     """Average the weights of CHECKPOINTS (files, or a folder of them) into OUTPUT."""
-    from sdpn_k2.models.checkpoint import average_checkpoints, list_checkpoints, save_checkpoint
     from sdpn_k2.errors import InputError
+    from sdpn_k2.models.checkpoint import average_checkpoints, list_checkpoints, save_checkpoint
 
     paths = [path for given in checkpoints for path in (list_checkpoints(given) if given.is_dir() else [given])]
     paths = paths[-last:] if last else paths

@@ -4,8 +4,13 @@ import click
 
 
 @click.command("calibrate")
-@click.option("--p-target", type=float, default=0.5, show_default=True,
-              help="The prior around which the ratios should be most exact.")
+@click.option(
+    "--p-target",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="The prior around which the ratios should be most exact.",
+)
 @click.argument("trials", type=click.Path(dir_okay=False))
 @click.argument("scores", type=click.Path(dir_okay=False), nargs=-1, required=True)
 @click.argument("calibration", type=click.Path(dir_okay=False))

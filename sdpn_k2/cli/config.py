@@ -9,8 +9,12 @@ from sdpn_k2.cli.options import config_options
 
 @click.command()
 @config_options
-@click.option("--fbank-config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Options of compute-fbank-feats with which features are stored; refuse those that features.* is not.")
+@click.option(
+    "--fbank-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Options of compute-fbank-feats with which features are stored; refuse those that features.* is not.",
+)
 def config(config_path, overrides, fbank_config) -> None:
     """Print the resolved configuration as YAML."""
     from sdpn_k2.config import config_to_yaml, load_config

@@ -13,8 +13,12 @@ def convert() -> None:
 
 
 @convert.command("3dspeaker")
-@click.option("--scale", default=1.0, show_default=True,
-              help="Of samples in ±1 before the front end: 1 as in 3D-Speaker's extraction, 32768 as in its training.")
+@click.option(
+    "--scale",
+    default=1.0,
+    show_default=True,
+    help="Of samples in ±1 before the front end: 1 as in 3D-Speaker's extraction, 32768 as in its training.",
+)
 @click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 def three_d_speaker(checkpoint: Path, output: Path, scale: float) -> None:
@@ -26,9 +30,9 @@ def three_d_speaker(checkpoint: Path, output: Path, scale: float) -> None:
     import yaml
 
     from sdpn_k2.config import config_to_dict
-    from sdpn_k2.models.checkpoint import save_checkpoint
-    from sdpn_k2.methods.released_weights import convert_3dspeaker
     from sdpn_k2.files import atomic_output
+    from sdpn_k2.methods.released_weights import convert_3dspeaker
+    from sdpn_k2.models.checkpoint import save_checkpoint
 
     beside = output.with_suffix(".yaml")
     if beside == output:
@@ -37,8 +41,9 @@ def three_d_speaker(checkpoint: Path, output: Path, scale: float) -> None:
     tree = config_to_dict(converted.config)
     text = yaml.safe_dump({name: tree[name] for name in ("features", "model", "objective")}, sort_keys=False)
     if beside.exists() and beside.read_bytes() != text.encode():
-        raise InputError(f"{beside}: is there already, and is not this configuration: move it away, or name OUTPUT "
-                         "otherwise")
+        raise InputError(
+            f"{beside}: is there already, and is not this configuration: move it away, or name OUTPUT otherwise"
+        )
     save_checkpoint(output, converted)
     with atomic_output(beside, "w") as stream:
         stream.write(text)

@@ -11,8 +11,12 @@ from sdpn_k2.cli.options import config_options, device_option
 @click.command()
 @config_options
 @device_option
-@click.option("--manifests", type=click.Path(path_type=Path, file_okay=False), help="As of train.  [default: beside CUTS]")
-@click.option("--exp", type=click.Path(path_type=Path), default=Path("exp"), show_default=True, help="Where results would go.")
+@click.option(
+    "--manifests", type=click.Path(path_type=Path, file_okay=False), help="As of train.  [default: beside CUTS]"
+)
+@click.option(
+    "--exp", type=click.Path(path_type=Path), default=Path("exp"), show_default=True, help="Where results would go."
+)
 @click.argument("cuts", type=click.Path(path_type=Path), required=False)
 def doctor(cuts, manifests, exp: Path, device: str, config_path, overrides) -> None:
     """Look at the machine, and at a run on CUTS before it starts: one batch timed, time, memory and disk estimated.

@@ -7,12 +7,22 @@ from sdpn_k2.cli.options import checkpoint_option, device_option
 
 @click.command("embed")
 @checkpoint_option
-@click.option("--output", "-o", default="-", metavar="OUT",
-              help="x.npy (a row for each AUDIO), x.json, x.ark, or a Kaldi wspecifier such as ark,scp:x.ark,x.scp or "
-                   "ark:-.  [default: JSON to the standard output]")
+@click.option(
+    "--output",
+    "-o",
+    default="-",
+    metavar="OUT",
+    help="x.npy (a row for each AUDIO), x.json, x.ark, or a Kaldi wspecifier such as ark,scp:x.ark,x.scp or "
+    "ark:-.  [default: JSON to the standard output]",
+)
 @click.option("--channel", default=0, show_default=True, help="Of recordings with several, counted from 0.")
-@click.option("--max-duration", default=60.0, show_default=True, metavar="SECONDS",
-              help="Longer recordings are embedded in chunks, and the chunks averaged.")
+@click.option(
+    "--max-duration",
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longer recordings are embedded in chunks, and the chunks averaged.",
+)
 @device_option
 @click.argument("audio", nargs=-1, required=True)
 def embed(audio, checkpoint, output, channel, max_duration, device):

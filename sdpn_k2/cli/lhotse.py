@@ -29,10 +29,12 @@ def to_kaldi(recordings: Path, supervisions: Path, data_dir: Path, prefix_speake
     from sdpn_k2.data.cuts import load_manifest
     from sdpn_k2.data.kaldi_exchange import write_kaldi_dir
 
-    written = write_kaldi_dir(load_manifest(recordings, RecordingSet), load_manifest(supervisions, SupervisionSet),
-                              data_dir, prefix_speaker)
-    click.echo(f"{data_dir}: {written.utterances} utterances of {written.speakers} speakers in "
-               f"{written.recordings} recordings")
+    written = write_kaldi_dir(
+        load_manifest(recordings, RecordingSet), load_manifest(supervisions, SupervisionSet), data_dir, prefix_speaker
+    )
+    click.echo(
+        f"{data_dir}: {written.utterances} utterances of {written.speakers} speakers in {written.recordings} recordings"
+    )
 
 
 @lhotse.command("from-kaldi")

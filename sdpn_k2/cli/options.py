@@ -30,6 +30,11 @@ def window_options(command):
 
 
 checkpoint_option = click.option(
-    "--checkpoint", "-c", required=True, envvar="SDPN_K2_CHECKPOINT", show_envvar=True, metavar="PATH",
-    help="A checkpoint, or an experiment folder (its final.pt)."
+    "--checkpoint",
+    "-c",
+    required=True,
+    envvar="SDPN_K2_CHECKPOINT",
+    show_envvar=True,
+    metavar="PATH",
+    help="A checkpoint, or an experiment folder (its final.pt).",
 )

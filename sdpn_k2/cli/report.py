@@ -4,11 +4,20 @@ import click
 
 
 @click.command("report")
-@click.option("--data", metavar="DATA", type=click.Path(file_okay=False),
-              help="The recipe's data folder (trial lists, utt2spk, utt2dur): for pictures of scores and embeddings.  "
-                   "[default: the one that results.json names]")
-@click.option("--output", "-o", metavar="FILE", type=click.Path(dir_okay=False),
-              help="[default: EXP/report.html, of several experiments report.html here]")
+@click.option(
+    "--data",
+    metavar="DATA",
+    type=click.Path(file_okay=False),
+    help="The recipe's data folder (trial lists, utt2spk, utt2dur): for pictures of scores and embeddings.  "
+    "[default: the one that results.json names]",
+)
+@click.option(
+    "--output",
+    "-o",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="[default: EXP/report.html, of several experiments report.html here]",
+)
 @click.argument("experiments", metavar="EXP...", nargs=-1, required=True, type=click.Path())
 def report(experiments, data, output):
     """Show all of an experiment on one HTML page, or compare several.
@@ -24,8 +33,12 @@ def report(experiments, data, output):
 
     if output is None:
         output = Path(experiments[0], "report.html") if len(experiments) == 1 else "report.html"
-    missing = write_report([Path(path) for path in experiments], Path(data) if data else None, Path(output),
-                           "sdpn-k2 " + shlex.join(sys.argv[1:]))
+    missing = write_report(
+        [Path(path) for path in experiments],
+        Path(data) if data else None,
+        Path(output),
+        "sdpn-k2 " + shlex.join(sys.argv[1:]),
+    )
     for line in missing:
         click.echo(f"missing: {line}", err=True)
     click.echo(f"{output}: the report of {', '.join(experiments)}")

@@ -12,8 +12,13 @@ from sdpn_k2.errors import InputError
 @click.command()
 @device_option
 @window_options
-@click.option("--channel", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of recordings with several, counted from 0.")
+@click.option(
+    "--channel",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of recordings with several, counted from 0.",
+)
 @click.option("--name", help="What keys begin with.  [default: the file's name, or stream]")
 @click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("audio")
@@ -27,9 +32,9 @@ def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int,
     """
     from sdpn_k2.device import start_process
     from sdpn_k2.inference.extraction import Extractor
-    from sdpn_k2.progress import log_to
     from sdpn_k2.inference.streaming import embed_stream
     from sdpn_k2.kaldi.datadir.subsegments import Windowing
+    from sdpn_k2.progress import log_to
 
     cut = Windowing(**windowing).check()
     name = name or (Path(audio).stem if os.path.isfile(audio) else "stream")

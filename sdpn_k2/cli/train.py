@@ -14,14 +14,28 @@ EXIT_INTERRUPTED = 75
 
 @click.command()
 @config_options
-@click.option("--manifests", type=click.Path(path_type=Path, file_okay=False),
-              help="Folder of recordings_{noise,speech,music,rir}.jsonl.gz for augmentation.  [default: beside CUTS]")
-@click.option("--resume", default="auto", show_default=True, metavar="auto|none|PATH",
-              help="Take up EXP's newest checkpoint where there is one, or start anew, or take up PATH.")
-@click.option("--init", type=click.Path(path_type=Path, dir_okay=False),
-              help="Start a new run from the weights of this checkpoint (from training, average or convert).")
-@click.option("--dev", type=click.Path(path_type=Path, file_okay=False),
-              help="Kaldi data directory with trials: its EER is logged on the way, the best checkpoint kept.")
+@click.option(
+    "--manifests",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of recordings_{noise,speech,music,rir}.jsonl.gz for augmentation.  [default: beside CUTS]",
+)
+@click.option(
+    "--resume",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|PATH",
+    help="Take up EXP's newest checkpoint where there is one, or start anew, or take up PATH.",
+)
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Start a new run from the weights of this checkpoint (from training, average or convert).",
+)
+@click.option(
+    "--dev",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Kaldi data directory with trials: its EER is logged on the way, the best checkpoint kept.",
+)
 @device_option
 @click.argument("cuts", type=click.Path(path_type=Path))
 @click.argument("exp", type=click.Path(path_type=Path, file_okay=False))
@@ -33,9 +47,9 @@ def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str,
     """
     from sdpn_k2.config import load_config
     from sdpn_k2.device import start_process
+    from sdpn_k2.files import make_folder
     from sdpn_k2.progress import log_to
     from sdpn_k2.training.trainer import Interrupted, Trainer
-    from sdpn_k2.files import make_folder
 
     config = load_config(config_path, overrides)
     process = start_process(device)

@@ -11,26 +11,43 @@ from sdpn_k2.errors import InputError
 
 @click.command()
 @device_option
-@click.option("--backend", type=click.Choice(["auto", "k2", "torch"]), default="auto", show_default=True,
-              help="What decodes; auto: k2 where it works, else torch.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "k2", "torch"]),
+    default="auto",
+    show_default=True,
+    help="What decodes; auto: k2 where it works, else torch.",
+)
 @click.option("--min-speech", default=0.2, show_default=True, metavar="SECONDS", help="Shortest speech segment.")
 @click.option("--min-nonspeech", default=0.3, show_default=True, metavar="SECONDS", help="Shortest pause.")
 @click.option("--to-speech-cost", default=30.0, show_default=True, help="Cost of a change to speech, in nats.")
 @click.option("--to-nonspeech-cost", default=30.0, show_default=True, help="Cost of a change to non-speech, in nats.")
-@click.option("--log-likelihoods", metavar="RSPECIFIER",
-              help="Matrices (frames, 2), non-speech and speech, of a classifier of yours, instead of log energy.")
+@click.option(
+    "--log-likelihoods",
+    metavar="RSPECIFIER",
+    help="Matrices (frames, 2), non-speech and speech, of a classifier of yours, instead of log energy.",
+)
 @click.argument("data")
 @click.argument("output", type=click.Path(path_type=Path, file_okay=False))
-def vad(data: str, output: Path, backend: str, min_speech: float, min_nonspeech: float, to_speech_cost: float,
-        to_nonspeech_cost: float, log_likelihoods: str, device: str) -> None:
+def vad(
+    data: str,
+    output: Path,
+    backend: str,
+    min_speech: float,
+    min_nonspeech: float,
+    to_speech_cost: float,
+    to_nonspeech_cost: float,
+    log_likelihoods: str,
+    device: str,
+) -> None:
     """Find the speech in DATA: a Kaldi data directory, or an rspecifier of wave files such as scp:wav.scp.
 
     OUTPUT gets vad.ark and vad.scp (decisions for each frame), segments and utt2spk, and supervisions.jsonl.gz for
     lhotse.
     """
     from sdpn_k2.device import start_process
-    from sdpn_k2.progress import log_to
     from sdpn_k2.inference.speech_detection import detect_speech
+    from sdpn_k2.progress import log_to
     from sdpn_k2.signal.decoders import find_decoder
     from sdpn_k2.signal.segmentation import SHIFT_SECONDS, Topology
 

@@ -98,8 +98,14 @@ class Banks:
         log.info("rir: %d impulse responses", len(responses))
         return RirBank(responses, round(augment.rir_seconds * sample_rate))
 
-    def _read(self, path: Path, turn: int, max_seconds: float = float("inf"), max_count: int = 1 << 40,
-              as_waveform: bool = False) -> List[np.ndarray]:
+    def _read(
+        self,
+        path: Path,
+        turn: int,
+        max_seconds: float = float("inf"),
+        max_count: int = 1 << 40,
+        as_waveform: bool = False,
+    ) -> List[np.ndarray]:
         """What of a manifest is read in ``turn``: in random order, as much as fits; what fits whole, as in turn 0."""
         stored = path.name.startswith("cuts")
         items = list(load_manifest(path, CutSet if stored else RecordingSet))

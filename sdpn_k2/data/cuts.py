@@ -47,8 +47,10 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
     feats_scp = str((directory / "feats.scp").resolve())
     dimension = _feature_dimension(feats_scp)
     if features.kind == "fbank" and dimension != features.num_mel_bins:
-        raise InputError(f"{directory / 'feats.scp'}: features of {dimension} dimensions, but features.num_mel_bins = "
-                         f"{features.num_mel_bins}: take the config that they were made for, or make them again")
+        raise InputError(
+            f"{directory / 'feats.scp'}: features of {dimension} dimensions, but features.num_mel_bins = "
+            f"{features.num_mel_bins}: take the config that they were made for, or make them again"
+        )
     frame_shift = features.frame_shift_ms / 1000
     for supervision in load_manifest(data / "manifests" / f"supervisions_{name}.jsonl.gz", SupervisionSet):
         if supervision.id not in num_frames:
@@ -141,8 +143,10 @@ def check_crop_lengths(config: Config, longest: float) -> None:
     window = config.features.frame_length_ms / 1000
     for name, seconds in (("global", config.crops.global_seconds), ("local", config.crops.local_seconds)):
         if seconds > longest + window:
-            raise InputError(f"crops.{name}_seconds = {seconds:g} is longer than the longest utterance, "
-                             f"{longest:.2f} s: take shorter crops")
+            raise InputError(
+                f"crops.{name}_seconds = {seconds:g} is longer than the longest utterance, "
+                f"{longest:.2f} s: take shorter crops"
+            )
 
 
 def load_manifest(path: Path, kind: type = CutSet):

@@ -24,9 +24,9 @@ from lhotse.audio import AudioSource
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import Segment, read_map, read_numbers, validate, write_data_dir
-from sdpn_k2.kaldi.formats.io import open_input, split_offset
 from sdpn_k2.kaldi.datadir.utterances import MAX_OVERSHOOT, Part, read_parts
 from sdpn_k2.kaldi.features.wave import parse_to_wav, read_header, to_wav_command
+from sdpn_k2.kaldi.formats.io import open_input, split_offset
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,9 @@ class Exchange(NamedTuple):
 
 
 def write_kaldi_dir(
-    recordings: Iterable[Recording], supervisions: Iterable[SupervisionSegment], directory: Path,
+    recordings: Iterable[Recording],
+    supervisions: Iterable[SupervisionSegment],
+    directory: Path,
     prefix_speaker: bool = False,
 ) -> Exchange:
     """Write a new data directory. It appears when it is complete.
@@ -70,8 +72,10 @@ def write_kaldi_dir(
     utterances: Dict[str, SupervisionSegment] = {}
     for supervision in supervisions:
         if supervision.recording_id not in by_id:
-            raise InputError(f"utterance '{supervision.id}' is from recording '{supervision.recording_id}', which is "
-                             "not among the recordings")
+            raise InputError(
+                f"utterance '{supervision.id}' is from recording '{supervision.recording_id}', which is "
+                "not among the recordings"
+            )
         if isinstance(supervision.channel, (list, tuple)) and len(supervision.channel) != 1:
             raise InputError(f"utterance '{supervision.id}' lies on channels {supervision.channel}: Kaldi wants one")
         name = f"{supervision.speaker}-{supervision.id}" if prefix_speaker and supervision.speaker else supervision.id
@@ -91,16 +95,21 @@ def write_kaldi_dir(
     # A name that copies of a recording share, as after speed perturbation, is none of theirs.
     times = Counter(kept.values())
     kept = {file: entry for file, entry in kept.items() if times[entry] == 1}
-    entries = {(recording, channel): kept.get((recording, channel), _entry(recording, channel, used))
-               for recording, used in channels.items() for channel in used}  # recording and channel → id in wav.scp
+    entries = {
+        (recording, channel): kept.get((recording, channel), _entry(recording, channel, used))
+        for recording, used in channels.items()
+        for channel in used
+    }  # recording and channel → id in wav.scp
     wav = {entry: _wav_entry(by_id[recording], channel) for (recording, channel), entry in entries.items()}
     if len(wav) < len(entries):
         raise InputError("names of recordings and of channels (recording-1, recording-2 …) fall together: rename some")
 
     speaker_of = {name: supervision.speaker or name for name, supervision in utterances.items()}
     segments = {name: _segment(supervision, entries) for name, supervision in utterances.items()}
-    whole = all(segments[name] == (name, 0.0, by_id[supervision.recording_id].duration)
-                for name, supervision in utterances.items())
+    whole = all(
+        segments[name] == (name, 0.0, by_id[supervision.recording_id].duration)
+        for name, supervision in utterances.items()
+    )
     tables = {
         "utt2dur": {name: supervision.duration for name, supervision in utterances.items()},
         "reco2dur": {entry: by_id[recording].duration for (recording, _), entry in entries.items()},
@@ -156,8 +165,10 @@ def _wav_entry(recording: Recording, channel: int) -> str:
     for transform in recording.transforms or []:
         name = transform["name"] if isinstance(transform, dict) else type(transform).__name__
         if name != "Resample":
-            raise InputError(f"recording '{recording.id}' is changed by {name} as it is read, which a wav.scp cannot "
-                             "say: save the changed audio first (lhotse's save_audio)")
+            raise InputError(
+                f"recording '{recording.id}' is changed by {name} as it is read, which a wav.scp cannot "
+                "say: save the changed audio first (lhotse's save_audio)"
+            )
     source = next((source for source in recording.sources if channel in source.channels), None)
     if source is None:
         raise InputError(f"recording '{recording.id}' has no channel {channel}")
@@ -168,8 +179,10 @@ def _wav_entry(recording: Recording, channel: int) -> str:
             command = f"({command}) | sdpn-k2 to-wav --rate {recording.sampling_rate} --channel {index} -"
         return f"{command} |"
     if source.type != "file":
-        raise InputError(f"recording '{recording.id}' comes from a {source.type}: Kaldi reads files and commands: save "
-                         "its audio first (lhotse's save_audio)")
+        raise InputError(
+            f"recording '{recording.id}' comes from a {source.type}: Kaldi reads files and commands: save "
+            "its audio first (lhotse's save_audio)"
+        )
     try:
         info = soundfile.info(source.source)
     except (OSError, RuntimeError) as error:
@@ -213,8 +226,11 @@ def _complete(table: Dict[str, Optional[str]]) -> Dict[str, str]:
     """The table where it has a value for everyone, else nothing: Kaldi knows no gaps."""
     missing = sum(value is None for value in table.values())
     if 0 < missing < len(table):
-        log.warning("languages or genders are left out: %d of %d are unknown, and Kaldi's tables have no gaps",
-                    missing, len(table))
+        log.warning(
+            "languages or genders are left out: %d of %d are unknown, and Kaldi's tables have no gaps",
+            missing,
+            len(table),
+        )
     return {} if missing else {name: str(value) for name, value in table.items()}
 
 
@@ -237,13 +253,17 @@ def read_kaldi_dir(directory: Path) -> Tuple[List[Recording], List[SupervisionSe
     sources: Dict[str, Dict[int, str]] = defaultdict(dict)
     for entry, (recording, channel) in files.items():
         if channel in sources[recording]:
-            raise InputError(f"{directory / 'reco2file_and_channel'}: '{entry}': channel {channel + 1} of "
-                             f"'{recording}' is there twice")
+            raise InputError(
+                f"{directory / 'reco2file_and_channel'}: '{entry}': channel {channel + 1} of "
+                f"'{recording}' is there twice"
+            )
         sources[recording][channel] = entries[entry]
     by_id = {name: _read_recording(name, sources[name], directory) for name in sorted(sources)}
 
-    tables = {name: read_map(directory / name) if (directory / name).is_file() else {}
-              for name in ("utt2spk", "text", "utt2lang", "spk2gender")}
+    tables = {
+        name: read_map(directory / name) if (directory / name).is_file() else {}
+        for name in ("utt2spk", "text", "utt2lang", "spk2gender")
+    }
     durations = read_numbers(directory / "utt2dur") if (directory / "utt2dur").is_file() else {}
     parts = read_parts(directory)
     used: Dict[str, Set[int]] = defaultdict(set)
@@ -256,12 +276,20 @@ def read_kaldi_dir(directory: Path) -> Tuple[List[Recording], List[SupervisionSe
         kept = part.channel is None and part.recording != _entry(recording, channel, used[recording])
         start, duration = _times(part, by_id[recording].duration, durations.get(part.utterance), directory)
         speaker = tables["utt2spk"][part.utterance]
-        supervisions.append(SupervisionSegment(
-            id=part.utterance, recording_id=recording, start=start, duration=duration,
-            channel=channel if part.channel is None else part.channel, speaker=speaker,
-            text=tables["text"].get(part.utterance) or None, language=tables["utt2lang"].get(part.utterance),
-            gender=tables["spk2gender"].get(speaker), custom={ENTRY_FIELD: part.recording} if kept else None,
-        ))
+        supervisions.append(
+            SupervisionSegment(
+                id=part.utterance,
+                recording_id=recording,
+                start=start,
+                duration=duration,
+                channel=channel if part.channel is None else part.channel,
+                speaker=speaker,
+                text=tables["text"].get(part.utterance) or None,
+                language=tables["utt2lang"].get(part.utterance),
+                gender=tables["spk2gender"].get(speaker),
+                custom={ENTRY_FIELD: part.recording} if kept else None,
+            )
+        )
     return list(by_id.values()), supervisions
 
 
@@ -275,8 +303,10 @@ def _files_and_channels(directory: Path, entries: Dict[str, str]) -> Dict[str, T
         words = value.split()
         channel = words[-1].upper()
         if len(words) != 2 or not (channel in ("A", "B") or (channel.isdigit() and int(channel) > 0)):
-            raise InputError(f"{path}:{number}: expected recording, file and channel (A, B or a number from 1), got "
-                             f"'{entry} {value}'")
+            raise InputError(
+                f"{path}:{number}: expected recording, file and channel (A, B or a number from 1), got "
+                f"'{entry} {value}'"
+            )
         files[entry] = words[0], int(channel) - 1 if channel.isdigit() else "AB".index(channel)
     return files
 
@@ -292,8 +322,10 @@ def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Reco
 
     for entry in entries.values():
         if split_offset(entry)[1] is not None and not os.path.isfile(entry):
-            raise InputError(f"{directory / 'wav.scp'}: recording '{name}' lies in an archive ({entry}), where lhotse "
-                             "does not find it: write files first (wav-copy scp:wav.scp scp:FILES)")
+            raise InputError(
+                f"{directory / 'wav.scp'}: recording '{name}' lies in an archive ({entry}), where lhotse "
+                "does not find it: write files first (wav-copy scp:wav.scp scp:FILES)"
+            )
     parsed = {channel: parse_to_wav(entry) for channel, entry in entries.items()}
     try:
         if len({arguments and arguments[:2] for arguments in parsed.values()}) == 1 and parsed[min(parsed)]:
@@ -302,8 +334,12 @@ def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Reco
             source = AudioSource("file", list(range(info.channels)), path)
             recording = Recording(name, [source], info.samplerate, info.frames, info.frames / info.samplerate)
             return recording if info.samplerate == rate else recording.resample(rate)
-        kinds = [AudioSource("command", [channel], entry[:-1].strip()) if entry.endswith("|")
-                 else AudioSource("file", [channel], entry) for channel, entry in sorted(entries.items())]
+        kinds = [
+            AudioSource("command", [channel], entry[:-1].strip())
+            if entry.endswith("|")
+            else AudioSource("file", [channel], entry)
+            for channel, entry in sorted(entries.items())
+        ]
         formats = {_format(entry) for entry in entries.values()}
     except (OSError, RuntimeError, InputError) as error:
         raise InputError(f"{directory / 'wav.scp'}: recording '{name}' cannot be read: {error}") from None
@@ -333,13 +369,17 @@ def _format(entry: str) -> Tuple[int, int, int]:
 def _times(part: Part, length: float, exact: Optional[float], directory: Path) -> Tuple[float, float]:
     """Start and duration. A segment may overshoot the recording's end a little, as for Kaldi."""
     if part.end > length + MAX_OVERSHOOT:
-        raise InputError(f"{directory / 'segments'}: '{part.utterance}' ends at {part.end:g} s, but recording "
-                         f"'{part.recording}' lasts {length:g} s")
+        raise InputError(
+            f"{directory / 'segments'}: '{part.utterance}' ends at {part.end:g} s, but recording "
+            f"'{part.recording}' lasts {length:g} s"
+        )
     end = length if part.end == -1 else min(part.end, length)
     duration = round(end - part.start, 9)
     if exact is not None and abs(exact - duration) < DURATION_TOLERANCE:
         duration = exact
     if duration <= 0:
-        raise InputError(f"{directory / 'segments'}: '{part.utterance}' begins at {part.start:g} s, but recording "
-                         f"'{part.recording}' lasts {length:g} s")
+        raise InputError(
+            f"{directory / 'segments'}: '{part.utterance}' begins at {part.start:g} s, but recording "
+            f"'{part.recording}' lasts {length:g} s"
+        )
     return part.start, duration

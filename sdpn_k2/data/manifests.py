@@ -45,10 +45,25 @@ from sdpn_k2.kaldi.features.wave import to_wav_command
 
 SAMPLE_RATE = 16000
 AUGMENTATION = ("noise", "music", "speech", "rir")
-LIBSNDFILE_SUFFIXES = (
-    ".wav .flac .ogg .opus .mp3 .aif .aiff .aifc .au .snd .sph .nist .w64 .rf64 .caf .wv".split()
-)
-FFMPEG_SUFFIXES = ".m4a .aac .mp4 .webm .wma".split()
+LIBSNDFILE_SUFFIXES = [
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".opus",
+    ".mp3",
+    ".aif",
+    ".aiff",
+    ".aifc",
+    ".au",
+    ".snd",
+    ".sph",
+    ".nist",
+    ".w64",
+    ".rf64",
+    ".caf",
+    ".wv",
+]
+FFMPEG_SUFFIXES = [".m4a", ".aac", ".mp4", ".webm", ".wma"]
 MIN_SECONDS = 0.065  # shorter audio has not the 5 frames of features that an embedding takes
 
 log = logging.getLogger(__name__)
@@ -99,7 +114,7 @@ def find_audio(folder: str | Path) -> list[Path]:
         paths += [Path(parent, name) for name in sorted(names) if os.path.splitext(name)[1].lower() in suffixes]
     for path in paths:
         if not str(path).isascii() and any("\ud800" <= letter <= "\udfff" for letter in str(path)):
-            raise InputError(f"{ascii(str(path))}: this name is not UTF-8, as manifests must be: rename it")
+            raise InputError(f"{str(path)!a}: this name is not UTF-8, as manifests must be: rename it")
     if not paths:
         raise InputError(f"{folder}: no audio files here (looked for {' '.join(sorted(suffixes))})")
     return paths
@@ -245,9 +260,10 @@ def _map_in_threads(function: Callable, items: list, num_jobs: int, what: str) -
     from tqdm import tqdm
 
     chunks = [items[first : first + 64] for first in range(0, len(items), 64)]
-    with concurrent.futures.ThreadPoolExecutor(num_jobs) as executor, tqdm(
-        total=len(items), desc=f"checking {what}", unit="file", disable=None, leave=False
-    ) as bar:
+    with (
+        concurrent.futures.ThreadPoolExecutor(num_jobs) as executor,
+        tqdm(total=len(items), desc=f"checking {what}", unit="file", disable=None, leave=False) as bar,
+    ):
         for results in executor.map(lambda chunk: [function(item) for item in chunk], chunks):
             bar.update(len(results))
             yield from results

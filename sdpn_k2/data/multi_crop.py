@@ -41,8 +41,16 @@ class StepBatches(Sampler):
     Each process takes its own part of every global batch. What does not fill a last batch is left out of that epoch.
     """
 
-    def __init__(self, table: Union[CutTable, SharTable], batch_size: int, num_steps: int, seed: int,
-                 first_step: int = 0, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        table: Union[CutTable, SharTable],
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        first_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         """``batch_size`` counts the utterances of all processes.
 
         Raises:
@@ -90,7 +98,7 @@ class MultiCropBatch:
     ids: List[str]
     skipped: List[str] = field(default_factory=list)
 
-    def pin_memory(self) -> "MultiCropBatch":
+    def pin_memory(self) -> MultiCropBatch:
         self.global_crops = self.global_crops.pin_memory()
         self.local_crops = self.local_crops.pin_memory()
         return self
@@ -230,8 +238,9 @@ class FbankSource:
         return fbank
 
 
-def multi_crop_loader(dataset: MultiCropDataset, batches: StepBatches, workers: int,
-                      pin: bool) -> Iterator[MultiCropBatch]:
+def multi_crop_loader(
+    dataset: MultiCropDataset, batches: StepBatches, workers: int, pin: bool
+) -> Iterator[MultiCropBatch]:
     """The batches in the order of ``batches``, made by ``workers`` processes, or here with none.
 
     Raises:
@@ -242,8 +251,11 @@ def multi_crop_loader(dataset: MultiCropDataset, batches: StepBatches, workers: 
         ending = multiprocessing.Value(ctypes.c_bool, False, lock=False)
         # Registered after multiprocessing's own handler, hence called before it ends and awaits the workers.
         atexit.register(setattr, ending, "value", True)
-        options = {"num_workers": workers, "worker_init_fn": functools.partial(_start_worker, ending),
-                   "prefetch_factor": PREFETCHED_BATCHES}
+        options = {
+            "num_workers": workers,
+            "worker_init_fn": functools.partial(_start_worker, ending),
+            "prefetch_factor": PREFETCHED_BATCHES,
+        }
     for batch in DataLoader(_ErrorsAsData(dataset), sampler=batches, batch_size=None, pin_memory=pin, **options):
         if isinstance(batch, InputError):
             raise batch

@@ -88,10 +88,12 @@ class SharTable:
         starts = np.concatenate([[0], self._ends[:-1]])
         shards = rng.permutation(len(self._tables))
         groups = [shards[first : first + SHARDS_AT_ONCE] for first in range(0, len(shards), SHARDS_AT_ONCE)]
-        return np.concatenate([
-            rng.permutation(np.concatenate([np.arange(starts[shard], self._ends[shard]) for shard in group]))
-            for group in groups
-        ])
+        return np.concatenate(
+            [
+                rng.permutation(np.concatenate([np.arange(starts[shard], self._ends[shard]) for shard in group]))
+                for group in groups
+            ]
+        )
 
     def spans(self) -> Iterator[Tuple[str, float, float]]:
         """Id, start and duration (seconds) of each cut. Raises InputError."""

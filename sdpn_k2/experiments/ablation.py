@@ -16,32 +16,50 @@ from sdpn_k2.errors import InputError
 
 # Question → variants: (name, what it is, overrides of the base configuration). The base stands in many of them.
 QUESTIONS: Tuple[Tuple[str, Tuple[Tuple[str, str, Tuple[str, ...]], ...]], ...] = (
-    ("Method", (
-        ("sdpn", "SDPN", ("method=sdpn",)),
-        ("dino", "DINO", ("method=dino",)),
-    )),
-    ("Parts of SDPN", (
-        ("sdpn", "all of it", ()),
-        ("no-dr", "without L_DR", ("objective.dr_weight=0",)),
-        ("no-me", "without L_ME", ("objective.me_weight=0",)),
-        ("fixed-prototypes", "prototypes that do not learn", ("train.prototype_lr_scale=0",)),
-    )),
-    ("Prototypes", tuple(
-        (f"k{count}", f"K = {count}", (f"objective.num_prototypes={count}",)) for count in (64, 128, 256, 512, 1024)
-    )),
-    ("Local crops", (
-        ("local2", "2", ("crops.num_local=2",)),
-        ("local4", "4", ("crops.num_local=4",)),
-    )),
-    ("Augmentation", (
-        ("sdpn", "with", ()),
-        ("no-augment", "without", ("augment.clean_prob=1", "augment.single_prob=0", "augment.mask_prob=0")),
-    )),
-    ("L_DR", (
-        ("koleo", "KoLeo", ("objective.dim_reg=koleo",)),
-        ("off-diagonal", "off-diagonal", ("objective.dim_reg=off_diagonal",)),
-        ("frobenius", "Frobenius", ("objective.dim_reg=frobenius",)),
-    )),
+    (
+        "Method",
+        (
+            ("sdpn", "SDPN", ("method=sdpn",)),
+            ("dino", "DINO", ("method=dino",)),
+        ),
+    ),
+    (
+        "Parts of SDPN",
+        (
+            ("sdpn", "all of it", ()),
+            ("no-dr", "without L_DR", ("objective.dr_weight=0",)),
+            ("no-me", "without L_ME", ("objective.me_weight=0",)),
+            ("fixed-prototypes", "prototypes that do not learn", ("train.prototype_lr_scale=0",)),
+        ),
+    ),
+    (
+        "Prototypes",
+        tuple(
+            (f"k{count}", f"K = {count}", (f"objective.num_prototypes={count}",)) for count in (64, 128, 256, 512, 1024)
+        ),
+    ),
+    (
+        "Local crops",
+        (
+            ("local2", "2", ("crops.num_local=2",)),
+            ("local4", "4", ("crops.num_local=4",)),
+        ),
+    ),
+    (
+        "Augmentation",
+        (
+            ("sdpn", "with", ()),
+            ("no-augment", "without", ("augment.clean_prob=1", "augment.single_prob=0", "augment.mask_prob=0")),
+        ),
+    ),
+    (
+        "L_DR",
+        (
+            ("koleo", "KoLeo", ("objective.dim_reg=koleo",)),
+            ("off-diagonal", "off-diagonal", ("objective.dim_reg=off_diagonal",)),
+            ("frobenius", "Frobenius", ("objective.dim_reg=frobenius",)),
+        ),
+    ),
 )
 
 
@@ -75,8 +93,10 @@ def grid(config_path: Optional[Path] = None, overrides: Sequence[str] = ()) -> L
     """
     base = load_config(config_path, overrides)
     if base.method != "sdpn":
-        raise InputError(f"the base configuration has method={base.method}, but the grid asks about SDPN and trains "
-                         "DINO besides: leave the method out")
+        raise InputError(
+            f"the base configuration has method={base.method}, but the grid asks about SDPN and trains "
+            "DINO besides: leave the method out"
+        )
     rows: List[Row] = []
     for question, variants in QUESTIONS:
         for name, label, changes in variants:
@@ -86,8 +106,9 @@ def grid(config_path: Optional[Path] = None, overrides: Sequence[str] = ()) -> L
     return rows
 
 
-def jobs(config_path: Optional[Path] = None, overrides: Sequence[str] = (), seeds: int = 2,
-         only: Sequence[str] = ()) -> List[Job]:
+def jobs(
+    config_path: Optional[Path] = None, overrides: Sequence[str] = (), seeds: int = 2, only: Sequence[str] = ()
+) -> List[Job]:
     """All trainings, those with seed 0 first.
 
     Args:

@@ -9,14 +9,14 @@ from statistics import mean, stdev
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from sdpn_k2.config import Config, config_differences
-from sdpn_k2.experiments.ablation import Job, Row
 from sdpn_k2.errors import InputError
+from sdpn_k2.experiments.ablation import Job, Row
 from sdpn_k2.files import atomic_output
 from sdpn_k2.reporting import html_page, plots
-from sdpn_k2.reporting.experiment_folder import Experiment, read_experiment
-from sdpn_k2.reporting.training_log import course
 from sdpn_k2.reporting.embedding_maps import speaker_panels
+from sdpn_k2.reporting.experiment_folder import Experiment, read_experiment
 from sdpn_k2.reporting.results import backend_order, provenance
+from sdpn_k2.reporting.training_log import course
 
 FIGURE_RUNS = ("dino", "sdpn")  # the paper's Figure 2: DINO and SDPN side by side
 HEALTH = ("prototypes_in_use", "effective_rank", "mean_cosine")
@@ -109,8 +109,9 @@ def write_ablation(rows: Sequence[Row], jobs: Sequence[Job], data: Path, out: Pa
     for figure in figures:
         with atomic_output(out / figure.file, "w") as stream:
             stream.write(figure.svg.replace("currentColor", plots.INK))
-    facts = dict(tables=tables, figures=figures, missing=missing, written=provenance(command),
-                 base=_base(rows[0].config))
+    facts = dict(
+        tables=tables, figures=figures, missing=missing, written=provenance(command), base=_base(rows[0].config)
+    )
     with atomic_output(out / "ABLATION.md", "w") as stream:
         stream.write(_markdown(**facts))
     with atomic_output(out / "ablation.html", "w") as stream:
@@ -124,8 +125,9 @@ def _spread(values: Sequence[float]) -> Optional[Spread]:
     return Spread(mean(values), stdev(values) if len(values) > 1 else math.nan, min(values), max(values))
 
 
-def _error_tables(rows: Sequence[Row], experiments: Dict[str, List[Experiment]], data: Path,
-                  missing: List[str]) -> List[Table]:
+def _error_tables(
+    rows: Sequence[Row], experiments: Dict[str, List[Experiment]], data: Path, missing: List[str]
+) -> List[Table]:
     """For each trial list a table of error rates, and the silhouette of the set's five speakers."""
     results = {run: [each.results["results"] for each in of_run] for run, of_run in experiments.items()}
     found = [row for of_run in results.values() for seed in of_run for row in seed]
@@ -133,17 +135,26 @@ def _error_tables(rows: Sequence[Row], experiments: Dict[str, List[Experiment]],
     tables = []
     for set_name, trials_name in sorted({key[:2] for key in keys}):
         backends = sorted({key[2] for key in keys if key[:2] == (set_name, trials_name)}, key=backend_order)
-        columns = [column for backend in backends
-                   for column in (Column(f"{backend} EER %", 2), Column(f"{backend} minDCF 0.05", 4))]
+        columns = [
+            column
+            for backend in backends
+            for column in (Column(f"{backend} EER %", 2), Column(f"{backend} minDCF 0.05", 4))
+        ]
         silhouettes = {run: _silhouettes(of_run, set_name, data, missing) for run, of_run in experiments.items()}
         lines = []
         for row in rows:
             figures: List[Optional[Spread]] = []
             for backend in backends:
-                found = [result for seed in results.get(row.run, []) for result in seed
-                         if (result["set"], result["trials"], result["backend"]) == (set_name, trials_name, backend)]
-                figures += [_spread([100 * each["eer"] for each in found]),
-                            _spread([each["min_dcf_05"] for each in found])]
+                found = [
+                    result
+                    for seed in results.get(row.run, [])
+                    for result in seed
+                    if (result["set"], result["trials"], result["backend"]) == (set_name, trials_name, backend)
+                ]
+                figures += [
+                    _spread([100 * each["eer"] for each in found]),
+                    _spread([each["min_dcf_05"] for each in found]),
+                ]
             figures.append(_spread(silhouettes.get(row.run, [])))
             lines.append(Line(row, len(experiments.get(row.run, [])), figures))
         tables.append(Table(f"{set_name} / {trials_name}", [*columns, Column("silhouette", 3)], lines, 0))
@@ -154,8 +165,9 @@ def _silhouettes(experiments: Sequence[Experiment], set_name: str, data: Path, m
     values = []
     for experiment in experiments:
         try:
-            (panel,) = speaker_panels({experiment.name: experiment.path / f"xvectors_{set_name}"},
-                                      data / set_name / "utt2spk")
+            (panel,) = speaker_panels(
+                {experiment.name: experiment.path / f"xvectors_{set_name}"}, data / set_name / "utt2spk"
+            )
             values.append(plots.silhouette(panel.vectors, panel.speakers))
         except InputError as error:
             missing.append(str(error))
@@ -164,14 +176,17 @@ def _silhouettes(experiments: Sequence[Experiment], set_name: str, data: Path, m
 
 def _health_table(rows: Sequence[Row], experiments: Dict[str, List[Experiment]]) -> Table:
     """How the trainings ended: means over the last tenth of what was logged."""
+
     def ends(run: str, metric: str) -> List[float]:
         logged = [each.metrics[1] for each in experiments.get(run, []) if each.metrics]
         values = [course(metrics[metric]).end for metrics in logged if metric in metrics]
         return [value for value in values if not math.isnan(value)]
 
     columns = [Column("prototypes in use", 1), Column("effective rank", 1), Column("mean cosine", 3)]
-    lines = [Line(row, len(experiments.get(row.run, [])), [_spread(ends(row.run, metric)) for metric in HEALTH])
-             for row in rows]
+    lines = [
+        Line(row, len(experiments.get(row.run, [])), [_spread(ends(row.run, metric)) for metric in HEALTH])
+        for row in rows
+    ]
     return Table("End of training", columns, lines)
 
 
@@ -191,8 +206,10 @@ def _figures(experiments: Dict[str, List[Experiment]], data: Path, missing: List
             missing.append(str(error))
             continue
         speakers = panels[0].speakers
-        caption = (f"{name}: t-SNE of {len(set(speakers))} speakers, {len(speakers)} utterances, and the silhouette of the "
-                   "embeddings themselves, by cosine.")
+        caption = (
+            f"{name}: t-SNE of {len(set(speakers))} speakers, {len(speakers)} utterances, and the silhouette of the "
+            "embeddings themselves, by cosine."
+        )
         figures.append(Figure(f"figure2_{name}.svg", caption, plots.to_svg(drawn)))
     return figures
 
@@ -202,10 +219,18 @@ def _base(config: Config) -> List[Tuple[str, object]]:
     return [(key, value) for key, _, value in config_differences(Config(), config)]
 
 
-def _markdown(tables: Sequence[Table], figures: Sequence[Figure], missing: Sequence[str], written: Dict[str, object],
-              base: Sequence[Tuple[str, object]]) -> str:
-    lines = ["# Ablation", "",
-             "Mean ± sample standard deviation over the seeds. Lines of one configuration are one run."]
+def _markdown(
+    tables: Sequence[Table],
+    figures: Sequence[Figure],
+    missing: Sequence[str],
+    written: Dict[str, object],
+    base: Sequence[Tuple[str, object]],
+) -> str:
+    lines = [
+        "# Ablation",
+        "",
+        "Mean ± sample standard deviation over the seeds. Lines of one configuration are one run.",
+    ]
     for table in tables:
         headings = ["", "", "seeds", *(column.heading for column in table.columns)]
         alignment = ["---", "---"] + ["---:"] * (len(headings) - 2)
@@ -214,16 +239,20 @@ def _markdown(tables: Sequence[Table], figures: Sequence[Figure], missing: Seque
         for line in table.lines:
             asked = line.row.question if line.row.question != question else ""
             question = line.row.question
-            told = [figure.text(column.digits) if figure else "–"
-                    for figure, column in zip(line.figures, table.columns)]
+            told = [
+                figure.text(column.digits) if figure else "–" for figure, column in zip(line.figures, table.columns)
+            ]
             lines.append(_cells([asked, line.row.label, str(line.seeds), *told]))
     for figure in figures:
         lines += ["", f"![{figure.caption}]({figure.file})", "", figure.caption]
     lines += ["", "## How this was measured", ""]
     if base:
         lines.append("- base: the published recipe but " + ", ".join(f"{key} {value}" for key, value in base))
-    lines += [f"- command: `{written['command']}`", f"- date: {written['date']}",
-              "- versions: " + ", ".join(f"{package} {number}" for package, number in written["versions"].items())]
+    lines += [
+        f"- command: `{written['command']}`",
+        f"- date: {written['date']}",
+        "- versions: " + ", ".join(f"{package} {number}" for package, number in written["versions"].items()),
+    ]
     if written["git_revision"]:
         lines.append(f"- git revision: {written['git_revision']}")
     lines += [f"- missing: {line}" for line in missing]

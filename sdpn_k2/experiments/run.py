@@ -10,16 +10,16 @@ import numpy as np
 
 from sdpn_k2.config import Config, load_config
 from sdpn_k2.device import Process
-from sdpn_k2.inference.extraction import Extractor, extract
-from sdpn_k2.progress import log_to
-from sdpn_k2.training.trainer import Trainer
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import make_folder
+from sdpn_k2.inference.extraction import Extractor, extract
 from sdpn_k2.kaldi.datadir.data_dir import trial_lists
 from sdpn_k2.kaldi.formats.tables import write_object
+from sdpn_k2.progress import log_to
 from sdpn_k2.reporting import results
-from sdpn_k2.scoring.score_tables import Preparation, score_tables
 from sdpn_k2.scoring.embeddings import read_embeddings
+from sdpn_k2.scoring.score_tables import Preparation, score_tables
+from sdpn_k2.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,9 @@ def run_experiment(config: Config, data: Path, exp: Path, process: Process, comm
         make_folder(folder)
         extract(extractor, data / name, f"ark,scp:{folder}/xvector.ark,{folder}/xvector.scp")
     mean = exp / "xvectors_train" / "mean.vec"
-    write_object(str(mean), read_embeddings(f"{exp}/xvectors_train/xvector.scp").vectors.mean(axis=0, dtype=np.float64),
-                 "vector")
+    write_object(
+        str(mean), read_embeddings(f"{exp}/xvectors_train/xvector.scp").vectors.mean(axis=0, dtype=np.float64), "vector"
+    )
     for name in sets:
         lists = trial_lists(data / name)
         if not lists:

@@ -9,16 +9,16 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from sdpn_k2.inference.extraction import Extractor
-from sdpn_k2.progress import Progress
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import make_folder
-from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, spk2utt, write_map
+from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.backend.pca import pca_transform
 from sdpn_k2.kaldi.backend.plda import read_plda
-from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, write_object
-from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, read_utterances
+from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, spk2utt, write_map
 from sdpn_k2.kaldi.datadir.subsegments import Windowing, check_no_overlap, uniform_windows
+from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, read_utterances
+from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, write_object
+from sdpn_k2.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,11 @@ class WindowSet(NamedTuple):
 
 
 def extract_windows(
-    extractor: Extractor, data_dir: Path, output: Path, windowing: Windowing, layout: str = "kaldi",
+    extractor: Extractor,
+    data_dir: Path,
+    output: Path,
+    windowing: Windowing,
+    layout: str = "kaldi",
     backend: Optional[Path] = None,
 ) -> WindowSet:
     """Write the x-vectors of all windows into ``output``, with what diarization needs beside them.
@@ -66,8 +70,10 @@ def extract_windows(
     if backend is not None:
         _check_backend(backend, extractor.dim)
     elif (output / "plda").exists():
-        raise InputError(f"{output / 'plda'}: is there already, and would not go with the mean and whitening of these "
-                         "windows: move it away, or give --backend")
+        raise InputError(
+            f"{output / 'plda'}: is there already, and would not go with the mean and whitening of these "
+            "windows: move it away, or give --backend"
+        )
     make_folder(output)
 
     windows: Dict[str, Segment] = {}
@@ -128,8 +134,10 @@ def _check_order(recording_of: Dict[str, str]) -> None:
     previous = ""
     for recording in recording_of.values():
         if byte_order(recording) < byte_order(previous):
-            raise InputError(f"recordings '{recording}' and '{previous}': their windows do not sort as they do, and "
-                             "Kaldi insists on that; rename one, or take --layout vbx")
+            raise InputError(
+                f"recordings '{recording}' and '{previous}': their windows do not sort as they do, and "
+                "Kaldi insists on that; rename one, or take --layout vbx"
+            )
         previous = recording
 
 

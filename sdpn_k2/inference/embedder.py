@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
+from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.features.resample import resample
-from sdpn_k2.kaldi.formats.tables import TableWriter, is_table
 from sdpn_k2.kaldi.features.wave import read_audio
+from sdpn_k2.kaldi.formats.tables import TableWriter, is_table
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ class Embedder:
         self.dim = extractor.dim
 
     @classmethod
-    def load(cls, checkpoint: Union[str, Path], device: Union[str, torch.device] = "cpu",
-             max_duration: float = 60.0) -> "Embedder":
+    def load(
+        cls, checkpoint: Union[str, Path], device: Union[str, torch.device] = "cpu", max_duration: float = 60.0
+    ) -> Embedder:
         """See :func:`sdpn_k2.load`."""
         path = Path(checkpoint)
         if path.is_dir():
@@ -118,8 +119,9 @@ def embed_files(embedder: Embedder, files: Sequence[str], output: str, channel: 
     if kind == "ark":
         spaced = [name for name in files if len(name.split()) != 1]
         if spaced:
-            raise InputError(f"{spaced[0]!r}: a name with white space cannot be a key of a Kaldi archive; take .json or "
-                             ".npy")
+            raise InputError(
+                f"{spaced[0]!r}: a name with white space cannot be a key of a Kaldi archive; take .json or .npy"
+            )
     with _open(output, kind) as opened:  # first, since embedding may take hours
         embeddings: Dict[str, np.ndarray] = {}
         for name in files:
@@ -162,6 +164,8 @@ def _write(opened: Union[IO, TableWriter], kind: str, embeddings: Dict[str, np.n
             opened.write(name, embedding)
     else:
         # The shortest decimals that give the same float32.
-        lines = (f"{json.dumps(name)}: [{', '.join(map(str, map(float, map(str, vector))))}]"
-                 for name, vector in embeddings.items())
+        lines = (
+            f"{json.dumps(name)}: [{', '.join(map(str, map(float, map(str, vector))))}]"
+            for name, vector in embeddings.items()
+        )
         opened.write("{" + ",\n ".join(lines) + "}\n")

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from sdpn_k2.config import config_to_dict
-from sdpn_k2.models.checkpoint import load_checkpoint
-from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.errors import InputError
+from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
+from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
@@ -96,8 +96,10 @@ def export(checkpoint: Path, data_dir: Path, output: Path, source: str = "wavefo
     extractor = Extractor.load(checkpoint)
     features = extractor.features
     if source == "fbank" and features.kind != "fbank":
-        raise InputError(f"{checkpoint}: its front end is {features.kind}, so Kaldi's fbank cannot go in: "
-                         "export it with --input waveform")
+        raise InputError(
+            f"{checkpoint}: its front end is {features.kind}, so Kaldi's fbank cannot go in: "
+            "export it with --input waveform"
+        )
     encoder = StandaloneEncoder(extractor, source).eval()
     waveforms = list(itertools.islice(_usable(data_dir, extractor), VERIFIED_UTTERANCES))
     if not waveforms:
@@ -112,8 +114,9 @@ def export(checkpoint: Path, data_dir: Path, output: Path, source: str = "wavefo
         run = load_exported(made)
         difference = _largest_difference(run, extractor, waveforms, inputs)
         if not difference <= TOLERANCE:
-            raise InputError(f"{output}: not written: it differs from PyTorch by {difference:.1e}, "
-                             f"more than {TOLERANCE:g}")
+            raise InputError(
+                f"{output}: not written: it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:g}"
+            )
         quantisation = None
         if int8:
             smaller = Path(scratch) / "int8.onnx"
@@ -149,8 +152,14 @@ def _write_onnx(encoder: StandaloneEncoder, example: Tensor, source: str, path: 
     _needs_torch_export()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
-        encoder, (example,), dynamo=True, verbose=False, external_data=False,
-        input_names=[source], output_names=["embedding"], dynamic_shapes=_dynamic_shapes(encoder, example),
+        encoder,
+        (example,),
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+        input_names=[source],
+        output_names=["embedding"],
+        dynamic_shapes=_dynamic_shapes(encoder, example),
     )
     program.save(str(path))
 
@@ -202,9 +211,14 @@ def _describe_onnx(path: Path, checkpoint: Path, source: str) -> None:
     onnx = _needed("onnx")
     model = onnx.load(str(path))
     config = config_to_dict(load_checkpoint(checkpoint).config)
-    onnx.helper.set_model_props(model, {
-        "input": source, "features": json.dumps(config["features"]), "model": json.dumps(config["model"]),
-    })
+    onnx.helper.set_model_props(
+        model,
+        {
+            "input": source,
+            "features": json.dumps(config["features"]),
+            "model": json.dumps(config["model"]),
+        },
+    )
     onnx.save(model, str(path))
 
 
@@ -261,9 +275,7 @@ def _quantise(path: Path, output: Path) -> None:
         logging.getLogger().setLevel(level)
 
 
-def _cost(
-    floats: Path, int8: Path, data_dir: Path, trials: Trials, extractor: Extractor, source: str
-) -> Quantisation:
+def _cost(floats: Path, int8: Path, data_dir: Path, trials: Trials, extractor: Extractor, source: str) -> Quantisation:
     runs = [load_exported(floats), load_exported(int8)]
     names: List[str] = []
     vectors: List[List[np.ndarray]] = [[], []]

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from sdpn_k2.config import Config, FeaturesConfig
-from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.device import usable_device
-from sdpn_k2.inference.utterance_features import Features, compute_features, read_features
-from sdpn_k2.progress import Progress
 from sdpn_k2.errors import InputError
+from sdpn_k2.inference.utterance_features import Features, compute_features, read_features
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
+from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
+from sdpn_k2.progress import Progress
 from sdpn_k2.signal.fbank import instance_norm
 from sdpn_k2.signal.front_end import front_end
 
@@ -93,7 +93,7 @@ class Extractor:
 
     @torch.inference_mode()
     def embed_fbank(self, utterances: List[Union[np.ndarray, Tensor]]) -> np.ndarray:
-        """fbank of each utterance ``(frames, bins)``, at least 5 frames → ``(utterances, dim)`` float32."""
+        """Fbank of each utterance ``(frames, bins)``, at least 5 frames → ``(utterances, dim)`` float32."""
         pieces: Dict[int, List[Tuple[int, Tensor]]] = defaultdict(list)
         for index, fbank in enumerate(utterances):
             fbank = torch.as_tensor(fbank, device=self.device)

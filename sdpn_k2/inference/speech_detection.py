@@ -18,10 +18,10 @@ from sdpn_k2.data.cuts import write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.datadir.data_dir import read_map, validate, write_map
-from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, parse_rspecifier, read_table, script_lines
+from sdpn_k2.kaldi.datadir.subsegments import check_no_overlap
 from sdpn_k2.kaldi.datadir.utterances import Part, misfit, read_parts, read_wave_entry
 from sdpn_k2.kaldi.features.wave import Wave
-from sdpn_k2.kaldi.datadir.subsegments import check_no_overlap
+from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, parse_rspecifier, read_table, script_lines
 from sdpn_k2.signal.fbank import KALDI_SCALE
 from sdpn_k2.signal.segmentation import Decoder, Topology, frame_samples, log_energy, segment, spans, two_gaussians
 
@@ -126,8 +126,9 @@ def detect_speech(
     write_map(output / "segments", {name: _fields(part) for name, part in segments.items()})
     write_map(output / "utt2spk", speakers)
     supervisions = (
-        SupervisionSegment(name, part.recording, part.start, round(part.end - part.start, 6), part.channel or 0,
-                           speaker=speakers[name])
+        SupervisionSegment(
+            name, part.recording, part.start, round(part.end - part.start, 6), part.channel or 0, speaker=speakers[name]
+        )
         for name, part in segments.items()
     )
     write_manifest(supervisions, output / "supervisions.jsonl.gz", allow_empty=True)

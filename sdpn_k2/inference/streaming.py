@@ -8,12 +8,12 @@ from typing import Iterable, Iterator, Optional, Tuple
 
 import numpy as np
 
-from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.errors import InputError
+from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.kaldi.datadir.subsegments import Windowing
+from sdpn_k2.kaldi.features.wave import read_header
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
 from sdpn_k2.kaldi.formats.tables import TableWriter
-from sdpn_k2.kaldi.features.wave import read_header
-from sdpn_k2.kaldi.datadir.subsegments import Windowing
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,12 @@ log = logging.getLogger(__name__)
 BATCH_WINDOWS = 16  # of files; a pipe is live, and its windows are embedded one by one, as they come
 # What audio of other formats begins with: on a pipe it would pass for samples without a header.
 _OTHER_FORMATS = {
-    b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"RF64": "RF64", b"NIST": "NIST SPHERE", b"FORM": "AIFF",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"ID3": "MP3",
+    b"RF64": "RF64",
+    b"NIST": "NIST SPHERE",
+    b"FORM": "AIFF",
     b"caff": "CAF",
 }
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_map
-from sdpn_k2.kaldi.formats.tables import read_table
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
+from sdpn_k2.kaldi.formats.tables import read_table
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.signal.front_end import FrontEnd
 

@@ -8,8 +8,8 @@ from typing import Optional, Sequence, Union
 
 import numpy as np
 
-from sdpn_k2.inference.embedder import Audio, Embedder
 from sdpn_k2.errors import InputError
+from sdpn_k2.inference.embedder import Audio, Embedder
 from sdpn_k2.scoring import cosine
 from sdpn_k2.scoring.calibration import Calibration
 from sdpn_k2.scoring.embeddings import Embeddings, enroll_models, subtract_mean
@@ -33,9 +33,15 @@ class Verdict:
     p_target: float
 
 
-def verify(embedder: Embedder, enroll: Union[str, Path, Sequence[Audio]], test: Audio,
-           mean: Optional[np.ndarray] = None,
-           calibration: Optional[Calibration] = None, p_target: float = 0.5, channel: int = 0) -> Verdict:
+def verify(
+    embedder: Embedder,
+    enroll: Union[str, Path, Sequence[Audio]],
+    test: Audio,
+    mean: Optional[np.ndarray] = None,
+    calibration: Optional[Calibration] = None,
+    p_target: float = 0.5,
+    channel: int = 0,
+) -> Verdict:
     """Compare a recording with an enrolled speaker.
 
     Args:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sdpn_k2.config import Config
-from sdpn_k2.methods.network import Branch, follow
 from sdpn_k2.methods.collectives import gather
+from sdpn_k2.methods.network import Branch, follow
 from sdpn_k2.methods.regularisation import embedding_statistics
 from sdpn_k2.methods.sdpn import cross_entropy_loss
 from sdpn_k2.models.projection import Prototypes

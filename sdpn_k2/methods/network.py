@@ -26,7 +26,7 @@ class Branch(nn.Module):
 
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher ← momentum · teacher + (1 − momentum) · student, parameters only.
+    """Teacher ← momentum · teacher + (1 − momentum) · student, parameters only.
 
     BN running statistics stay the teacher's own, from its forward passes on clean global crops.
     """

@@ -14,13 +14,11 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple
 
 from torch import Tensor
 
-from sdpn_k2.config import (
-    Config, FeaturesConfig, ModelConfig, ObjectiveConfig, config_from_dict, config_to_dict
-)
-from sdpn_k2.models.checkpoint import FORMAT, Checkpoint
-from sdpn_k2.models.torch_file import describe, load_torch_file
+from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig, config_from_dict, config_to_dict
 from sdpn_k2.errors import InputError
 from sdpn_k2.methods.network import Branch
+from sdpn_k2.models.checkpoint import FORMAT, Checkpoint
+from sdpn_k2.models.torch_file import describe, load_torch_file
 
 # Our name of a tensor → theirs, replacement by replacement.
 _RENAMING = (
@@ -87,8 +85,10 @@ def convert_3dspeaker(path: Path, scale: float = 1.0) -> Conversion:
         left_out += [f"{name}'s {key}" for key in _head_without_place(tensors)]
     if prototypes is not None:
         if tuple(prototypes.shape) != (len(prototypes), sizes.projection_dim):
-            raise InputError(f"{path}: prototypes of shape {tuple(prototypes.shape)} for projections of "
-                             f"{sizes.projection_dim} dimensions")
+            raise InputError(
+                f"{path}: prototypes of shape {tuple(prototypes.shape)} for projections of "
+                f"{sizes.projection_dim} dimensions"
+            )
         model["prototypes.weight"] = prototypes.detach().clone()
     try:
         config_from_dict(config_to_dict(config), str(path))  # as when it is loaded again
@@ -103,8 +103,9 @@ def _check_origin(path: Path, content: Any) -> None:
     teacher = content.get("teacher") if isinstance(content, dict) else None
     names = map(str, teacher) if isinstance(teacher, dict) else ()
     if not any(re.match(r"(module\.)?backbone\.blocks\.", name) for name in names):
-        raise InputError(f"{path}: not SDPN or RDINO weights of 3D-Speaker (teacher → module.backbone.blocks.…); "
-                         f"{describe(content)}")
+        raise InputError(
+            f"{path}: not SDPN or RDINO weights of 3D-Speaker (teacher → module.backbone.blocks.…); {describe(content)}"
+        )
     for key in ("student", "teacher"):
         values = content.get(key, {})
         if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
@@ -120,7 +121,7 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     return {key[len("module.") :] if key.startswith("module.") else key: tensor for key, tensor in tensors.items()}
 
 
-def _sizes(tensors: Mapping[str, Tensor], where: str) -> "tuple[ModelConfig, int]":
+def _sizes(tensors: Mapping[str, Tensor], where: str) -> tuple[ModelConfig, int]:
     """Sizes of the model and number of mel bins."""
 
     def size(name: str, dim: int = 0) -> int:
@@ -175,8 +176,10 @@ def _convert_branch(tensors: Mapping[str, Tensor], config: Config, where: str) -
         # Squeeze-excitation and the last layer are convolutions of one frame there, linear layers here.
         shape = tuple(tensor.shape)
         if shape not in (tuple(expected.shape), tuple(expected.shape) + (1,)):
-            raise InputError(f"{where}: {theirs[name]} is of shape {shape}, which does not fit the other tensors; "
-                             f"{tuple(expected.shape)} would")
+            raise InputError(
+                f"{where}: {theirs[name]} is of shape {shape}, which does not fit the other tensors; "
+                f"{tuple(expected.shape)} would"
+            )
         converted[name] = tensor.detach().reshape(expected.shape).to(expected.dtype).clone()
     return converted
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from sdpn_k2.config import Config, ObjectiveConfig
-from sdpn_k2.methods.network import Branch, follow
 from sdpn_k2.methods.collectives import gather
+from sdpn_k2.methods.network import Branch, follow
 from sdpn_k2.methods.regularisation import DIMENSION_REGULARISATIONS, embedding_statistics
 from sdpn_k2.models.projection import Prototypes
 
@@ -110,7 +110,7 @@ def objective(
 
 
 def sharpen(log_p: Tensor, temperature: float) -> Tensor:
-    """log of p^(1/T), renormalised over the last dimension."""
+    """Log of p^(1/T), renormalised over the last dimension."""
     return torch.log_softmax(log_p / temperature, dim=-1)
 
 

@@ -24,9 +24,9 @@ from torch import Tensor
 
 import sdpn_k2
 from sdpn_k2.config import Config, config_from_dict, config_to_dict
-from sdpn_k2.models.torch_file import describe, load_torch_file
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
+from sdpn_k2.models.torch_file import describe, load_torch_file
 
 FORMAT = "sdpn_k2 checkpoint"
 VERSION = 1
@@ -56,8 +56,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "versions": {"sdpn_k2": sdpn_k2.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     content = {
-        "format": FORMAT, "version": VERSION, "step": checkpoint.step,
-        "model": dict(checkpoint.model), "momentum": dict(checkpoint.momentum), "meta": json.dumps(meta),
+        "format": FORMAT,
+        "version": VERSION,
+        "step": checkpoint.step,
+        "model": dict(checkpoint.model),
+        "momentum": dict(checkpoint.momentum),
+        "meta": json.dumps(meta),
     }
     # In memory first: where the disk is full, torch 1.13 ends the process instead of reporting a failed write.
     packed = io.BytesIO()
@@ -122,10 +126,14 @@ def average_checkpoints(paths: List[Path]) -> Checkpoint:
     for path in paths[:-1]:
         model = load_checkpoint(path).model
         if {name: tensor.shape for name, tensor in model.items()} != {n: t.shape for n, t in last.model.items()}:
-            raise InputError(f"{path} and {paths[-1]} hold different models: only checkpoints of one run can be averaged")
+            raise InputError(
+                f"{path} and {paths[-1]} hold different models: only checkpoints of one run can be averaged"
+            )
         for name, tensor in model.items():
             if tensor.is_floating_point():
                 sums[name] += tensor
-    mean = {name: (total / len(paths)).to(last.model[name].dtype) if total.is_floating_point() else total
-            for name, total in sums.items()}
+    mean = {
+        name: (total / len(paths)).to(last.model[name].dtype) if total.is_floating_point() else total
+        for name, total in sums.items()
+    }
     return Checkpoint(last.step, last.config, mean, {}, last.data)

@@ -17,8 +17,12 @@ class ProjectionMLP(nn.Sequential):
     def __init__(self, config: ModelConfig):
         hidden = config.mlp_hidden_dim
         super().__init__(
-            nn.Linear(config.embedding_dim, hidden), nn.BatchNorm1d(hidden), nn.GELU(),
-            nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.GELU(),
+            nn.Linear(config.embedding_dim, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.GELU(),
             nn.Linear(hidden, config.projection_dim),
         )
         for module in self:
@@ -35,7 +39,7 @@ class Prototypes(nn.Module):
 
     def __init__(self, num_prototypes: int, dim: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_prototypes, dim).uniform_(-(dim ** -0.5), dim ** -0.5))
+        self.weight = nn.Parameter(torch.empty(num_prototypes, dim).uniform_(-(dim**-0.5), dim**-0.5))
 
     def forward(self, z: Tensor) -> Tensor:
         """Cosine similarities ``(batch, K)`` of unit-norm projections ``(batch, dim)`` with every prototype."""

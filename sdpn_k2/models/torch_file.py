@@ -110,8 +110,10 @@ def _why(path: Path, error: str) -> str:
     if old and wanted and wanted.group(1).startswith("numpy."):
         return needs_newer
     if wanted:
-        return (f"refused: beside tensors it holds {wanted.group(1)}, and loading Python objects can run any code; "
-                "ask for a file of tensors alone (torch.save of a state dict)")
+        return (
+            f"refused: beside tensors it holds {wanted.group(1)}, and loading Python objects can run any code; "
+            "ask for a file of tensors alone (torch.save of a state dict)"
+        )
     if old and "Unsupported operand" in error and zipfile.is_zipfile(path):
         return needs_newer
     if head.startswith(b"PK"):

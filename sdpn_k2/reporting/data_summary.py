@@ -69,8 +69,10 @@ def known_conditions(folder: Path, trials: Trials) -> Dict[str, Conditions]:
         InputError: a malformed table.
     """
     found = {}
-    for table, title, unit, step in (("utt2dur", "duration of the shorter side", "s", 0.5),
-                                     ("utt2snr", "SNR of the worse side", "dB", 1.0)):
+    for table, title, unit, step in (
+        ("utt2dur", "duration of the shorter side", "s", 0.5),
+        ("utt2snr", "SNR of the worse side", "dB", 1.0),
+    ):
         if (folder / table).is_file():
             values = read_numbers(folder / table)
             edges = _third_edges(trials, values, step)
@@ -81,14 +83,21 @@ def known_conditions(folder: Path, trials: Trials) -> Dict[str, Conditions]:
         genders = dict(of_speaker)  # an enrolled model has its speaker's name
         genders.update((name, of_speaker.get(speaker, "")) for name, speaker in read_map(folder / "utt2spk").items())
         found["gender"] = by_gender(trials, genders)
-    return {title: conditions for title, conditions in found.items()
-            if len(np.unique(conditions.of_trial[conditions.of_trial >= 0])) > 1}
+    return {
+        title: conditions
+        for title, conditions in found.items()
+        if len(np.unique(conditions.of_trial[conditions.of_trial >= 0])) > 1
+    }
 
 
 def _third_edges(trials: Trials, values: Dict[str, float], step: float) -> List[float]:
     """Round numbers that part the trials into about three equal lots."""
-    lower = np.minimum(*(np.array([values.get(name, np.nan) for name in ids])[index] for ids, index in
-                         ((trials.enroll_ids, trials.enroll), (trials.test_ids, trials.test))))
+    lower = np.minimum(
+        *(
+            np.array([values.get(name, np.nan) for name in ids])[index]
+            for ids, index in ((trials.enroll_ids, trials.enroll), (trials.test_ids, trials.test))
+        )
+    )
     lower = lower[~np.isnan(lower)]
     if not len(lower):
         return []

@@ -15,8 +15,9 @@ SPEAKERS = 5
 MAX_UTTERANCES = 50
 
 
-def speaker_panels(systems: Mapping[str, Path], utt2spk: Path, speakers: int = SPEAKERS,
-                   max_utterances: int = MAX_UTTERANCES) -> List[Panel]:
+def speaker_panels(
+    systems: Mapping[str, Path], utt2spk: Path, speakers: int = SPEAKERS, max_utterances: int = MAX_UTTERANCES
+) -> List[Panel]:
     """The same utterances of the same speakers from every system: those with the most utterances, by name where equal.
 
     Args:
@@ -35,13 +36,16 @@ def speaker_panels(systems: Mapping[str, Path], utt2spk: Path, speakers: int = S
         if all(utterance in table for table in tables.values()):
             of_speaker.setdefault(speaker, []).append(utterance)
     if len(of_speaker) < 2:
-        raise InputError(f"{utt2spk}: fewer than two speakers have embeddings in "
-                         f"{', '.join(map(str, systems.values()))}")
+        raise InputError(
+            f"{utt2spk}: fewer than two speakers have embeddings in {', '.join(map(str, systems.values()))}"
+        )
     chosen = sorted(of_speaker, key=lambda speaker: (-len(of_speaker[speaker]), speaker))[:speakers]
     utterances = [utterance for speaker in sorted(chosen) for utterance in _spread(of_speaker[speaker], max_utterances)]
     labels = [speaker for speaker in sorted(chosen) for _ in _spread(of_speaker[speaker], max_utterances)]
-    return [Panel(name, _read_vectors({utterance: table[utterance] for utterance in utterances}, systems[name]), labels)
-            for name, table in tables.items()]
+    return [
+        Panel(name, _read_vectors({utterance: table[utterance] for utterance in utterances}, systems[name]), labels)
+        for name, table in tables.items()
+    ]
 
 
 def _spread(items: List[str], count: int) -> List[str]:
@@ -56,8 +60,9 @@ def _read_vectors(rxfilenames: Mapping[str, str], folder: Path) -> np.ndarray:
     for utterance, rxfilename in rxfilenames.items():
         vector = _read_vector(rxfilename, folder)
         if vectors and len(vector) != len(vectors[0]):
-            raise InputError(f"{folder / 'xvector.scp'}: {utterance} has dimension {len(vector)}, others have "
-                             f"{len(vectors[0])}")
+            raise InputError(
+                f"{folder / 'xvector.scp'}: {utterance} has dimension {len(vector)}, others have {len(vectors[0])}"
+            )
         if not np.isfinite(vector).all() or not vector.any():
             raise InputError(f"{folder / 'xvector.scp'}: the embedding of {utterance} is zero, NaN or infinite")
         vectors.append(vector)

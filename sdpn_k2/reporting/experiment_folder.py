@@ -1,11 +1,11 @@
 """What lies in an experiment folder, for reports: every part is there, or it is said why it is not.
 
-    EXP/config.yaml                       the resolved configuration
-    EXP/metrics.jsonl, train.log          the course of the training
-    EXP/results.json                      error rates (results.py)
-    EXP/scores/<set>/<trials>.<backend>   score files
-    EXP/xvectors_<set>/xvector.scp        embeddings
-    EXP/stamps/stage<N>.done, …/*.log     settings and commands of the recipe
+EXP/config.yaml                       the resolved configuration
+EXP/metrics.jsonl, train.log          the course of the training
+EXP/results.json                      error rates (results.py)
+EXP/scores/<set>/<trials>.<backend>   score files
+EXP/xvectors_<set>/xvector.scp        embeddings
+EXP/stamps/stage<N>.done, …/*.log     settings and commands of the recipe
 """
 
 import json
@@ -19,8 +19,8 @@ import numpy as np
 
 from sdpn_k2.config import Config, load_config
 from sdpn_k2.errors import InputError
-from sdpn_k2.reporting.training_log import read_metrics
 from sdpn_k2.reporting.results import score_files
+from sdpn_k2.reporting.training_log import read_metrics
 
 _INTERVALS = ("eer_interval", "min_dcf_01_interval", "min_dcf_05_interval")  # may be missing
 
@@ -28,8 +28,14 @@ Part = TypeVar("Part")
 ScoreKey = Tuple[str, str, str]  # set, trial list, back end
 
 # Where the launchers of run.sh leave their logs; the first line of each is the command.
-LOGS = ("make_fbank/*/*.log", "make_energy/*/*.log", "make_vad/*/*.log", "xvectors_*/log/*.log", "backend/log/*.log",
-        "scores/*/log/*.log")
+LOGS = (
+    "make_fbank/*/*.log",
+    "make_energy/*/*.log",
+    "make_vad/*/*.log",
+    "xvectors_*/log/*.log",
+    "backend/log/*.log",
+    "scores/*/log/*.log",
+)
 
 
 @dataclass(frozen=True)
@@ -121,14 +127,16 @@ def read_experiment(path: Path, name: str) -> Experiment:
     results = part("results.json", f"measure with: sdpn-k2 results DATA {path}", _read_results)
     scores = part("scores", "score first (stage 6 of run.sh)", lambda _: score_files(path)) or {}
     if config is None and metrics is None and results is None and not scores:
-        raise InputError(f"{path}: not an experiment folder: nothing to read in config.yaml, metrics.jsonl, "
-                         "results.json and scores")
+        raise InputError(
+            f"{path}: not an experiment folder: nothing to read in config.yaml, metrics.jsonl, results.json and scores"
+        )
     if results is not None:
         measured = (path / "results.json").stat().st_mtime
         newer = [file for file in scores.values() if file.stat().st_mtime > measured]
         if newer:
-            missing.append(f"{path / 'results.json'}: older than {newer[0]}; measure again with: "
-                           f"sdpn-k2 results DATA {path}")
+            missing.append(
+                f"{path / 'results.json'}: older than {newer[0]}; measure again with: sdpn-k2 results DATA {path}"
+            )
         missing += [f"{path}: {line}" for line in results["missing"]]
     return Experiment(name, path, config, results, metrics, scores, missing)
 
@@ -138,16 +146,22 @@ def _read_results(path: Path) -> dict:
         results = {"missing": [], "plda_labels": None, "data": None, **json.loads(path.read_text(encoding="utf-8"))}
         results["results"] = [{**dict.fromkeys(_INTERVALS), **row} for row in results["results"]]
         measured = results["measured"]
-        if (all(map(_is_result, results["results"])) and isinstance(results["missing"], list)
-                and all(isinstance(measured[key], str) for key in ("command", "date"))
-                and isinstance(measured["versions"], dict)
-                and all(value is None or isinstance(value, str)
-                        for value in (results["plda_labels"], results["data"], measured["git_revision"]))):
+        if (
+            all(map(_is_result, results["results"]))
+            and isinstance(results["missing"], list)
+            and all(isinstance(measured[key], str) for key in ("command", "date"))
+            and isinstance(measured["versions"], dict)
+            and all(
+                value is None or isinstance(value, str)
+                for value in (results["plda_labels"], results["data"], measured["git_revision"])
+            )
+        ):
             return results
     except (OSError, ValueError, LookupError, TypeError):
         pass
-    raise InputError(f"{path}: not the results of an experiment; write them again with: "
-                     f"sdpn-k2 results DATA {path.parent}")
+    raise InputError(
+        f"{path}: not the results of an experiment; write them again with: sdpn-k2 results DATA {path.parent}"
+    )
 
 
 def _is_result(row: dict) -> bool:
@@ -155,5 +169,6 @@ def _is_result(row: dict) -> bool:
     figures = [row[key] for key in ("n_targets", "n_nontargets", "eer", "min_dcf_01", "min_dcf_05")]
     for low, high in (row[key] for key in _INTERVALS if row[key] is not None):
         figures += [low, high]
-    return (all(isinstance(row[key], str) for key in ("set", "trials", "backend"))
-            and all(math.isfinite(value) for value in figures))
+    return all(isinstance(row[key], str) for key in ("set", "trials", "backend")) and all(
+        math.isfinite(value) for value in figures
+    )

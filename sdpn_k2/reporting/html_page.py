@@ -15,8 +15,13 @@ def render(template: str, **values) -> str:
     """A page from a template of ``templates/``; text among the values is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("sdpn_k2.reporting"), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("sdpn_k2.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(number=number, inline=inline_svg)
     return environment.get_template(template).render(**values)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Dict, Iterator, Mapping, NamedTuple, Optional,
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.scoring import metrics
 from sdpn_k2.reporting.training_log import read_metrics
+from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.metrics import CostModel, ErrorRates
 
 if TYPE_CHECKING:
@@ -69,9 +69,12 @@ def det_curves(systems: Mapping[str, ErrorRates], cost: CostModel = CostModel(0.
         fa, miss = _det_points(rates)
         eer, (least, threshold) = metrics.eer(rates).value, metrics.min_dcf(rates, *cost)
         (shown[f"{name}: EER {100 * eer:.2f} %, minDCF {least:.3f}"],) = axes.plot(
-            ndtri(fa), ndtri(miss), drawstyle="steps-pre", color=colour, linestyle=line, linewidth=1.6)
-        for point, marker in (((eer, eer), "o"),
-                              ((rates.false_alarm_rate(threshold), rates.miss_rate(threshold)), "D")):
+            ndtri(fa), ndtri(miss), drawstyle="steps-pre", color=colour, linestyle=line, linewidth=1.6
+        )
+        for point, marker in (
+            ((eer, eer), "o"),
+            ((rates.false_alarm_rate(threshold), rates.miss_rate(threshold)), "D"),
+        ):
             x, y = (_inside(rate, len(scores)) for rate, scores in zip(point, (rates.nontargets, rates.targets)))
             axes.plot(ndtri(x), ndtri(y), marker, color=colour, markersize=6, markeredgecolor=INK)
         lowest = min(lowest, fa.min(), miss.min())
@@ -107,7 +110,8 @@ def score_histograms(rates: ErrorRates, threshold: Optional[float] = None, n_bin
         axes.stairs(density, edges, fill=True, alpha=0.35, color=colour)
         shown[f"{name} ({len(scores)})"] = axes.stairs(density, edges, color=colour, linewidth=1.4)
     shown["EER threshold" if threshold is None else "threshold"] = axes.axvline(
-        metrics.eer(rates).threshold if threshold is None else threshold, color=INK, linestyle="--", linewidth=1)
+        metrics.eer(rates).threshold if threshold is None else threshold, color=INK, linestyle="--", linewidth=1
+    )
     axes.set(xlabel="score", ylabel="density", xlim=(low, high))
     _legend(axes, shown)
     return figure
@@ -146,8 +150,9 @@ def _course(title: str, curves: Mapping[str, Tuple[np.ndarray, np.ndarray]]) -> 
     shown = {}
     for (label, (steps, values)), (colour, line, _) in zip(curves.items(), _styles()):
         axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35, marker="o" if len(steps) == 1 else None)
-        (shown[label],) = axes.plot(*_moving_average(steps, values, max(1, len(steps) // 50)), color=colour,
-                                    linestyle=line, linewidth=1.6)
+        (shown[label],) = axes.plot(
+            *_moving_average(steps, values, max(1, len(steps) // 50)), color=colour, linestyle=line, linewidth=1.6
+        )
     axes.set(title=title, xlabel="step")
     if len(curves) > 1:
         _legend(axes, shown)
@@ -212,8 +217,15 @@ def condition_bars(conditions: Sequence[str], systems: Mapping[str, Sequence[Opt
     for i, ((name, bars), (colour, _, hatch)) in enumerate(zip(systems.items(), _styles())):
         places = np.arange(len(conditions)) - 0.4 + width * (i + 0.5)
         measured = [(place, bar) for place, bar in zip(places, bars) if bar is not None]
-        shown[name] = axes.bar([place for place, _ in measured], [100 * bar.eer for _, bar in measured], width * 0.92,
-                               color=colour, hatch=hatch, edgecolor=INK, linewidth=0)
+        shown[name] = axes.bar(
+            [place for place, _ in measured],
+            [100 * bar.eer for _, bar in measured],
+            width * 0.92,
+            color=colour,
+            hatch=hatch,
+            edgecolor=INK,
+            linewidth=0,
+        )
         for place, bar in measured:
             low, high = bar.interval or (bar.eer, bar.eer)
             axes.vlines(place, 100 * low, 100 * high, color=INK, linewidth=1.2)
@@ -269,7 +281,7 @@ def to_svg(figure: "Figure") -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sdpn_k2"}):
         figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
     text = stream.getvalue()
-    return text[text.index("<svg"):].replace(INK, "currentColor")
+    return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
 def _figure(width: float, height: float, n_rows: int = 1, n_columns: int = 1):
@@ -294,16 +306,18 @@ def _figure(width: float, height: float, n_rows: int = 1, n_columns: int = 1):
 
 def _legend(owner: "Union[Axes, Figure]", shown: "Mapping[str, Artist]", **options) -> None:
     """A legend of what is drawn, by name; names stay as they are, also with the "$" and leading "_" of matplotlib."""
-    legend = owner.legend(list(shown.values()), ["name"] * len(shown), frameon=False, fontsize=8, labelcolor=INK,
-                          **options)
+    legend = owner.legend(
+        list(shown.values()), ["name"] * len(shown), frameon=False, fontsize=8, labelcolor=INK, **options
+    )
     for text, name in zip(legend.get_texts(), shown):
         text.set(text=name, parse_math=False)
 
 
 def _note(axes, text: str, x: float, y: float) -> None:
     """Small text just above a point."""
-    axes.annotate(text, (x, y), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", color=INK,
-                  fontsize=8)
+    axes.annotate(
+        text, (x, y), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", color=INK, fontsize=8
+    )
 
 
 def _styles() -> Iterator[Tuple[str, str, str]]:
@@ -350,4 +364,4 @@ def _moving_average(steps: np.ndarray, values: np.ndarray, window: int) -> Tuple
     start = values[:1]  # sums of differences to it, so that a constant stays one
     sums = np.concatenate(([0.0], np.cumsum(values - start)))
     first = (window - 1) // 2
-    return steps[first:first + len(values) - window + 1], start + (sums[window:] - sums[:-window]) / window
+    return steps[first : first + len(values) - window + 1], start + (sums[window:] - sums[:-window]) / window

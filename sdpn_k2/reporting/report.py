@@ -13,15 +13,10 @@ import numpy as np
 from sdpn_k2.config import Config, config_differences
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
-from sdpn_k2.scoring import metrics
 from sdpn_k2.reporting import html_page, plots
-from sdpn_k2.scoring.conditions import Conditions, rates_by_condition
-from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
 from sdpn_k2.reporting.data_summary import SetSummary, known_conditions, set_names, summarise_set
-from sdpn_k2.reporting.experiment_folder import Experiment, ScoreKey, read_experiments
-from sdpn_k2.reporting.training_log import course
-from sdpn_k2.scoring.metrics import ErrorRates
 from sdpn_k2.reporting.embedding_maps import speaker_panels
+from sdpn_k2.reporting.experiment_folder import Experiment, ScoreKey, read_experiments
 from sdpn_k2.reporting.results import (
     PLDA_LABELS,
     UNKNOWN_LABELS,
@@ -30,6 +25,11 @@ from sdpn_k2.reporting.results import (
     known_speakers,
     provenance,
 )
+from sdpn_k2.reporting.training_log import course
+from sdpn_k2.scoring import metrics
+from sdpn_k2.scoring.conditions import Conditions, rates_by_condition
+from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
+from sdpn_k2.scoring.metrics import ErrorRates
 from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials, trials_between
 
 Made = TypeVar("Made")
@@ -129,7 +129,8 @@ def write_report(paths: Sequence[Path], data: Optional[Path], output: Path, comm
     if data is None:
         sections.missing.append(
             f"no data folder (--data DATA; results.json names {', '.join(sorted(recorded)) or 'none'}): "
-            "no DET curves, histograms, conditions, maps and corpus")
+            "no DET curves, histograms, conditions, maps and corpus"
+        )
     else:
         for set_name, trials_name in sorted({key[:2] for experiment in experiments for key in experiment.scores}):
             pictures = _list_pictures(sections, experiments, data, set_name, trials_name)
@@ -139,13 +140,27 @@ def write_report(paths: Sequence[Path], data: Optional[Path], output: Path, comm
         sections.corpus = _corpus(sections, experiments, data)
     trained = {experiment.name: experiment.path / "metrics.jsonl" for experiment in experiments if experiment.metrics}
     if trained:
-        sections.curves = [Picture(plots.to_svg(figure), f"{title} by training step", "")
-                           for title, figure in plots.training_curves(trained).items()]
+        sections.curves = [
+            Picture(plots.to_svg(figure), f"{title} by training step", "")
+            for title, figure in plots.training_curves(trained).items()
+        ]
     text = html_page.render(
-        "report.html", experiments=experiments, sections=sections, differences=_differences(experiments),
-        health=_health(experiments), meanings=MEANINGS, plda=_plda_notes(experiments), written=provenance(command),
-        widest=max((row.values["eer_interval"][1] if row.values["eer_interval"] else row.values["eer"]
-                    for row in sections.rows), default=0.0))
+        "report.html",
+        experiments=experiments,
+        sections=sections,
+        differences=_differences(experiments),
+        health=_health(experiments),
+        meanings=MEANINGS,
+        plda=_plda_notes(experiments),
+        written=provenance(command),
+        widest=max(
+            (
+                row.values["eer_interval"][1] if row.values["eer_interval"] else row.values["eer"]
+                for row in sections.rows
+            ),
+            default=0.0,
+        ),
+    )
     with atomic_output(output, "w") as stream:
         stream.write(text)
     return sections.missing
@@ -163,8 +178,12 @@ def _parts_not_there(experiments: Sequence[Experiment]) -> Iterator[str]:
 
 
 def _rows(experiments: Sequence[Experiment]) -> List[Row]:
-    found = [(experiment.name, row) for experiment in experiments if experiment.results
-             for row in experiment.results["results"]]
+    found = [
+        (experiment.name, row)
+        for experiment in experiments
+        if experiment.results
+        for row in experiment.results["results"]
+    ]
     least: Dict[Tuple[str, str], float] = {}
     for _, row in found:
         key = row["set"], row["trials"]
@@ -174,8 +193,9 @@ def _rows(experiments: Sequence[Experiment]) -> List[Row]:
     return [Row(name, row, row["eer"] == least[row["set"], row["trials"]]) for name, row in found]
 
 
-def _list_pictures(sections: Sections, experiments: Sequence[Experiment], data: Path, set_name: str,
-                   trials_name: str) -> List[Picture]:
+def _list_pictures(
+    sections: Sections, experiments: Sequence[Experiment], data: Path, set_name: str, trials_name: str
+) -> List[Picture]:
     """The pictures of one trial list: back ends together for one experiment, experiments together for several."""
     trials = sections.attempt(lambda: _labelled(data / set_name / trials_name))
     if trials is None:
@@ -198,12 +218,22 @@ def _list_pictures(sections: Sections, experiments: Sequence[Experiment], data: 
             continue
         of = f" of {title}" if title else ""
         rates = {name: system.rates for name, system in systems.items()}
-        pictures.append(Picture(plots.to_svg(plots.det_curves(rates)), f"DET curves{of}", f"DET curves{of}: misses "
-                                "against false alarms. Circle: EER. Diamond: minDCF at p_target 0.01."))
+        pictures.append(
+            Picture(
+                plots.to_svg(plots.det_curves(rates)),
+                f"DET curves{of}",
+                f"DET curves{of}: misses against false alarms. Circle: EER. Diamond: minDCF at p_target 0.01.",
+            )
+        )
         if len(experiments) == 1:
-            pictures += [Picture(plots.to_svg(plots.score_histograms(each)), f"score histograms of {name}",
-                                 f"Scores of {name}: densities, and the threshold of the EER.")
-                         for name, each in rates.items()]
+            pictures += [
+                Picture(
+                    plots.to_svg(plots.score_histograms(each)),
+                    f"score histograms of {name}",
+                    f"Scores of {name}: densities, and the threshold of the EER.",
+                )
+                for name, each in rates.items()
+            ]
         pictures += [_bars(systems, trials, speakers, what, division, of) for what, division in conditions.items()]
     return pictures
 
@@ -222,9 +252,11 @@ def _read(path: Path, trials: Trials) -> System:
         raise InputError(f"{path}: {error}") from error
 
 
-def _groups(experiments: Sequence[Experiment], set_name: str,
-            trials_name: str) -> Iterator[Tuple[str, Dict[str, Path]]]:
+def _groups(
+    experiments: Sequence[Experiment], set_name: str, trials_name: str
+) -> Iterator[Tuple[str, Dict[str, Path]]]:
     """Score files to be drawn together, by name, under a title."""
+
     def has(key: ScoreKey) -> bool:
         return key[:2] == (set_name, trials_name)
 
@@ -238,32 +270,46 @@ def _groups(experiments: Sequence[Experiment], set_name: str,
         yield key[2], {each.name: each.scores[key] for each in experiments if key in each.scores}
 
 
-def _bars(systems: Mapping[str, System], trials: Trials, speakers: Optional[TrialSpeakers], what: str,
-          conditions: Conditions, of: str) -> Picture:
+def _bars(
+    systems: Mapping[str, System],
+    trials: Trials,
+    speakers: Optional[TrialSpeakers],
+    what: str,
+    conditions: Conditions,
+    of: str,
+) -> Picture:
     counts = np.bincount(conditions.of_trial[conditions.of_trial >= 0], minlength=len(conditions.names)).tolist()
     bars = {}
     for name, system in systems.items():
         rates = rates_by_condition(system.scores, trials.labels(), conditions).values()
-        bars[name] = [_bar(each, system, trials, speakers, conditions.of_trial == i) if each else None
-                      for i, each in enumerate(rates)]
+        bars[name] = [
+            _bar(each, system, trials, speakers, conditions.of_trial == i) if each else None
+            for i, each in enumerate(rates)
+        ]
     names = [f"{name}\n{html_page.number(count)} trials" for name, count in zip(conditions.names, counts)]
     caption = f"EER{of} by {what}." + (" Lines: 95 % intervals when the speakers are drawn anew." if speakers else "")
     return Picture(plots.to_svg(plots.condition_bars(names, bars)), f"EER{of} by {what}", caption)
 
 
-def _bar(rates: ErrorRates, system: System, trials: Trials, speakers: Optional[TrialSpeakers],
-         chosen: np.ndarray) -> plots.Bar:
+def _bar(
+    rates: ErrorRates, system: System, trials: Trials, speakers: Optional[TrialSpeakers], chosen: np.ndarray
+) -> plots.Bar:
     """The EER of the trials in ``chosen``, bool (n_trials,), with its interval where the speakers are known."""
     interval = None
     if speakers is not None:
-        interval = bootstrap_intervals(system.scores[chosen], trials.labels()[chosen],
-                                       TrialSpeakers(*(side[chosen] for side in speakers)), (), n_draws=BAR_DRAWS).eer
+        interval = bootstrap_intervals(
+            system.scores[chosen],
+            trials.labels()[chosen],
+            TrialSpeakers(*(side[chosen] for side in speakers)),
+            (),
+            n_draws=BAR_DRAWS,
+        ).eer
     return plots.Bar(metrics.eer(rates).value, interval)
 
 
 def _maps(sections: Sections, experiments: Sequence[Experiment], data: Path) -> List[Picture]:
     """A map for each set that has scores or embeddings, of all experiments that have embeddings of it."""
-    names = {path.name[len("xvectors_"):] for experiment in experiments for path in experiment.path.glob("xvectors_*")}
+    names = {path.name[len("xvectors_") :] for experiment in experiments for path in experiment.path.glob("xvectors_*")}
     names.update(_scored_sets(experiments))
     made = []
     for name in sorted(names - {"train"}):
@@ -278,9 +324,13 @@ def _maps(sections: Sections, experiments: Sequence[Experiment], data: Path) -> 
 
 def _map(name: str, folders: Mapping[str, Path], utt2spk: Path) -> Picture:
     panels = speaker_panels(folders, utt2spk)
-    return Picture(plots.to_svg(plots.embedding_maps(panels)), f"map of the embeddings of {name}",
-                   f"{name}: t-SNE of {len(set(panels[0].speakers))} speakers, {len(panels[0].speakers)} utterances. "
-                   "The silhouette is of the embeddings themselves, by cosine: 1 is best, 0 is mixed.", len(panels) > 1)
+    return Picture(
+        plots.to_svg(plots.embedding_maps(panels)),
+        f"map of the embeddings of {name}",
+        f"{name}: t-SNE of {len(set(panels[0].speakers))} speakers, {len(panels[0].speakers)} utterances. "
+        "The silhouette is of the embeddings themselves, by cosine: 1 is best, 0 is mixed.",
+        len(panels) > 1,
+    )
 
 
 def _scored_sets(experiments: Sequence[Experiment]) -> Set[str]:
@@ -289,8 +339,11 @@ def _scored_sets(experiments: Sequence[Experiment]) -> Set[str]:
 
 def _corpus(sections: Sections, experiments: Sequence[Experiment], data: Path) -> List[SetSummary]:
     names = sections.attempt(lambda: set_names(data)) or []
-    sections.missing += [f"{data / name / 'utt2spk'}: not there, so {name} is not counted"
-                         for name in ("train", *sorted(_scored_sets(experiments))) if name not in names]
+    sections.missing += [
+        f"{data / name / 'utt2spk'}: not there, so {name} is not counted"
+        for name in ("train", *sorted(_scored_sets(experiments)))
+        if name not in names
+    ]
     made = [sections.attempt(partial(summarise_set, data / name)) for name in names]
     summaries = [summary for summary in made if summary is not None]
     for summary in summaries:

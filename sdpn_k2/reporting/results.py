@@ -130,10 +130,14 @@ def collect(data: Path, exp: Path, command: str = "") -> Report:
             except InputError as error:
                 missing.append(str(error))
     if not results:
-        raise InputError(missing[0] if len(missing) == 1 else
-                         f"none of the score files of {exp} can be measured; the first fault: {missing[0]}")
-    return Report(results, missing + _missing(data, files), _plda_labels(exp), os.path.abspath(data),
-                  provenance(command))
+        raise InputError(
+            missing[0]
+            if len(missing) == 1
+            else f"none of the score files of {exp} can be measured; the first fault: {missing[0]}"
+        )
+    return Report(
+        results, missing + _missing(data, files), _plda_labels(exp), os.path.abspath(data), provenance(command)
+    )
 
 
 def _measure(key: Tuple[str, str, str], score_file: Path, trials: Trials, speakers: Optional[TrialSpeakers]) -> Result:
@@ -144,12 +148,18 @@ def _measure(key: Tuple[str, str, str], score_file: Path, trials: Trials, speake
     except InputError as error:
         raise InputError(f"{score_file}: {error}") from error
     intervals = bootstrap_intervals(scores, trials.labels(), speakers, (0.01, 0.05)) if speakers else None
-    return Result(*key, n_targets=len(rates.targets), n_nontargets=len(rates.nontargets),
-                  eer=metrics.eer(rates).value, eer_interval=intervals.eer if intervals else None,
-                  eer_kaldi=metrics.eer(rates, "kaldi").value,
-                  min_dcf_01=metrics.min_dcf(rates, 0.01).value, min_dcf_05=metrics.min_dcf(rates, 0.05).value,
-                  min_dcf_01_interval=intervals.min_dcf[0.01] if intervals else None,
-                  min_dcf_05_interval=intervals.min_dcf[0.05] if intervals else None)
+    return Result(
+        *key,
+        n_targets=len(rates.targets),
+        n_nontargets=len(rates.nontargets),
+        eer=metrics.eer(rates).value,
+        eer_interval=intervals.eer if intervals else None,
+        eer_kaldi=metrics.eer(rates, "kaldi").value,
+        min_dcf_01=metrics.min_dcf(rates, 0.01).value,
+        min_dcf_05=metrics.min_dcf(rates, 0.05).value,
+        min_dcf_01_interval=intervals.min_dcf[0.01] if intervals else None,
+        min_dcf_05_interval=intervals.min_dcf[0.05] if intervals else None,
+    )
 
 
 def write(exp: Path, report: Report) -> None:
@@ -165,27 +175,50 @@ def write(exp: Path, report: Report) -> None:
         stream.write(markdown(report, exp.name))
 
 
-HEADINGS = ("set", "trials", "back end", "targets", "nontargets", "EER %", "95 %", "minDCF 0.01", "95 %",
-            "minDCF 0.05", "95 %")
+HEADINGS = (
+    "set",
+    "trials",
+    "back end",
+    "targets",
+    "nontargets",
+    "EER %",
+    "95 %",
+    "minDCF 0.01",
+    "95 %",
+    "minDCF 0.05",
+    "95 %",
+)
 
 
 def cells(result: Result) -> Tuple[str, ...]:
     """One row of the table, in the order of ``HEADINGS``."""
+
     def ends(interval: Optional[Interval], scale: int, digits: int) -> str:
         return "..".join(f"{scale * end:.{digits}f}" for end in interval) if interval else ""
 
-    return (result.set, result.trials, result.backend, str(result.n_targets), str(result.n_nontargets),
-            f"{100 * result.eer:.2f}", ends(result.eer_interval, 100, 1),
-            f"{result.min_dcf_01:.4f}", ends(result.min_dcf_01_interval, 1, 3),
-            f"{result.min_dcf_05:.4f}", ends(result.min_dcf_05_interval, 1, 3))
+    return (
+        result.set,
+        result.trials,
+        result.backend,
+        str(result.n_targets),
+        str(result.n_nontargets),
+        f"{100 * result.eer:.2f}",
+        ends(result.eer_interval, 100, 1),
+        f"{result.min_dcf_01:.4f}",
+        ends(result.min_dcf_01_interval, 1, 3),
+        f"{result.min_dcf_05:.4f}",
+        ends(result.min_dcf_05_interval, 1, 3),
+    )
 
 
 def table(report: Report) -> str:
     """The results as aligned text, then what is missing and what the PLDA used."""
     rows = [HEADINGS] + [cells(result) for result in report.results]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-             for row in rows]
+    lines = [
+        "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    ]
     lines.insert(1, "  ".join("-" * w for w in widths))
     return "\n".join([line.rstrip() for line in lines] + _notes(report)) + "\n"
 
@@ -194,8 +227,11 @@ def markdown(report: Report, name: str) -> str:
     """The results as a Markdown page."""
     lines = [f"# Results of {name}", "", _row(HEADINGS), _row(["---"] * 3 + ["---:"] * (len(HEADINGS) - 3))]
     lines += [_row(cells(result)) for result in report.results]
-    lines += ["", "EER: where the interpolated ROC has as many misses as false alarms. "
-              "minDCF at p_target 0.01 and 0.05, C_miss = C_fa = 1, normalised."]
+    lines += [
+        "",
+        "EER: where the interpolated ROC has as many misses as false alarms. "
+        "minDCF at p_target 0.01 and 0.05, C_miss = C_fa = 1, normalised.",
+    ]
     if any(result.eer_interval for result in report.results):
         lines[-1] += " 95 %: interval of the figure before it when the speakers are drawn anew, 1000 times."
     for note in _notes(report):
@@ -204,8 +240,10 @@ def markdown(report: Report, name: str) -> str:
     lines += ["", "## How this was measured", ""]
     if measured["command"]:
         lines += [f"- command: `{measured['command']}`"]
-    lines += [f"- date: {measured['date']}",
-              "- versions: " + ", ".join(f"{package} {number}" for package, number in measured["versions"].items())]
+    lines += [
+        f"- date: {measured['date']}",
+        "- versions: " + ", ".join(f"{package} {number}" for package, number in measured["versions"].items()),
+    ]
     if measured["git_revision"]:
         lines += [f"- git revision: {measured['git_revision']}"]
     return "\n".join(lines) + "\n"
@@ -241,9 +279,12 @@ def _missing(data: Path, files: Dict[Tuple[str, str, str], Path]) -> List[str]:
     lists = {(s, t) for s, t, _ in files}
     lists |= {(folder.name, path.name) for folder in data.iterdir() for path in trial_lists(folder)}
     backends = sorted({backend for _, _, backend in files}, key=backend_order)
-    return [f"{set_name}/{trials_name} has no {backend} scores"
-            for set_name, trials_name in sorted(lists) for backend in backends
-            if (set_name, trials_name, backend) not in files]
+    return [
+        f"{set_name}/{trials_name} has no {backend} scores"
+        for set_name, trials_name in sorted(lists)
+        for backend in backends
+        if (set_name, trials_name, backend) not in files
+    ]
 
 
 def embedded_trials(exp: Path, set_name: str, trials_name: str, trials: Trials) -> Tuple[Trials, List[str]]:
@@ -262,8 +303,10 @@ def embedded_trials(exp: Path, set_name: str, trials_name: str, trials: Trials) 
     if len(kept) in (0, len(trials)):
         return trials, []
     lost = [name for name in dict.fromkeys(trials.enroll_ids + trials.test_ids) if name not in embedded]
-    return kept, [f"{set_name}/{trials_name}: {len(trials) - len(kept)} of {len(trials)} trials are left out, since "
-                  f"{len(lost)} utterances have no embedding; the first: {lost[0]}"]
+    return kept, [
+        f"{set_name}/{trials_name}: {len(trials) - len(kept)} of {len(trials)} trials are left out, since "
+        f"{len(lost)} utterances have no embedding; the first: {lost[0]}"
+    ]
 
 
 def known_speakers(utt2spk: Path, trials: Trials) -> Optional[TrialSpeakers]:
@@ -300,15 +343,25 @@ def provenance(command: str) -> Dict[str, object]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {"command": command, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-            "versions": versions, "cpus": os.cpu_count(), "git_revision": _git_revision()}
+    return {
+        "command": command,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "versions": versions,
+        "cpus": os.cpu_count(),
+        "git_revision": _git_revision(),
+    }
 
 
 def _git_revision() -> Optional[str]:
     """The commit of the checkout the package runs from, "-dirty" when files differ from it; None outside a checkout."""
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-                              cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

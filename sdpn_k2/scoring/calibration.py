@@ -8,7 +8,7 @@ Weights and offset minimise the prior-weighted cross-entropy [Brummer06] on a de
 
 and are then applied to other trials. With one system this is calibration, with several fusion.
 
-References
+References:
 ----------
 [Brummer06]  N. Brümmer and J. du Preez, "Application-independent evaluation of speaker detection", CSL 20, 2006.
 [Pigeon00]   S. Pigeon et al., "Applying logistic regression to the fusion of the NIST'99 1-speaker submissions",
@@ -58,8 +58,9 @@ class Calibration:
         """
         columns = _columns(scores)
         if columns.shape[1] != len(self.weights):
-            raise InputError(f"the calibration is for {len(self.weights)} system(s), the scores are of "
-                             f"{columns.shape[1]}")
+            raise InputError(
+                f"the calibration is for {len(self.weights)} system(s), the scores are of {columns.shape[1]}"
+            )
         return columns @ np.array(self.weights) + self.offset
 
     def probability(self, scores: np.ndarray, p_target: float = 0.5) -> np.ndarray:
@@ -89,8 +90,9 @@ def train_calibration(scores: np.ndarray, is_target: np.ndarray, p_target: float
         raise InputError("calibration needs finite scores; there are NaN or infinite ones")
     centre, scale = columns.mean(axis=0), columns.std(axis=0)
     if not (scale > 0.0).all():
-        raise InputError(f"all development scores of system {int(np.argmin(scale)) + 1} are equal: it cannot be "
-                         "calibrated")
+        raise InputError(
+            f"all development scores of system {int(np.argmin(scale)) + 1} are equal: it cannot be calibrated"
+        )
     inputs = np.column_stack(((columns - centre) / scale, np.ones(len(columns))))
     weights = np.where(is_target, p_target / n_targets, (1.0 - p_target) / (len(is_target) - n_targets))
     parameters = _newton(inputs, is_target, weights, _logit(p_target))
@@ -133,8 +135,9 @@ def read_calibration(path: Union[str, Path]) -> Calibration:
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(f"{path}: not a calibration (JSON with a list of weights, offset and p_target, all finite "
-                         "numbers)") from error
+        raise InputError(
+            f"{path}: not a calibration (JSON with a list of weights, offset and p_target, all finite numbers)"
+        ) from error
     try:
         CostModel(p_target).check()
     except InputError as error:
@@ -149,7 +152,7 @@ def _newton(inputs: np.ndarray, is_target: np.ndarray, weights: np.ndarray, prio
 
     def loss(parameters: np.ndarray) -> float:
         margins = sign * (inputs @ parameters + prior)
-        return float(weights @ np.logaddexp(0.0, -margins) + 0.5 * decay @ parameters ** 2)
+        return float(weights @ np.logaddexp(0.0, -margins) + 0.5 * decay @ parameters**2)
 
     parameters = np.zeros(inputs.shape[1])
     current = loss(parameters)

@@ -35,12 +35,17 @@ def by_value(trials: Trials, values: Mapping[str, float], edges: Sequence[float]
     """
     if not len(edges) or (np.diff(edges) <= 0).any():
         raise InputError(f"the edges of conditions must ascend, are {list(edges)}")
-    enroll, test = (np.array([values.get(name, np.nan) for name in ids])[index]
-                    for ids, index in ((trials.enroll_ids, trials.enroll), (trials.test_ids, trials.test)))
+    enroll, test = (
+        np.array([values.get(name, np.nan) for name in ids])[index]
+        for ids, index in ((trials.enroll_ids, trials.enroll), (trials.test_ids, trials.test))
+    )
     lower = np.minimum(enroll, test)  # NaN where either is unknown
     of_trial = np.where(np.isnan(lower), -1, np.searchsorted(edges, lower, side="right"))
-    names = ([f"< {edges[0]:g} {unit}"] + [f"{low:g}-{high:g} {unit}" for low, high in zip(edges, edges[1:])]
-             + [f">= {edges[-1]:g} {unit}"])
+    names = (
+        [f"< {edges[0]:g} {unit}"]
+        + [f"{low:g}-{high:g} {unit}" for low, high in zip(edges, edges[1:])]
+        + [f">= {edges[-1]:g} {unit}"]
+    )
     return Conditions(names, of_trial)
 
 
@@ -52,13 +57,16 @@ def by_gender(trials: Trials, genders: Mapping[str, str]) -> Conditions:
         genders: ``f`` or ``m`` for each id of the trials (spk2gender through utt2spk); others are unknown.
     """
     codes = {"f": 0, "m": 1}
-    enroll, test = (np.array([codes.get(genders.get(name, ""), -1) for name in ids])[index]
-                    for ids, index in ((trials.enroll_ids, trials.enroll), (trials.test_ids, trials.test)))
+    enroll, test = (
+        np.array([codes.get(genders.get(name, ""), -1) for name in ids])[index]
+        for ids, index in ((trials.enroll_ids, trials.enroll), (trials.test_ids, trials.test))
+    )
     return Conditions(["female", "male"], np.where(enroll == test, enroll, -1))
 
 
-def rates_by_condition(scores: np.ndarray, is_target: np.ndarray,
-                       conditions: Conditions) -> Dict[str, Optional[ErrorRates]]:
+def rates_by_condition(
+    scores: np.ndarray, is_target: np.ndarray, conditions: Conditions
+) -> Dict[str, Optional[ErrorRates]]:
     """The error rates of every condition, None where it has not both kinds of trials or only one score."""
     rates: Dict[str, Optional[ErrorRates]] = {}
     for i, name in enumerate(conditions.names):

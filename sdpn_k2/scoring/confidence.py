@@ -5,7 +5,7 @@ speakers are drawn with replacement: with a speaker drawn c times, that speaker'
 nontarget trial between speakers drawn c and d times counts c d times [Poh07]. The interval holds the middle part of the
 metric's values over the draws (percentile bootstrap).
 
-References
+References:
 ----------
 [Poh07]  N. Poh and S. Bengio, "Performance generalization in biometric authentication using joint user-specific and
          sample bootstraps", IEEE TPAMI 29, 2007.
@@ -66,23 +66,35 @@ def trial_speakers(trials: Trials, utt2spk: Mapping[str, str]) -> TrialSpeakers:
     def speakers(ids: Sequence[str]) -> np.ndarray:
         found = np.fromiter((numbers.get(utt2spk.get(name, name), -1) for name in ids), np.int64, len(ids))
         if (found < 0).any():
-            raise InputError(f"{trials.source}: the speaker of {ids[int(np.argmin(found))]} is not known; "
-                             f"{np.count_nonzero(found < 0)} ids lack a speaker")
+            raise InputError(
+                f"{trials.source}: the speaker of {ids[int(np.argmin(found))]} is not known; "
+                f"{np.count_nonzero(found < 0)} ids lack a speaker"
+            )
         return found
 
     enroll, test = speakers(trials.enroll_ids)[trials.enroll], speakers(trials.test_ids)[trials.test]
     wrong = np.flatnonzero(trials.labels() != (enroll == test))
     if len(wrong):
         label = "target" if trials.labels()[wrong[0]] else "nontarget"
-        raise InputError(f"{trials.source}: {trials.pair(wrong[0])} is a {label} trial, but not by the speakers given; "
-                         f"{len(wrong)} such trials")
+        raise InputError(
+            f"{trials.source}: {trials.pair(wrong[0])} is a {label} trial, but not by the speakers given; "
+            f"{len(wrong)} such trials"
+        )
     return TrialSpeakers(enroll, test)
 
 
-def bootstrap_intervals(scores: np.ndarray, is_target: np.ndarray, speakers: TrialSpeakers,
-                        p_targets: Sequence[float] = (0.01, 0.05), c_miss: float = 1.0, c_fa: float = 1.0,
-                        evaluations: Sequence[str] = (), level: float = 0.95, n_draws: int = 1000,
-                        seed: int = 0) -> Intervals:
+def bootstrap_intervals(
+    scores: np.ndarray,
+    is_target: np.ndarray,
+    speakers: TrialSpeakers,
+    p_targets: Sequence[float] = (0.01, 0.05),
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    evaluations: Sequence[str] = (),
+    level: float = 0.95,
+    n_draws: int = 1000,
+    seed: int = 0,
+) -> Intervals:
     """Percentile intervals of the interpolated EER, of detection costs and of Cllr.
 
     Args:
@@ -103,7 +115,8 @@ def bootstrap_intervals(scores: np.ndarray, is_target: np.ndarray, speakers: Tri
     if not 0.0 < level < 1.0:
         raise InputError(f"the level of an interval must lie between 0 and 1, is {level:g}")
     applications: Dict[Union[float, str], Tuple[CostModel, ...]] = {
-        p_target: (CostModel(p_target, c_miss, c_fa).check(),) for p_target in p_targets}
+        p_target: (CostModel(p_target, c_miss, c_fa).check(),) for p_target in p_targets
+    }
     applications.update((name, NIST_SRE[name]) for name in evaluations)
     costs = list(dict.fromkeys(cost for of_one in applications.values() for cost in of_one))
     n_speakers = int(max(speakers.enroll.max(), speakers.test.max())) + 1
@@ -153,10 +166,13 @@ def bootstrap_intervals(scores: np.ndarray, is_target: np.ndarray, speakers: Tri
         return interval(values[:, [costs.index(cost) for cost in applications[application]]].mean(axis=1))
 
     return Intervals(
-        interval(eers), {p_target: dcf_interval(least, p_target) for p_target in p_targets},
+        interval(eers),
+        {p_target: dcf_interval(least, p_target) for p_target in p_targets},
         {p_target: dcf_interval(actual, p_target) for p_target in p_targets},
         {name: {"min": dcf_interval(least, name), "actual": dcf_interval(actual, name)} for name in evaluations},
-        interval(cllrs), len(present))
+        interval(cllrs),
+        len(present),
+    )
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:

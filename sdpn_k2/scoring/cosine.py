@@ -33,10 +33,15 @@ def trial_rows(enroll: Embeddings, test: Embeddings, trials: Trials) -> TrialRow
     missing = np.flatnonzero((rows.enroll < 0) | (rows.test < 0))
     if len(missing):
         first = missing[0]
-        name, source = ((trials.enroll_ids[trials.enroll[first]], enroll.source) if rows.enroll[first] < 0 else
-                        (trials.test_ids[trials.test[first]], test.source))
-        raise InputError(f"{trials.source}: trial {first + 1} needs {name}, which has no embedding in {source}; "
-                         f"{len(missing)} of {len(trials)} trials lack an embedding")
+        name, source = (
+            (trials.enroll_ids[trials.enroll[first]], enroll.source)
+            if rows.enroll[first] < 0
+            else (trials.test_ids[trials.test[first]], test.source)
+        )
+        raise InputError(
+            f"{trials.source}: trial {first + 1} needs {name}, which has no embedding in {source}; "
+            f"{len(missing)} of {len(trials)} trials lack an embedding"
+        )
     return rows
 
 
@@ -89,12 +94,15 @@ def all_pairs(enroll: Embeddings, test: Embeddings) -> Trials:
 
 def _check_dims(enroll: Embeddings, test: Embeddings) -> None:
     if enroll.dim != test.dim:
-        raise InputError(f"enrolment embeddings ({enroll.source}) have {enroll.dim} dimensions, test embeddings "
-                         f"({test.source}) have {test.dim}")
+        raise InputError(
+            f"enrolment embeddings ({enroll.source}) have {enroll.dim} dimensions, test embeddings "
+            f"({test.source}) have {test.dim}"
+        )
 
 
-def _both_norms(enroll: Embeddings, test: Embeddings, used_enroll: np.ndarray,
-                used_test: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def _both_norms(
+    enroll: Embeddings, test: Embeddings, used_enroll: np.ndarray, used_test: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray]:
     if enroll is test:
         norms = vector_norms(enroll, np.union1d(used_enroll, used_test))
         return norms, norms
@@ -114,8 +122,9 @@ def _gathered_products(enroll: np.ndarray, test: np.ndarray, rows: TrialRows) ->
     return scores
 
 
-def _products(enroll: np.ndarray, test: np.ndarray, rows: TrialRows, used_enroll: np.ndarray,
-              used_test: np.ndarray) -> np.ndarray:
+def _products(
+    enroll: np.ndarray, test: np.ndarray, rows: TrialRows, used_enroll: np.ndarray, used_test: np.ndarray
+) -> np.ndarray:
     scores = np.empty(len(rows.enroll), np.float32)
     row, column = np.searchsorted(used_enroll, rows.enroll), np.searchsorted(used_test, rows.test)
     order = np.argsort(row, kind="stable")
@@ -123,7 +132,7 @@ def _products(enroll: np.ndarray, test: np.ndarray, rows: TrialRows, used_enroll
     block = max(1, PRODUCT_BLOCK // len(used_test))
     bounds = np.searchsorted(row[order], np.arange(0, len(used_enroll) + block, block))
     for i, start in enumerate(range(0, len(used_enroll), block)):
-        part = order[bounds[i]:bounds[i + 1]]
-        product = enroll[used_enroll[start:start + block]] @ right
+        part = order[bounds[i] : bounds[i + 1]]
+        product = enroll[used_enroll[start : start + block]] @ right
         scores[part] = product[row[part] - start, column[part]]
     return scores

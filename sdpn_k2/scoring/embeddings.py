@@ -85,8 +85,10 @@ def enroll_models(utterances: Embeddings, spk2utt: Dict[str, List[str]]) -> Embe
     rows = utterances.rows_of(names)
     missing = np.flatnonzero(rows < 0)
     if len(missing):
-        raise InputError(f"{utterances.source}: no embedding for {names[missing[0]]}; {len(missing)} of {len(names)} "
-                         "enrolment utterances have none")
+        raise InputError(
+            f"{utterances.source}: no embedding for {names[missing[0]]}; {len(missing)} of {len(names)} "
+            "enrolment utterances have none"
+        )
     counts = np.array([len(members) for members in spk2utt.values()])
     if not counts.all():
         empty = list(spk2utt)[int(np.argmin(counts))]
@@ -126,8 +128,10 @@ def estimate_whitening(embeddings: Embeddings) -> Whitening:
         raise InputError(f"{embeddings.source}: whitening needs two embeddings or more, there is {len(embeddings)}")
     bad = np.flatnonzero(~np.isfinite(np.einsum("ij,ij->i", embeddings.vectors, embeddings.vectors)))
     if len(bad):
-        raise InputError(f"{embeddings.source}: the embedding of {embeddings.ids[bad[0]]} has NaN or infinite values; "
-                         f"{len(bad)} of {len(embeddings)} embeddings cannot be used to estimate a whitening")
+        raise InputError(
+            f"{embeddings.source}: the embedding of {embeddings.ids[bad[0]]} has NaN or infinite values; "
+            f"{len(bad)} of {len(embeddings)} embeddings cannot be used to estimate a whitening"
+        )
     mean = embeddings.vectors.mean(axis=0, dtype=np.float64)
     centred = embeddings.vectors - mean.astype(np.float32)
     values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64) / len(embeddings))
@@ -158,8 +162,10 @@ def vector_norms(embeddings: Embeddings, used: Optional[np.ndarray] = None) -> n
     if len(bad):
         row = bad[0] if used is None else used[bad[0]]
         what = "zero norm" if norms[row] == 0.0 else "NaN or infinite values"
-        raise InputError(f"{embeddings.source}: the embedding of {embeddings.ids[row]} has {what}; {len(bad)} of "
-                         f"{len(checked)} embeddings cannot be compared")
+        raise InputError(
+            f"{embeddings.source}: the embedding of {embeddings.ids[row]} has {what}; {len(bad)} of "
+            f"{len(checked)} embeddings cannot be compared"
+        )
     return norms
 
 

@@ -66,8 +66,10 @@ class Summary:
             rows += [(f"{name} min", f"{primary['min']:.4f}"), (f"{name} act", f"{primary['actual']:.4f}")]
         rows += [("Cllr", f"{self.cllr:.4f}"), ("minCllr", f"{self.min_cllr:.4f}")]
         if self.intervals:
-            rows += [(name, f"{scale * low:.{digits}f} .. {scale * high:.{digits}f}")
-                     for name, (low, high), scale, digits in self._interval_rows()]
+            rows += [
+                (name, f"{scale * low:.{digits}f} .. {scale * high:.{digits}f}")
+                for name, (low, high), scale, digits in self._interval_rows()
+            ]
         width = max(len(name) for name, _ in rows)
         return "".join(f"{name.ljust(width)}  {value}\n" for name, value in rows)
 
@@ -92,9 +94,15 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def summarise(scores: Union[str, Path], trials: Union[str, Path], p_targets: Sequence[float] = (0.01, 0.05),
-              c_miss: float = 1.0, c_fa: float = 1.0, evaluations: Sequence[str] = (),
-              utt2spk: Optional[Union[str, Path]] = None) -> Summary:
+def summarise(
+    scores: Union[str, Path],
+    trials: Union[str, Path],
+    p_targets: Sequence[float] = (0.01, 0.05),
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    evaluations: Sequence[str] = (),
+    utt2spk: Optional[Union[str, Path]] = None,
+) -> Summary:
     """Measures a score file against a trial list.
 
     Args:
@@ -122,21 +130,38 @@ def summarise(scores: Union[str, Path], trials: Union[str, Path], p_targets: Seq
     if utt2spk is None:
         return summary
     speakers = trial_speakers(wanted, read_map(utt2spk))
-    return replace(summary, intervals=bootstrap_intervals(values, wanted.labels(), speakers, p_targets, c_miss, c_fa,
-                                                          evaluations))
+    return replace(
+        summary, intervals=bootstrap_intervals(values, wanted.labels(), speakers, p_targets, c_miss, c_fa, evaluations)
+    )
 
 
-def summarise_rates(rates: metrics.ErrorRates, p_targets: Sequence[float] = (0.01, 0.05), c_miss: float = 1.0,
-                    c_fa: float = 1.0, evaluations: Sequence[str] = ()) -> Summary:
+def summarise_rates(
+    rates: metrics.ErrorRates,
+    p_targets: Sequence[float] = (0.01, 0.05),
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    evaluations: Sequence[str] = (),
+) -> Summary:
     """The same for scores already sorted."""
     costs = []
     for p_target in p_targets:
         least = metrics.min_dcf(rates, p_target, c_miss, c_fa)
         actual = metrics.actual_dcf(rates, p_target, c_miss, c_fa)
         costs.append(Cost(p_target, c_miss, c_fa, least.value, least.threshold, actual.value))
-    nist = {name: {"min": metrics.nist_cost(rates, name), "actual": metrics.nist_cost(rates, name, actual=True)}
-            for name in evaluations}
+    nist = {
+        name: {"min": metrics.nist_cost(rates, name), "actual": metrics.nist_cost(rates, name, actual=True)}
+        for name in evaluations
+    }
     eer = metrics.eer(rates)
-    return Summary(len(rates.targets), len(rates.nontargets), eer.value, eer.threshold,
-                   metrics.eer(rates, "hull").value, metrics.eer(rates, "kaldi").value, costs, nist,
-                   metrics.cllr(rates), metrics.min_cllr(rates))
+    return Summary(
+        len(rates.targets),
+        len(rates.nontargets),
+        eer.value,
+        eer.threshold,
+        metrics.eer(rates, "hull").value,
+        metrics.eer(rates, "kaldi").value,
+        costs,
+        nist,
+        metrics.cllr(rates),
+        metrics.min_cllr(rates),
+    )

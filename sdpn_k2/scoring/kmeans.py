@@ -59,10 +59,10 @@ def _assign(points: np.ndarray, centres: np.ndarray):
     similarity = np.empty(len(points), np.float32)
     block = max(1, BLOCK_CELLS // len(centres))
     for start in range(0, len(points), block):
-        scores = points[start:start + block] @ centres.T
+        scores = points[start : start + block] @ centres.T
         best = scores.argmax(axis=1)
-        nearest[start:start + block] = best
-        similarity[start:start + block] = scores[np.arange(len(scores)), best]
+        nearest[start : start + block] = best
+        similarity[start : start + block] = scores[np.arange(len(scores)), best]
     return nearest, similarity
 
 

@@ -12,7 +12,7 @@ Equal scores always fall on the same side of a threshold, so ties need no rule o
 Everything here starts from one sort, held by :class:`ErrorRates`: O(n log n) once, then O(n) or less per metric. Arrays
 keep their type, so that 10^8 float32 scores take about 0.5 GB beside those given.
 
-References
+References:
 ----------
 [Martin97]   A. Martin et al., "The DET curve in assessment of detection task performance", Eurospeech 1997.
 [Brummer06]  N. Brümmer and J. du Preez, "Application-independent evaluation of speaker detection", CSL 20, 2006: Cllr.
@@ -110,8 +110,9 @@ class ErrorRates:
         scores = np.asarray(scores)
         is_target = np.asarray(is_target)
         if scores.ndim != 1 or is_target.shape != scores.shape:
-            raise InputError(f"scores and labels must be two lists of one length, are of shape {scores.shape} and "
-                             f"{is_target.shape}")
+            raise InputError(
+                f"scores and labels must be two lists of one length, are of shape {scores.shape} and {is_target.shape}"
+            )
         if is_target.dtype != bool:
             if not np.isin(is_target, (0, 1)).all():
                 raise InputError("labels must be 1 (target) or 0 (nontarget)")
@@ -132,13 +133,17 @@ class ErrorRates:
         """
         target_scores, nontarget_scores = np.asarray(target_scores), np.asarray(nontarget_scores)
         if target_scores.ndim != 1 or nontarget_scores.ndim != 1:
-            raise InputError(f"target and nontarget scores must be two lists, are of shape {target_scores.shape} and "
-                             f"{nontarget_scores.shape}")
+            raise InputError(
+                f"target and nontarget scores must be two lists, are of shape {target_scores.shape} and "
+                f"{nontarget_scores.shape}"
+            )
         dtype = np.result_type(target_scores, nontarget_scores, np.float32)
         targets = np.sort(np.asarray(target_scores, dtype))
         nontargets = np.sort(np.asarray(nontarget_scores, dtype))
-        for here, there, kind, other in ((targets, nontargets, "target", "nontarget"),
-                                         (nontargets, targets, "nontarget", "target")):
+        for here, there, kind, other in (
+            (targets, nontargets, "target", "nontarget"),
+            (nontargets, targets, "nontarget", "target"),
+        ):
             if not len(here):
                 raise InputError(f"no {kind} trials (and {len(there)} {other} trials): error rates need both kinds")
             # NaN is sorted to the end, infinities to both ends.
@@ -146,8 +151,10 @@ class ErrorRates:
                 bad = len(here) - np.count_nonzero(np.isfinite(here))
                 raise InputError(f"{bad} of {len(here)} {kind} scores are NaN or infinite")
         if targets[0] == targets[-1] == nontargets[0] == nontargets[-1]:
-            raise InputError(f"all {len(targets) + len(nontargets)} scores are {targets[0]:g}: "
-                             "they cannot tell one trial from another")
+            raise InputError(
+                f"all {len(targets) + len(nontargets)} scores are {targets[0]:g}: "
+                "they cannot tell one trial from another"
+            )
         for scores in (targets, nontargets):
             scores.flags.writeable = False
         return cls(targets, nontargets)
@@ -183,7 +190,7 @@ class ErrorRates:
         pieces = []
         last_false_alarms = -1
         for start in range(0, len(self.targets), BLOCK):
-            block = self.targets[start:start + BLOCK]
+            block = self.targets[start : start + BLOCK]
             previous = self.targets[start - 1] if start else -np.inf
             misses = np.flatnonzero(np.concatenate(([block[0] != previous], block[1:] != block[:-1])))
             thresholds = block[misses]
@@ -334,8 +341,10 @@ def actual_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: fl
     """
     cost = CostModel(p_target, c_miss, c_fa).check()
     threshold = cost.bayes_threshold
-    value = (cost.c_miss * cost.p_target * rates.miss_rate(threshold)
-             + cost.c_fa * (1.0 - cost.p_target) * rates.false_alarm_rate(threshold)) / cost.default_cost
+    value = (
+        cost.c_miss * cost.p_target * rates.miss_rate(threshold)
+        + cost.c_fa * (1.0 - cost.p_target) * rates.false_alarm_rate(threshold)
+    ) / cost.default_cost
     return OperatingPoint(float(value), threshold)
 
 
@@ -362,10 +371,11 @@ def cllr(rates: ErrorRates) -> float:
     Cllr = (mean over targets of log2(1 + e^-s) + mean over nontargets of log2(1 + e^s)) / 2, for scores s that are
     natural-log likelihood ratios.
     """
+
     def mean_softplus(scores: np.ndarray, sign: float) -> float:
         total = 0.0
         for start in range(0, len(scores), BLOCK):
-            total += np.logaddexp(0.0, sign * scores[start:start + BLOCK].astype(np.float64)).sum()
+            total += np.logaddexp(0.0, sign * scores[start : start + BLOCK].astype(np.float64)).sum()
         return total / len(scores)
 
     return float((mean_softplus(rates.targets, -1.0) + mean_softplus(rates.nontargets, 1.0)) / (2.0 * np.log(2.0)))

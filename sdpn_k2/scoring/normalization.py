@@ -11,7 +11,7 @@ and a trial score is seen relative to them:
 
 With N given, z-norm and t-norm are adaptive too. Standard deviations are those of the population (divided by N).
 
-References
+References:
 ----------
 [Reynolds97]  D. Reynolds, "Comparison of background normalization methods", Eurospeech 1997: Z-norm.
 [Auckenthaler00]  R. Auckenthaler et al., "Score normalization", Digital Signal Processing 10, 2000: T-norm.
@@ -40,8 +40,14 @@ class CohortStatistics(NamedTuple):
     std: np.ndarray
 
 
-def normalized_scores(enroll: Embeddings, test: Embeddings, trials: Optional[Trials], cohort: Embeddings,
-                      method: str = "as-norm", top_n: Optional[int] = 300) -> np.ndarray:
+def normalized_scores(
+    enroll: Embeddings,
+    test: Embeddings,
+    trials: Optional[Trials],
+    cohort: Embeddings,
+    method: str = "as-norm",
+    top_n: Optional[int] = 300,
+) -> np.ndarray:
     """Cosine scores of trials, normalised.
 
     Args:
@@ -74,15 +80,21 @@ def normalized_scores(enroll: Embeddings, test: Embeddings, trials: Optional[Tri
         statistics = cohort_statistics(enroll, cohort, top_n, np.unique(np.concatenate(used)))
         sides = [statistics] * 2
     else:
-        sides = [cohort_statistics(side, cohort, top_n, np.unique(used)) if wanted else None
-                 for side, used, wanted in ((enroll, rows.enroll, by_enroll), (test, rows.test, by_test))]
-    normalized = [(scores - side.mean[used]) / side.std[used]
-                  for side, used, wanted in zip(sides, rows, (by_enroll, by_test)) if wanted]
+        sides = [
+            cohort_statistics(side, cohort, top_n, np.unique(used)) if wanted else None
+            for side, used, wanted in ((enroll, rows.enroll, by_enroll), (test, rows.test, by_test))
+        ]
+    normalized = [
+        (scores - side.mean[used]) / side.std[used]
+        for side, used, wanted in zip(sides, rows, (by_enroll, by_test))
+        if wanted
+    ]
     return sum(normalized) / np.float32(len(normalized))
 
 
-def cohort_statistics(embeddings: Embeddings, cohort: Embeddings, top_n: Optional[int] = None,
-                      used: Optional[np.ndarray] = None) -> CohortStatistics:
+def cohort_statistics(
+    embeddings: Embeddings, cohort: Embeddings, top_n: Optional[int] = None, used: Optional[np.ndarray] = None
+) -> CohortStatistics:
     """Mean and standard deviation of the cosine scores of embeddings against a cohort.
 
     Args:
@@ -96,13 +108,17 @@ def cohort_statistics(embeddings: Embeddings, cohort: Embeddings, top_n: Optiona
             two, zero norms, or scores against the cohort that are all equal.
     """
     if cohort.dim != embeddings.dim:
-        raise InputError(f"the cohort ({cohort.source}) has {cohort.dim} dimensions, the embeddings "
-                         f"({embeddings.source}) have {embeddings.dim}")
+        raise InputError(
+            f"the cohort ({cohort.source}) has {cohort.dim} dimensions, the embeddings "
+            f"({embeddings.source}) have {embeddings.dim}"
+        )
     if top_n is not None and top_n < 2:
         raise InputError(f"top-n must be 2 or more, is {top_n}")
     if len(cohort) < (top_n or 2):
-        raise InputError(f"the cohort ({cohort.source}) has {len(cohort)} embeddings, fewer than the {top_n or 2} "
-                         "asked for: give a larger cohort or a smaller top-n")
+        raise InputError(
+            f"the cohort ({cohort.source}) has {len(cohort)} embeddings, fewer than the {top_n or 2} "
+            "asked for: give a larger cohort or a smaller top-n"
+        )
     used = np.arange(len(embeddings)) if used is None else used
     norms = vector_norms(embeddings, used)
     members = cohort.vectors / vector_norms(cohort)[:, None]
@@ -112,12 +128,14 @@ def cohort_statistics(embeddings: Embeddings, cohort: Embeddings, top_n: Optiona
     else:
         block_statistics, block = _top_of_cohort(members, top_n), max(1, BLOCK_CELLS // len(cohort))
     for start in range(0, len(used), block):
-        rows = used[start:start + block]
+        rows = used[start : start + block]
         mean[rows], std[rows] = block_statistics(embeddings.vectors[rows] / norms[rows, None])
     flat = np.flatnonzero(~(std[used] > MIN_STD))
     if len(flat):
-        raise InputError(f"all scores of {embeddings.ids[used[flat[0]]]} against the cohort ({cohort.source}) are "
-                         f"equal; so they are for {len(flat)} of {len(used)} embeddings")
+        raise InputError(
+            f"all scores of {embeddings.ids[used[flat[0]]]} against the cohort ({cohort.source}) are "
+            f"equal; so they are for {len(flat)} of {len(used)} embeddings"
+        )
     return CohortStatistics(mean, std)
 
 
@@ -125,12 +143,13 @@ def _whole_cohort(members: np.ndarray):
     """Statistics over all members m need no scores: the mean is x . mean(m), the variance x' cov(m) x."""
     centre = members.mean(axis=0, dtype=np.float64)
     centred = members - centre.astype(np.float32)
-    covariance = ((centred.T @ centred) / np.float32(len(members)))
+    covariance = (centred.T @ centred) / np.float32(len(members))
     centre = centre.astype(np.float32)
 
     def statistics(vectors: np.ndarray):
         variance = np.einsum("ij,ij->i", vectors @ covariance, vectors)
         return vectors @ centre, np.sqrt(np.maximum(variance, 0.0))
+
     return statistics
 
 
@@ -142,4 +161,5 @@ def _top_of_cohort(members: np.ndarray, top_n: int):
         scores.partition(len(members) - top_n, axis=1)
         top = scores[:, -top_n:]
         return top.mean(axis=1), top.std(axis=1)
+
     return statistics

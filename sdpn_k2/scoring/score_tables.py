@@ -10,8 +10,15 @@ from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.datadir.data_dir import read_lists
 from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.scoring import cosine, normalization
-from sdpn_k2.scoring.embeddings import (Embeddings, enroll_models, estimate_whitening, read_embeddings, subtract_mean,
-                                        transform, whiten)
+from sdpn_k2.scoring.embeddings import (
+    Embeddings,
+    enroll_models,
+    estimate_whitening,
+    read_embeddings,
+    subtract_mean,
+    transform,
+    whiten,
+)
 from sdpn_k2.scoring.kmeans import spherical_kmeans
 from sdpn_k2.scoring.trials import Scores, read_trials, write_scores
 
@@ -47,13 +54,23 @@ class Preparation:
             if whitening is not None:
                 embeddings = whiten(embeddings, whitening)
             return embeddings if matrix is None else transform(embeddings, matrix)
+
         return prepare
 
 
-def score_tables(enroll: str, test: Optional[str], trials: Optional[str], output: str,
-                 preparation: Preparation = Preparation(), enroll_spk2utt: Optional[str] = None,
-                 norm: Optional[str] = None, cohort: Optional[str] = None, cohort_clusters: Optional[int] = None,
-                 top_n: Optional[int] = None, seed: int = 0) -> int:
+def score_tables(
+    enroll: str,
+    test: Optional[str],
+    trials: Optional[str],
+    output: str,
+    preparation: Preparation = Preparation(),
+    enroll_spk2utt: Optional[str] = None,
+    norm: Optional[str] = None,
+    cohort: Optional[str] = None,
+    cohort_clusters: Optional[int] = None,
+    top_n: Optional[int] = None,
+    seed: int = 0,
+) -> int:
     """Scores trials between two tables of embeddings and writes the scores.
 
     Args:
@@ -85,8 +102,9 @@ def score_tables(enroll: str, test: Optional[str], trials: Optional[str], output
         raise InputError(f"{output}: a score matrix is of all pairs; leave out the trial list, or write a score file")
     pairs = None if trials is None else read_trials(trials)
     if norm is None:
-        values = (cosine.score_matrix(enrolled, tested) if pairs is None else
-                  cosine.score_trials(enrolled, tested, pairs))
+        values = (
+            cosine.score_matrix(enrolled, tested) if pairs is None else cosine.score_trials(enrolled, tested, pairs)
+        )
     else:
         members = prepare(read_embeddings(cohort))
         if cohort_clusters is not None:

@@ -81,8 +81,9 @@ def read_trials(path: Union[str, Path]) -> Trials:
                 labels.append(np.fromiter(map(LABELS.__getitem__, columns[2]), bool, len(columns[2])))
             except KeyError as error:
                 at = first_line + columns[2].index(error.args[0])
-                raise InputError(f"{pairs.source}:{at}: the label is {_show(error.args[0])}, must be target or "
-                                 "nontarget") from None
+                raise InputError(
+                    f"{pairs.source}:{at}: the label is {_show(error.args[0])}, must be target or nontarget"
+                ) from None
     return pairs.trials(np.concatenate(labels) if labels else None)
 
 
@@ -101,8 +102,9 @@ def read_scores(path: Union[str, Path]) -> Scores:
         finite = np.isfinite(block)
         if not finite.all():
             at = int(np.argmin(finite))
-            raise InputError(f"{pairs.source}:{first_line + at}: the score is {_show(columns[2][at])}, must be a "
-                             "finite number")
+            raise InputError(
+                f"{pairs.source}:{first_line + at}: the score is {_show(columns[2][at])}, must be a finite number"
+            )
     return Scores(pairs.trials(None), np.concatenate(values))
 
 
@@ -150,31 +152,44 @@ def match_scores(scores: Scores, trials: Trials) -> np.ndarray:
         conflict = conflict[np.isin(keys[conflict], wanted)]
     if len(conflict):
         first, second = rows[conflict[0]], rows[conflict[0] + 1]
-        raise InputError(f"{have.source}: {have.pair(first)} has two scores, {scores.values[first]:g} (trial "
-                         f"{first + 1}) and {scores.values[second]:g} (trial {second + 1}); "
-                         f"{len(conflict)} such repetition(s) in all")
+        raise InputError(
+            f"{have.source}: {have.pair(first)} has two scores, {scores.values[first]:g} (trial "
+            f"{first + 1}) and {scores.values[second]:g} (trial {second + 1}); "
+            f"{len(conflict)} such repetition(s) in all"
+        )
     if not len(keys):
-        raise InputError(f"{have.source}: has a score for none of the {len(want)} trials of {want.source} "
-                         f"(the first is {want.pair(0)})")
+        raise InputError(
+            f"{have.source}: has a score for none of the {len(want)} trials of {want.source} "
+            f"(the first is {want.pair(0)})"
+        )
     place = np.searchsorted(keys, wanted)
     place[place == len(keys)] = 0
     missing = np.flatnonzero(keys[place] != wanted)
     if len(missing):
-        raise InputError(f"{have.source}: no score for {want.pair(missing[0])} of {want.source}; {len(missing)} of "
-                         f"{len(want)} trials lack a score")
+        raise InputError(
+            f"{have.source}: no score for {want.pair(missing[0])} of {want.source}; {len(missing)} of "
+            f"{len(want)} trials lack a score"
+        )
     return scores.values[rows[place]]
 
 
 def trials_between(trials: Trials, ids: Container[str]) -> Trials:
     """The trials of which both sides are among ``ids``, in their order."""
-    enroll, test = (np.fromiter((name in ids for name in names), bool, len(names))
-                    for names in (trials.enroll_ids, trials.test_ids))
+    enroll, test = (
+        np.fromiter((name in ids for name in names), bool, len(names)) for names in (trials.enroll_ids, trials.test_ids)
+    )
     kept = enroll[trials.enroll] & test[trials.test]
     used_enroll, enroll = np.unique(trials.enroll[kept], return_inverse=True)
     used_test, test = np.unique(trials.test[kept], return_inverse=True)
     is_target = None if trials.is_target is None else trials.is_target[kept]
-    return Trials([trials.enroll_ids[i] for i in used_enroll], [trials.test_ids[i] for i in used_test],
-                  enroll.astype(np.int32), test.astype(np.int32), is_target, trials.source)
+    return Trials(
+        [trials.enroll_ids[i] for i in used_enroll],
+        [trials.test_ids[i] for i in used_test],
+        enroll.astype(np.int32),
+        test.astype(np.int32),
+        is_target,
+        trials.source,
+    )
 
 
 def check_labels_agree(trials: Trials) -> None:
@@ -270,8 +285,9 @@ def _floats(fields: Sequence[bytes], source: str, first_line: int) -> np.ndarray
             try:
                 float(field)
             except ValueError:
-                raise InputError(f"{source}:{first_line + i}: the score is {_show(field)}, must be a finite "
-                                 "number") from None
+                raise InputError(
+                    f"{source}:{first_line + i}: the score is {_show(field)}, must be a finite number"
+                ) from None
         raise
 
 

@@ -84,8 +84,9 @@ class RirBank(nn.Module):
         """Waveforms ``(count, samples)`` convolved with the responses ``index`` ``(count,)``, same length."""
         if len(index) > BLOCK_CROPS:
             starts = range(0, len(index), BLOCK_CROPS)
-            return torch.cat([self(waveforms[first : first + BLOCK_CROPS], index[first : first + BLOCK_CROPS])
-                              for first in starts])
+            return torch.cat(
+                [self(waveforms[first : first + BLOCK_CROPS], index[first : first + BLOCK_CROPS]) for first in starts]
+            )
         num_samples = waveforms.shape[1]
         fft_size = _fast_fft_size(num_samples + self.taps.shape[1] - 1)
         distinct, which = np.unique(index, return_inverse=True)
@@ -123,7 +124,7 @@ class Mixture:
     crops: Optional[np.ndarray] = None  # (count, voices) indices of other crops, where babble comes from the batch
     voices: Optional[np.ndarray] = None  # (count, voices) 1 where a voice takes part, else 0
 
-    def blocks(self) -> Iterator["Mixture"]:
+    def blocks(self) -> Iterator[Mixture]:
         """The same for at most :data:`BLOCK_CROPS` crops at a time."""
         arrays = (self.rows, self.snr, self.pieces, self.crops, self.voices)
         for first in range(0, len(self.rows), BLOCK_CROPS):
@@ -187,8 +188,11 @@ class Augment(nn.Module):
             for widest in (config.time_mask_frames, config.freq_mask_bins)
         )
         return Plan(
-            speed=[(factor, np.flatnonzero(speed == index)) for index, factor in enumerate(config.speed_factors)
-                   if factor != 1 and (speed == index).any()],
+            speed=[
+                (factor, np.flatnonzero(speed == index))
+                for index, factor in enumerate(config.speed_factors)
+                if factor != 1 and (speed == index).any()
+            ],
             reverb_rows=reverb_rows,
             reverb_index=rng.integers(self.rirs.count if self.rirs is not None else 1, size=len(reverb_rows)),
             mixtures=mixtures,
@@ -281,9 +285,7 @@ def add_noise(speech: Tensor, noise: Tensor, snr: Tensor) -> Tensor:
     Where the speech or the noise is silent, nothing is added.
     """
     waveforms = speech.ndim == 2
-    speech_power, noise_power = (
-        x.square().mean(dim=1) if waveforms else x.mean(dim=(1, 2)) for x in (speech, noise)
-    )
+    speech_power, noise_power = (x.square().mean(dim=1) if waveforms else x.mean(dim=(1, 2)) for x in (speech, noise))
     gain = speech_power / (noise_power * 10 ** (snr / 10))
     gain = gain.sqrt() if waveforms else gain
     gain = torch.where((noise_power > 0) & torch.isfinite(gain), gain, torch.zeros_like(gain))

@@ -26,9 +26,7 @@ class Fbank(nn.Module):
         self.length = round(config.sample_rate * config.frame_length_ms / 1000)
         self.shift = round(config.sample_rate * config.frame_shift_ms / 1000)
         self.fft_size = 1 << (self.length - 1).bit_length()
-        banks = mel_banks(
-            config.num_mel_bins, self.fft_size, config.sample_rate, config.low_freq, config.high_freq
-        )
+        banks = mel_banks(config.num_mel_bins, self.fft_size, config.sample_rate, config.low_freq, config.high_freq)
         # The Nyquist bin is in no mel filter.
         self.register_buffer("banks", torch.from_numpy(banks[:, : self.fft_size // 2].T.copy()), persistent=False)
         self.register_buffer("window", torch.from_numpy(window("povey", self.length)), persistent=False)

@@ -40,8 +40,10 @@ class DevTrials:
             if isinstance(features, InputError):
                 raise InputError(f"{data_dir}: {name}: {features}")
             if len(features) < EcapaTdnn.MIN_FRAMES or not torch.isfinite(features).all():
-                raise InputError(f"{data_dir}: {name}: {len(features)} frames, some NaN or infinite, or fewer than "
-                                 f"{EcapaTdnn.MIN_FRAMES}: take it out of the trials and the directory")
+                raise InputError(
+                    f"{data_dir}: {name}: {len(features)} frames, some NaN or infinite, or fewer than "
+                    f"{EcapaTdnn.MIN_FRAMES}: take it out of the trials and the directory"
+                )
             self.ids.append(name)
             self.fbanks.append(features.cpu())
         self.config, self.device = config, device

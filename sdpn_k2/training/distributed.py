@@ -43,8 +43,10 @@ class Agreement:
         for rank, other in enumerate(starts):
             for name, value in other.items():
                 if value != starts[0][name]:
-                    raise InputError(f"process {rank} starts with the {name} {value}, process 0 with {starts[0][name]}: "
-                                     "give every process the same command and the same files")
+                    raise InputError(
+                        f"process {rank} starts with the {name} {value}, process 0 with {starts[0][name]}: "
+                        "give every process the same command and the same files"
+                    )
 
     def wait(self) -> None:
         """Until all processes are here."""

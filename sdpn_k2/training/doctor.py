@@ -15,11 +15,11 @@ import torch
 
 from sdpn_k2.config import Config
 from sdpn_k2.data.multi_crop import PREFETCHED_BATCHES
-from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
 from sdpn_k2.device import Process
+from sdpn_k2.errors import InputError
+from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
 from sdpn_k2.training.precision import resolve
 from sdpn_k2.training.trainer import Trainer
-from sdpn_k2.errors import InputError
 
 TIMED_STEPS = 3
 SHARED_MEMORY = Path("/dev/shm")
@@ -64,31 +64,53 @@ def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, e
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, cuts, manifests, Path(folder), process)
         batches, augment = trainer.batches, trainer.banks.augment
-        yield "ok", (f"{len(trainer.dataset.cuts)} utterances, {batches.steps_per_epoch} steps an epoch, "
-                     f"{trainer.num_steps} steps ({trainer.num_steps / batches.steps_per_epoch:.1f} epochs)")
+        yield (
+            "ok",
+            (
+                f"{len(trainer.dataset.cuts)} utterances, {batches.steps_per_epoch} steps an epoch, "
+                f"{trainer.num_steps} steps ({trainer.num_steps / batches.steps_per_epoch:.1f} epochs)"
+            ),
+        )
         have = [*augment.banks, *(["rir"] if augment.rirs is not None else [])]
-        yield ("ok", f"augmentation: {', '.join(have)}") if have else (
-            "note", "no noise and no impulse responses: augmentation is babble from the batch alone")
+        yield (
+            ("ok", f"augmentation: {', '.join(have)}")
+            if have
+            else ("note", "no noise and no impulse responses: augmentation is babble from the batch alone")
+        )
 
         start = time.perf_counter()
         batch = trainer.dataset[next(iter(batches))]
         loading = time.perf_counter() - start
         if batch.skipped:
-            yield "problem", f"{len(batch.skipped)} unusable utterances in the first batch; the first: {batch.skipped[0]}"
+            yield (
+                "problem",
+                f"{len(batch.skipped)} unusable utterances in the first batch; the first: {batch.skipped[0]}",
+            )
         seconds = trainer.time_steps(batch, TIMED_STEPS)
         size = config.train.batch_size // process.world_size
-        yield "ok", f"one step: {seconds:.2f} s, {size / seconds:.0f} utterances/s; peak memory {trainer.peak_memory_gb():.1f} GB"
+        yield (
+            "ok",
+            f"one step: {seconds:.2f} s, {size / seconds:.0f} utterances/s; peak memory {trainer.peak_memory_gb():.1f} GB",
+        )
         workers = max(1, config.train.workers)
         share = loading / workers / seconds
-        yield ("ok" if share < 0.8 else "problem"), (
-            f"loading a batch: {loading:.2f} s in one process, so {workers} loader processes take {share:.0%} of a step"
-            + ("" if share < 0.8 else ": raise train.workers"))
+        yield (
+            ("ok" if share < 0.8 else "problem"),
+            (
+                f"loading a batch: {loading:.2f} s in one process, so {workers} loader processes take {share:.0%} of a step"
+                + ("" if share < 0.8 else ": raise train.workers")
+            ),
+        )
         if config.train.workers and SHARED_MEMORY.is_dir():
             batch_bytes = sum(crops.numel() * crops.element_size() for crops in (batch.global_crops, batch.local_crops))
             need, free = config.train.workers * PREFETCHED_BATCHES * batch_bytes / 2**30, _free_gb(SHARED_MEMORY)
-            yield ("ok" if need < free else "problem"), (
-                f"batches that wait in {SHARED_MEMORY}: {need:.2f} GB at most, {free:.1f} GB free"
-                + ("" if need < free else ": lower train.workers, or give the container more shared memory"))
+            yield (
+                ("ok" if need < free else "problem"),
+                (
+                    f"batches that wait in {SHARED_MEMORY}: {need:.2f} GB at most, {free:.1f} GB free"
+                    + ("" if need < free else ": lower train.workers, or give the container more shared memory")
+                ),
+            )
         yield "ok", f"whole run: about {seconds * trainer.num_steps / 3600:.1f} h"
 
         momentum = {f"momentum.{name}": p for name, p in trainer.model.student.named_parameters()}
@@ -102,7 +124,9 @@ def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, e
         yield ("ok" if need < free else "problem"), f"checkpoints: {need:.1f} GB of disk at most, {free:.0f} GB free"
 
 
-def examine(config: Config, cuts: Optional[Path], manifests: Optional[Path], process: Process, exp: Path) -> Iterator[Finding]:
+def examine(
+    config: Config, cuts: Optional[Path], manifests: Optional[Path], process: Process, exp: Path
+) -> Iterator[Finding]:
     """Machine, and run where there is data for it."""
     yield from examine_machine(exp)
     if cuts is None:

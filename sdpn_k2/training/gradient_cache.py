@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 
 def loss_and_gradients(
-    model: nn.Module, global_view: Tensor, local_views: Tensor, context: contextlib.AbstractContextManager,
-    micro_batch_size: Optional[int] = None, diagnose: bool = False,
+    model: nn.Module,
+    global_view: Tensor,
+    local_views: Tensor,
+    context: contextlib.AbstractContextManager,
+    micro_batch_size: Optional[int] = None,
+    diagnose: bool = False,
 ) -> Tuple[Tensor, Dict[str, Tensor]]:
     """Loss of one batch; its gradients are added to the parameters' ``grad``.
 
@@ -40,9 +44,8 @@ def loss_and_gradients(
             e, z = model.student(views.flatten(0, 1))
         return e.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
 
-    with torch.no_grad():
-        with context:
-            z_teacher = torch.cat([model.teacher(global_view[chunk])[1] for chunk in chunks])
+    with torch.no_grad(), context:
+        z_teacher = torch.cat([model.teacher(global_view[chunk])[1] for chunk in chunks])
 
     if len(chunks) == 1:
         loss, statistics = model.loss(*student(chunks[0]), z_teacher, diagnose)

@@ -9,8 +9,8 @@ from typing import Dict, Mapping
 from torch import Tensor
 
 from sdpn_k2.config import Config, config_differences
-from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.errors import InputError
+from sdpn_k2.models.checkpoint import load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,10 @@ def initial_weights(path: Path, config: Config, fresh: Mapping[str, Tensor]) -> 
     for name, tensor in checkpoint.model.items():
         if name.startswith("teacher."):
             given.setdefault("student." + name[len("teacher.") :], tensor)
-    weights = {name: given[name] if name in given and given[name].shape == tensor.shape else tensor
-               for name, tensor in fresh.items()}
+    weights = {
+        name: given[name] if name in given and given[name].shape == tensor.shape else tensor
+        for name, tensor in fresh.items()
+    }
     kept = sorted({name.rpartition(".")[0] for name in fresh if weights[name] is fresh[name]})
     if kept:
         log.info("not in %s, or of another size, and so started anew: %s", path, ", ".join(kept))

@@ -50,8 +50,9 @@ class MetricsLog:
         try:
             yield
         except OSError as error:
-            raise InputError(f"{self._exp}: cannot write metrics.jsonl or tensorboard/: "
-                             f"{error.strerror or error}") from error
+            raise InputError(
+                f"{self._exp}: cannot write metrics.jsonl or tensorboard/: {error.strerror or error}"
+            ) from error
 
 
 def _complete_lines(path: Path) -> Iterable[str]:

@@ -21,7 +21,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
             {"params": [p for p in student if p.ndim < 2], "weight_decay": 0.0, "lr_scale": 1.0},
             {"params": model.own_rate_parameters(), "weight_decay": 0.0, "lr_scale": config.prototype_lr_scale},
         ],
-        lr=0.0, momentum=config.momentum, foreach=True,
+        lr=0.0,
+        momentum=config.momentum,
+        foreach=True,
     )
 
 

@@ -28,6 +28,11 @@ from sdpn_k2.data.banks import Banks
 from sdpn_k2.data.cuts import CutTable, check_crop_lengths
 from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches, multi_crop_loader
 from sdpn_k2.data.shar import SharTable
+from sdpn_k2.device import Process
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output, make_folder
+from sdpn_k2.methods.dino import DINO
+from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.models.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -37,22 +42,17 @@ from sdpn_k2.models.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
-from sdpn_k2.device import Process
+from sdpn_k2.progress import Progress
+from sdpn_k2.training.dev_trials import DevTrials
 from sdpn_k2.training.distributed import Agreement, average_gradients, synchronised
 from sdpn_k2.training.gradient_cache import loss_and_gradients
-from sdpn_k2.training.dev_trials import DevTrials
 from sdpn_k2.training.health import warn_of_collapse
 from sdpn_k2.training.initialisation import initial_weights
+from sdpn_k2.training.metrics_log import MetricsLog
 from sdpn_k2.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sdpn_k2.training.precision import autocast
-from sdpn_k2.progress import Progress
-from sdpn_k2.training.metrics_log import MetricsLog
 from sdpn_k2.training.schedules import cosine, warmup_cosine
 from sdpn_k2.training.views import Views, on_device
-from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output, make_folder
-from sdpn_k2.methods.dino import DINO
-from sdpn_k2.methods.sdpn import SDPN
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,16 @@ SKIPPED_GRACE_UTTERANCES = 200
 COMPILE_MIN_STEPS = 2000
 # What a resumed run may change: how it is computed and reported, not what; micro-batches come nearest to an exception,
 # since batch normalisation sees one at a time.
-RESUME_MAY_CHANGE = {"train.workers", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-                     "train.keep_every", "train.evaluate_every", "train.compile", "train.micro_batch_size"}
+RESUME_MAY_CHANGE = {
+    "train.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.keep_every",
+    "train.evaluate_every",
+    "train.compile",
+    "train.micro_batch_size",
+}
 
 
 class Interrupted(Exception):
@@ -74,8 +82,17 @@ class Interrupted(Exception):
 class Trainer:
     """One run of training in ``exp``."""
 
-    def __init__(self, config: Config, cuts: Path, manifests: Path, exp: Path, process: Process,
-                 resume: str = "auto", dev: Optional[Path] = None, init: Optional[Path] = None):
+    def __init__(
+        self,
+        config: Config,
+        cuts: Path,
+        manifests: Path,
+        exp: Path,
+        process: Process,
+        resume: str = "auto",
+        dev: Optional[Path] = None,
+        init: Optional[Path] = None,
+    ):
         """
         Args:
             config: resolved configuration.
@@ -116,26 +133,42 @@ class Trainer:
             self.model.load_state_dict(initial_weights(init, config, self.model.state_dict()))
             log.info("started from the weights of %s", init)
         same = dataclasses.replace(config, train=dataclasses.replace(config.train, workers=0))
-        self._together.require_same({
-            "configuration": f"{zlib.crc32(config_to_yaml(same).encode()):08x}", "data": self.data, "step": self.step,
-            "weights": f"{_checksum(self.model.state_dict()):08x}"})
+        self._together.require_same(
+            {
+                "configuration": f"{zlib.crc32(config_to_yaml(same).encode()):08x}",
+                "data": self.data,
+                "step": self.step,
+                "weights": f"{_checksum(self.model.state_dict()):08x}",
+            }
+        )
         self.batches = StepBatches(
-            table, config.train.batch_size, self.num_steps, config.seed,
-            self.step, process.rank, process.world_size,
+            table,
+            config.train.batch_size,
+            self.num_steps,
+            config.seed,
+            self.step,
+            process.rank,
+            process.world_size,
         )
         check_crop_lengths(config, longest)
         if self.num_steps < 1:
-            raise InputError(f"train.epochs = {config.train.epochs:g} of {steps_per_epoch} steps each make no step: "
-                             "take more of them, or set train.steps")
+            raise InputError(
+                f"train.epochs = {config.train.epochs:g} of {steps_per_epoch} steps each make no step: "
+                "take more of them, or set train.steps"
+            )
         share = config.train.batch_size // process.world_size
         if share % (config.train.micro_batch_size or share):
-            raise InputError(f"train.micro_batch_size = {config.train.micro_batch_size} does not divide a process's "
-                             f"share of the batch, {share} utterances")
+            raise InputError(
+                f"train.micro_batch_size = {config.train.micro_batch_size} does not divide a process's "
+                f"share of the batch, {share} utterances"
+            )
         self._compile()
         if dev is not None and config.train.evaluate_every % config.train.checkpoint_every:
-            raise InputError(f"train.evaluate_every = {config.train.evaluate_every} is not a multiple of "
-                             f"train.checkpoint_every = {config.train.checkpoint_every}: only what is saved can be kept "
-                             "as the best")
+            raise InputError(
+                f"train.evaluate_every = {config.train.evaluate_every} is not a multiple of "
+                f"train.checkpoint_every = {config.train.checkpoint_every}: only what is saved can be kept "
+                "as the best"
+            )
         self.dev = DevTrials(dev, config, process.device) if dev is not None and process.is_main else None
         self.banks = Banks(manifests, config, process.device, self.step)
         self.views = Views(config, self.banks.augment).to(process.device)
@@ -171,8 +204,9 @@ class Trainer:
         batches = on_device(loader, process.device)
         metrics = MetricsLog(self.exp, self.step) if process.is_main else None
         progress = Progress(self.num_steps, "training, steps", self.step) if process.is_main else None
-        log.info("training from step %d to %d, batch %d, on %s", self.step, self.num_steps, train.batch_size,
-                 process.device)
+        log.info(
+            "training from step %d to %d, batch %d, on %s", self.step, self.num_steps, train.batch_size, process.device
+        )
         self.model.train()
         since, logged_step, waited = time.perf_counter(), self.step, 0.0
         try:
@@ -191,8 +225,12 @@ class Trainer:
                     elapsed = time.perf_counter() - since
                     count = (self.step - logged_step) * train.batch_size
                     values = {name: float(value) for name, value in statistics.items()}
-                    values.update(utterances_per_second=count / elapsed, data_wait_share=waited / elapsed,
-                                  skipped_utterances=len(self._skipped), peak_memory_gb=self.peak_memory_gb())
+                    values.update(
+                        utterances_per_second=count / elapsed,
+                        data_wait_share=waited / elapsed,
+                        skipped_utterances=len(self._skipped),
+                        peak_memory_gb=self.peak_memory_gb(),
+                    )
                     warn_of_collapse(self.step, values, self._num_prototypes(), train.batch_size)
                     metrics.write(self.step, values)
                     since, logged_step, waited = time.perf_counter(), self.step, 0.0
@@ -208,8 +246,10 @@ class Trainer:
                     self._evaluate(metrics)
                 if stopping and not last:
                     name = signal.Signals(self._stop_signal).name if self._stop_signal else "another process's signal"
-                    raise Interrupted(f"stopped by {name} after step {self.step}; run again to go on from "
-                                      f"{checkpoint_path(self.checkpoints, self.step)}")
+                    raise Interrupted(
+                        f"stopped by {name} after step {self.step}; run again to go on from "
+                        f"{checkpoint_path(self.checkpoints, self.step)}"
+                    )
         finally:
             if process.is_main:
                 metrics.close()
@@ -249,8 +289,11 @@ class Trainer:
             share = self.config.train.batch_size // self.process.world_size
             size = self.config.train.micro_batch_size or share
             smaller = max((n for n in range(2, size // 2 + 1) if share % n == 0), default=None)
-            advice = (f"take --set train.micro_batch_size={smaller} (the batch stays as it is)" if smaller is not None else
-                      f"no smaller micro-batch divides a process's {share} utterances, so take another train.batch_size")
+            advice = (
+                f"take --set train.micro_batch_size={smaller} (the batch stays as it is)"
+                if smaller is not None
+                else f"no smaller micro-batch divides a process's {share} utterances, so take another train.batch_size"
+            )
             raise InputError(f"the GPU's memory is too small for {size} utterances at once: {advice}") from error
 
     def _check_finite(self, loss: Tensor, gradient_norm: Tensor) -> None:
@@ -272,9 +315,13 @@ class Trainer:
                 self._skipped[utterance] = message
                 log.warning("skipped utterance %s", message)
         seen = min(len(self.dataset.cuts), (self.step + 1) * self.config.train.batch_size)
-        if len(self._skipped) > MAX_SKIPPED_SHARE * seen and seen >= min(SKIPPED_GRACE_UTTERANCES, len(self.dataset.cuts)):
-            raise InputError(f"{len(self._skipped)} of {seen} utterances could not be read, more than "
-                             f"{MAX_SKIPPED_SHARE:.0%}; the first: {next(iter(self._skipped.values()))}")
+        if len(self._skipped) > MAX_SKIPPED_SHARE * seen and seen >= min(
+            SKIPPED_GRACE_UTTERANCES, len(self.dataset.cuts)
+        ):
+            raise InputError(
+                f"{len(self._skipped)} of {seen} utterances could not be read, more than "
+                f"{MAX_SKIPPED_SHARE:.0%}; the first: {next(iter(self._skipped.values()))}"
+            )
 
     def _remember_signal(self, number: int, frame) -> None:
         self._stop_signal = number
@@ -325,14 +372,20 @@ class Trainer:
             if key not in RESUME_MAY_CHANGE
         ]
         if differences:
-            raise InputError(f"{path} was trained with another configuration: {', '.join(differences)}; "
-                             "take another folder, or --resume none in an empty one")
+            raise InputError(
+                f"{path} was trained with another configuration: {', '.join(differences)}; "
+                "take another folder, or --resume none in an empty one"
+            )
         if checkpoint.data not in ("", self.data):
-            raise InputError(f"{path} was trained on other utterances ({checkpoint.data} there, {self.data} now): take "
-                             f"another folder, or remove {self.checkpoints} to train anew")
+            raise InputError(
+                f"{path} was trained on other utterances ({checkpoint.data} there, {self.data} now): take "
+                f"another folder, or remove {self.checkpoints} to train anew"
+            )
         if newest is not None and newest.name > checkpoint_path(self.checkpoints, checkpoint.step).name:
-            raise InputError(f"--resume {path}: {newest} is of a later step, and --resume auto would go on from there: "
-                             "take another folder, or remove the later checkpoints")
+            raise InputError(
+                f"--resume {path}: {newest} is of a later step, and --resume auto would go on from there: "
+                "take another folder, or remove the later checkpoints"
+            )
         self.model.load_state_dict(checkpoint.model)
         for name, parameter in self.model.named_parameters():
             if name in checkpoint.momentum:
@@ -345,8 +398,10 @@ class Trainer:
         bad = [name for name, values in self.model.state_dict().items() if not torch.isfinite(values).all()]
         if bad:
             kept = latest_checkpoint(self.checkpoints)
-            raise InputError(f"the weights are not finite after step {self.step} ({bad[0]}, {len(bad)} in all); "
-                             f"last good checkpoint: {kept or 'none yet'}; lower train.base_lr")
+            raise InputError(
+                f"the weights are not finite after step {self.step} ({bad[0]}, {len(bad)} in all); "
+                f"last good checkpoint: {kept or 'none yet'}; lower train.base_lr"
+            )
         if not self.process.is_main:
             return
         momentum = {

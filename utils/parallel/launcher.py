@@ -277,7 +277,7 @@ def _submit(launch: Launch, grid: Grid, script: str, output: str) -> str:
         command += array.split()
     command.append(script)
     try:
-        answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+        answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     except OSError as error:
         raise LaunchError(f"cannot run {command[0]}: {error.strerror}")
     number = re.search(grid.submitted, answer.stdout)
@@ -317,7 +317,7 @@ def _wait(launch: Launch, grid: Grid, number: str, ended: str) -> Dict[int, str]
 def _is_alive(grid: Grid, number: str) -> bool:
     answer = subprocess.run(
         [word.format(id=number) for word in grid.alive],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     if answer.returncode == 0:
         return bool(answer.stdout.strip())

@@ -105,7 +105,7 @@ def visible_gpus() -> List[str]:
         return [card for card in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if card]
     if not shutil.which("nvidia-smi"):
         return []
-    answer = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, universal_newlines=True)
+    answer = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, text=True)
     return [str(index) for index in range(sum(line.startswith("GPU ") for line in answer.stdout.splitlines()))]
 
 

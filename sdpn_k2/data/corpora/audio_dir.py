@@ -120,8 +120,10 @@ def list_utterances(folder: Path) -> tuple[dict[str, str], dict[str, str], dict[
         # "s10_a"; and the name itself may hold nothing that sorts before a hyphen, nor one.
         speaker = re.sub("[!-\\-]", "_", name)
         if folders.setdefault(speaker, relative.parts[0]) != relative.parts[0]:
-            raise InputError(f"{folder}: '{folders[speaker]}' and '{relative.parts[0]}' both become speaker "
-                             f"'{speaker}': rename one of them, or make them one folder")
+            raise InputError(
+                f"{folder}: '{folders[speaker]}' and '{relative.parts[0]}' both become speaker "
+                f"'{speaker}': rename one of them, or make them one folder"
+            )
         below_speaker = below[len(name) + 1 :] if below.startswith(f"{name}-") else below
         utterance = f"{speaker}-{below_speaker}"
         add_utterance(locations, utterance, path)

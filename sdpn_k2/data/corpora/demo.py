@@ -38,42 +38,197 @@ SPEAKERS_PER_PROCESS = 10
 MARK = "demo.json"
 
 # Variants that sound like a person: no robots, whispers or novelty voices.
-VARIANTS = (
-    "Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Lee Mario Michael Mike Nguyen Reed RicishayMax "
-    "adam anika antonio aunty belinda benjamin boris caleb david ed edward edward2 f1 f2 f3 f4 f5 grandma grandpa "
-    "gustave ian iven iven2 iven3 john kaukovalta klatt3 klatt4 linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel "
-    "miguel norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 travis victor"
-).split()
-ACCENTS = "en en-us en-us-nyc en-gb-x-rp en-gb-x-gbcwmd en-gb-scotland en-029".split()
+VARIANTS = [
+    "Alex",
+    "Alicia",
+    "Andrea",
+    "Andy",
+    "Annie",
+    "Denis",
+    "Diogo",
+    "Gene",
+    "Gene2",
+    "Henrique",
+    "Hugo",
+    "Lee",
+    "Mario",
+    "Michael",
+    "Mike",
+    "Nguyen",
+    "Reed",
+    "RicishayMax",
+    "adam",
+    "anika",
+    "antonio",
+    "aunty",
+    "belinda",
+    "benjamin",
+    "boris",
+    "caleb",
+    "david",
+    "ed",
+    "edward",
+    "edward2",
+    "f1",
+    "f2",
+    "f3",
+    "f4",
+    "f5",
+    "grandma",
+    "grandpa",
+    "gustave",
+    "ian",
+    "iven",
+    "iven2",
+    "iven3",
+    "john",
+    "kaukovalta",
+    "klatt3",
+    "klatt4",
+    "linda",
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m5",
+    "m6",
+    "m7",
+    "m8",
+    "marcelo",
+    "max",
+    "michel",
+    "miguel",
+    "norbert",
+    "pablo",
+    "paul",
+    "pedro",
+    "quincy",
+    "rob",
+    "robert",
+    "sandro",
+    "shelby",
+    "steph",
+    "steph2",
+    "travis",
+    "victor",
+]
+ACCENTS = ["en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029"]
 
-WHO = (
-    "the old captain|my younger sister|a tired nurse|the baker on the corner|nobody in the village|her neighbour|"
-    "the new teacher|an honest lawyer|one of the children|the boy with the red scarf|our guide|the night watchman|"
-    "a famous painter|the whole family|his best friend|the woman at the counter|a quiet student|the first passenger|"
-    "the gardener|their uncle from the coast|the young engineer|a stranger|the choir|every second visitor"
-).split("|")
-DID = (
-    "carried|remembered|painted|forgot|described|repaired|borrowed|followed|discovered|photographed|cleaned|sold|"
-    "watched|measured|asked about|laughed at|looked for|kept|worried about|explained|built|lost|hid|wrote about"
-).split("|")
-WHAT = (
-    "a wooden bridge|the yellow umbrella|seven empty bottles|the broken clock|an orange bicycle|the letter from Paris|"
-    "a bowl of cherries|the oldest map|three grey horses|the missing key|a thin book of poems|the garden fence|"
-    "a heavy suitcase|the church tower|some very strange music|the last piece of cheese|a box of photographs|"
-    "the river boat|a puzzle with a thousand pieces|the winter coat|fresh bread and butter|a silver watch|"
-    "the northern lights|an unusual theory"
-).split("|")
-WHERE = (
-    "near the harbour|behind the railway station|in a narrow street|under the big oak tree|at the edge of the forest|"
-    "on the second floor|in the middle of the square|beside the frozen lake|far from home|across the valley|"
-    "in the public library|between two hills|along the beach|outside the theatre|at the market|in the kitchen"
-).split("|")
-WHEN = (
-    "before breakfast|on a rainy Thursday|last September|during the storm|after a long journey|in nineteen eighty four|"
-    "just after midnight|every other weekend|at a quarter to five|while the others were asleep|for the third time|"
-    "without saying a word|as quickly as possible|early in the morning|when the music stopped|much too late"
-).split("|")
-JOIN = ", and |, but |, because |, although |. Meanwhile |. Then |, so |. Perhaps ".split("|")
+WHO = [
+    "the old captain",
+    "my younger sister",
+    "a tired nurse",
+    "the baker on the corner",
+    "nobody in the village",
+    "her neighbour",
+    "the new teacher",
+    "an honest lawyer",
+    "one of the children",
+    "the boy with the red scarf",
+    "our guide",
+    "the night watchman",
+    "a famous painter",
+    "the whole family",
+    "his best friend",
+    "the woman at the counter",
+    "a quiet student",
+    "the first passenger",
+    "the gardener",
+    "their uncle from the coast",
+    "the young engineer",
+    "a stranger",
+    "the choir",
+    "every second visitor",
+]
+DID = [
+    "carried",
+    "remembered",
+    "painted",
+    "forgot",
+    "described",
+    "repaired",
+    "borrowed",
+    "followed",
+    "discovered",
+    "photographed",
+    "cleaned",
+    "sold",
+    "watched",
+    "measured",
+    "asked about",
+    "laughed at",
+    "looked for",
+    "kept",
+    "worried about",
+    "explained",
+    "built",
+    "lost",
+    "hid",
+    "wrote about",
+]
+WHAT = [
+    "a wooden bridge",
+    "the yellow umbrella",
+    "seven empty bottles",
+    "the broken clock",
+    "an orange bicycle",
+    "the letter from Paris",
+    "a bowl of cherries",
+    "the oldest map",
+    "three grey horses",
+    "the missing key",
+    "a thin book of poems",
+    "the garden fence",
+    "a heavy suitcase",
+    "the church tower",
+    "some very strange music",
+    "the last piece of cheese",
+    "a box of photographs",
+    "the river boat",
+    "a puzzle with a thousand pieces",
+    "the winter coat",
+    "fresh bread and butter",
+    "a silver watch",
+    "the northern lights",
+    "an unusual theory",
+]
+WHERE = [
+    "near the harbour",
+    "behind the railway station",
+    "in a narrow street",
+    "under the big oak tree",
+    "at the edge of the forest",
+    "on the second floor",
+    "in the middle of the square",
+    "beside the frozen lake",
+    "far from home",
+    "across the valley",
+    "in the public library",
+    "between two hills",
+    "along the beach",
+    "outside the theatre",
+    "at the market",
+    "in the kitchen",
+]
+WHEN = [
+    "before breakfast",
+    "on a rainy Thursday",
+    "last September",
+    "during the storm",
+    "after a long journey",
+    "in nineteen eighty four",
+    "just after midnight",
+    "every other weekend",
+    "at a quarter to five",
+    "while the others were asleep",
+    "for the third time",
+    "without saying a word",
+    "as quickly as possible",
+    "early in the morning",
+    "when the music stopped",
+    "much too late",
+]
+JOIN = [", and ", ", but ", ", because ", ", although ", ". Meanwhile ", ". Then ", ", so ", ". Perhaps "]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,9 +402,7 @@ class Synthesizer:
         # Otherwise the library draws the noise in some voices from the time of day.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
 
-    def speak(
-        self, text: str, accent: str, variant: str, rate: float, pitch: float, pitch_range: float
-    ) -> np.ndarray:
+    def speak(self, text: str, accent: str, variant: str, rate: float, pitch: float, pitch_range: float) -> np.ndarray:
         """Return the speech as float64 (samples,) in ±1 at ``self.sample_rate``.
 
         Raises:

@@ -157,8 +157,10 @@ def _fit_segments(
         length = scan.good[recording].duration
         end = length if end == -1 else min(end, length)
         if end - start < MIN_SECONDS:
-            bad[utterance] = (f"it has {max(0.0, end - start):.3g} s from {start:g} s on of recording '{recording}', which "
-                              f"lasts {length:g} s; at least {MIN_SECONDS:g} s are needed")
+            bad[utterance] = (
+                f"it has {max(0.0, end - start):.3g} s from {start:g} s on of recording '{recording}', which "
+                f"lasts {length:g} s; at least {MIN_SECONDS:g} s are needed"
+            )
             log.warning("%s: skipping '%s': %s", source / "segments", utterance, bad[utterance])
         else:
             good[utterance] = Segment(recording, start, end)
@@ -198,7 +200,7 @@ def _import_into_lhotse(
             write_map(folder / "utt2spk", {utterance: speakers[utterance] for utterance in utterances})
             if segments:
                 write_map(folder / "segments", {utterance: segments[utterance] for utterance in utterances})
-                write_map(folder / "text", {utterance: "" for utterance in utterances})
+                write_map(folder / "text", dict.fromkeys(utterances, ""))
             imported, spoken, _ = load_kaldi_data_dir(folder, sampling_rate=rate)
         for recording in imported:
             # The import believes that every file has one channel.

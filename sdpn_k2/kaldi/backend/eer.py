@@ -60,8 +60,9 @@ def kaldi_min_dcf(
     scores, is_target = np.asarray(scores, np.float64), np.asarray(is_target, bool)
     num_target = int(is_target.sum())
     if num_target == 0 or num_target == len(is_target):
-        raise InputError(f"the detection cost needs both targets and nontargets: {num_target} of {len(is_target)}"
-                         " trials are targets")
+        raise InputError(
+            f"the detection cost needs both targets and nontargets: {num_target} of {len(is_target)} trials are targets"
+        )
     if np.isnan(scores).any():
         raise InputError(f"score {int(np.isnan(scores).argmax()) + 1} is NaN")
     order = np.argsort(scores, kind="stable")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.formats import matrix
-from sdpn_k2.kaldi.formats.io import open_input, open_output
 from sdpn_k2.kaldi.backend.lda import SpeakerStats
 from sdpn_k2.kaldi.backend.pca import principal_components
+from sdpn_k2.kaldi.formats import matrix
+from sdpn_k2.kaldi.formats.io import open_input, open_output
 
 
 @dataclass(frozen=True)

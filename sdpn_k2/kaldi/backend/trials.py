@@ -70,8 +70,14 @@ def score_trials(trials_rxfilename: str, scores_wxfilename: str, enroll: Side, t
             total += float(scores.sum(dtype=np.float64))
             total_squares += float(np.square(scores, dtype=np.float64).sum())
         if not num_done:
-            raise InputError(f"{trials.name}: " + (f"all {num_dropped} trials have unknown keys: none is scored"
-                                                   if num_dropped else "there are no trials"))
+            raise InputError(
+                f"{trials.name}: "
+                + (
+                    f"all {num_dropped} trials have unknown keys: none is scored"
+                    if num_dropped
+                    else "there are no trials"
+                )
+            )
     mean = total / num_done
     return ScoringResult(num_done, num_dropped, mean, max(total_squares / num_done - mean**2, 0.0) ** 0.5)
 
@@ -97,16 +103,19 @@ def labelled_scores(trials_filename: str, scores_filename: str) -> Iterator[Tupl
         for first_line, (enroll, test, labels) in read_columns(stream, layout):
             for line, label in enumerate(labels, first_line):
                 if label not in (b"target", b"nontarget"):
-                    raise InputError(f"{stream.name}: line {line}: the label should be target or nontarget, not "
-                                     f"{_shown(label)!r}")
+                    raise InputError(
+                        f"{stream.name}: line {line}: the label should be target or nontarget, not {_shown(label)!r}"
+                    )
             label_of.update(zip(zip(enroll, test), labels))
     with open_input(scores_filename) as stream:
         for first_line, (enroll, test, scores) in read_columns(stream, "<enrolment key> <test key> <score>"):
             labels = list(map(label_of.get, zip(enroll, test)))
             if None in labels:
                 missing = labels.index(None)
-                raise InputError(f"{stream.name}: line {first_line + missing}: {trials_filename} has no trial "
-                                 f"{_shown(enroll[missing])} {_shown(test[missing])}")
+                raise InputError(
+                    f"{stream.name}: line {first_line + missing}: {trials_filename} has no trial "
+                    f"{_shown(enroll[missing])} {_shown(test[missing])}"
+                )
             yield scores, labels
 
 

@@ -43,8 +43,10 @@ def vector_batches(rspecifier: str) -> Iterator[Tuple[List[str], np.ndarray]]:
         for key, vector in reader:
             if len(vector) != dim or not dim:
                 if dim or not len(vector):
-                    refuse(f"{reader.where} (key {key}): a vector of {len(vector)} dimensions" +
-                           (f" among vectors of {dim}" if dim else ""))
+                    refuse(
+                        f"{reader.where} (key {key}): a vector of {len(vector)} dimensions"
+                        + (f" among vectors of {dim}" if dim else "")
+                    )
                     continue
                 dim = len(vector)
             keys.append(key)

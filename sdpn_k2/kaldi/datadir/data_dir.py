@@ -35,7 +35,15 @@ PathLike = Union[str, Path]
 TRIAL_LIST = re.compile(r"trials(_[A-Za-z0-9_-]+)?")  # names of trial lists; egs/voxceleb/run.sh has the same
 
 UTTERANCE_TABLES = (
-    "text", "feats.scp", "vad.scp", "utt2dur", "utt2num_frames", "utt2lang", "utt2uniq", "utt2warp", "utt2max_frames",
+    "text",
+    "feats.scp",
+    "vad.scp",
+    "utt2dur",
+    "utt2num_frames",
+    "utt2lang",
+    "utt2uniq",
+    "utt2warp",
+    "utt2max_frames",
 )
 SPEAKER_TABLES = ("cmvn.scp", "spk2gender", "spk2warp")
 RECORDING_TABLES = ("reco2dur", "reco2file_and_channel", "reco2num_spk")

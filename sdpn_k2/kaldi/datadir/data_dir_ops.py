@@ -79,9 +79,7 @@ def restrict(tables: Tables, utterances: Iterable[str]) -> Tables:
 # fix
 
 
-def fix(
-    directory: PathLike, utterance_extra: Sequence[str] = (), speaker_extra: Sequence[str] = ()
-) -> List[str]:
+def fix(directory: PathLike, utterance_extra: Sequence[str] = (), speaker_extra: Sequence[str] = ()) -> List[str]:
     """Repair a data directory in place: sort, and drop what is not there in every table.
 
     Blank lines, Windows line ends, repeated lines, keys without value, and segments that end before they begin go; then

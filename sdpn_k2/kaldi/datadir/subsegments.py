@@ -19,14 +19,18 @@ class Windowing(NamedTuple):
     shift: float = 0.75
     min_window: float = 0.5  # what is left at an end is a window of its own if it is this long
 
-    def check(self) -> "Windowing":
+    def check(self) -> Windowing:
         """Raise InputError where the numbers make no sense."""
         if not (0 < self.shift <= self.window < math.inf and 0 < self.min_window <= self.window):
-            raise InputError(f"window {self.window:g} s, shift {self.shift:g} s, least window {self.min_window:g} s: "
-                             "shift and least window should lie above 0 and not above the window")
+            raise InputError(
+                f"window {self.window:g} s, shift {self.shift:g} s, least window {self.min_window:g} s: "
+                "shift and least window should lie above 0 and not above the window"
+            )
         if self.shift < LEAST_SHIFT:
-            raise InputError(f"shift {self.shift:g} s: names of windows count hundredths of a second, so it should be "
-                             f"at least {LEAST_SHIFT:g} s")
+            raise InputError(
+                f"shift {self.shift:g} s: names of windows count hundredths of a second, so it should be "
+                f"at least {LEAST_SHIFT:g} s"
+            )
         return self
 
 
@@ -55,5 +59,7 @@ def check_no_overlap(parts: Sequence[Part], where: str) -> None:
         for first, second in zip(some, some[1:]):
             if first.end == -1 or second.start < first.end - OVERLAP_TOLERANCE:
                 end = "the end" if first.end == -1 else f"{first.end:g} s"
-                raise InputError(f"{where}: '{first.utterance}' ({first.start:g} s to {end}) overlaps "
-                                 f"'{second.utterance}' (from {second.start:g} s) in recording '{first.recording}'")
+                raise InputError(
+                    f"{where}: '{first.utterance}' ({first.start:g} s to {end}) overlaps "
+                    f"'{second.utterance}' (from {second.start:g} s) in recording '{first.recording}'"
+                )

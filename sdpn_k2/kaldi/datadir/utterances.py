@@ -12,8 +12,8 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import parse_segment, read_map
-from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.kaldi.features.wave import Wave, read_command
+from sdpn_k2.kaldi.formats.tables import read_object
 
 MAX_OVERSHOOT = 0.5  # seconds a segment may end after its recording, as in extract-segments
 
@@ -83,8 +83,10 @@ def _read_recording(entry: str, parts: List[Part], sample_rate: int) -> List[Tup
     try:
         wave = read_wave_entry(entry)
         if wave.rate != sample_rate:
-            raise InputError(f"{entry}: {wave.rate} Hz, but the model wants {sample_rate} Hz: "
-                             f"use 'sdpn-k2 to-wav --rate {sample_rate} FILE |' in wav.scp")
+            raise InputError(
+                f"{entry}: {wave.rate} Hz, but the model wants {sample_rate} Hz: "
+                f"use 'sdpn-k2 to-wav --rate {sample_rate} FILE |' in wav.scp"
+            )
     except InputError as error:
         return [(part.utterance, error) for part in parts]
     return [(part.utterance, _cut(wave, part)) for part in parts]
@@ -99,8 +101,9 @@ def misfit(wave: Wave, part: Part) -> Optional[InputError]:
         return InputError(f"recording {part.recording} has {channels} channels, counted from 0; no {part.channel}")
     first, last = round(part.start * wave.rate), round(part.end * wave.rate)
     if first >= length or last > length + MAX_OVERSHOOT * wave.rate:
-        return InputError(f"goes from {part.start:g} to {part.end:g} s, but recording {part.recording} lasts "
-                          f"{wave.duration:g} s")
+        return InputError(
+            f"goes from {part.start:g} to {part.end:g} s, but recording {part.recording} lasts {wave.duration:g} s"
+        )
     return None
 
 

@@ -19,9 +19,9 @@ from typing import Optional, Tuple
 import numpy as np
 
 from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
-from sdpn_k2.kaldi.features.resample import resample
 
 _PCM_GUID = (1, 0, 0x10, bytes.fromhex("800000aa00389b71"))
 _PCM, _EXTENSIBLE = 1, 0xFFFE

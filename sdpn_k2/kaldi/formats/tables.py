@@ -31,8 +31,8 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats import log, matrix
 from sdpn_k2.kaldi.formats.compression import CompressedMatrix, compress
-from sdpn_k2.kaldi.formats.io import BLOCK, InputStream, open_input, open_output, split_offset
 from sdpn_k2.kaldi.formats.holders import KINDS, Kind
+from sdpn_k2.kaldi.formats.io import BLOCK, InputStream, open_input, open_output, split_offset
 from sdpn_k2.kaldi.formats.specifiers import is_table, parse_rspecifier, parse_wspecifier
 
 __all__ = [

@@ -15,26 +15,45 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence
 if "OMP_NUM_THREADS" not in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from sdpn_k2.errors import InputError  # noqa: E402
+from sdpn_k2.errors import InputError
+
 if TYPE_CHECKING:  # options brings NumPy, which the scripts of utils/ start without
     from sdpn_k2.kaldi.tools.options import Tool
 
 _MODULES: Dict[str, Sequence[str]] = {
     "copying": (
-        "copy-vector", "copy-matrix", "copy-feats", "copy-int-vector",
-        "vector-scale", "vector-sum", "matrix-dim", "matrix-sum",
+        "copy-vector",
+        "copy-matrix",
+        "copy-feats",
+        "copy-int-vector",
+        "vector-scale",
+        "vector-sum",
+        "matrix-dim",
+        "matrix-sum",
     ),
     "vectors": (
-        "ivector-mean", "ivector-normalize-length", "ivector-subtract-global-mean", "transform-vec", "ivector-transform",
+        "ivector-mean",
+        "ivector-normalize-length",
+        "ivector-subtract-global-mean",
+        "transform-vec",
+        "ivector-transform",
     ),
     "backend": ("ivector-compute-lda", "ivector-compute-plda", "ivector-copy-plda", "ivector-adapt-plda", "est-pca"),
     "scoring": (
-        "ivector-plda-scoring", "ivector-plda-scoring-dense", "ivector-compute-dot-products", "agglomerative-cluster",
+        "ivector-plda-scoring",
+        "ivector-plda-scoring-dense",
+        "ivector-compute-dot-products",
+        "agglomerative-cluster",
         "compute-eer",
     ),
     "features": (
-        "compute-fbank-feats", "compute-mfcc-feats", "compute-vad", "select-voiced-frames",
-        "subset-feats", "feat-to-len", "feat-to-dim",
+        "compute-fbank-feats",
+        "compute-mfcc-feats",
+        "compute-vad",
+        "select-voiced-frames",
+        "subset-feats",
+        "feat-to-len",
+        "feat-to-dim",
     ),
     "cmvn": ("apply-cmvn-sliding", "compute-cmvn-stats", "apply-cmvn"),
     "audio": ("extract-segments", "wav-to-duration", "wav-copy", "wav-reverberate"),

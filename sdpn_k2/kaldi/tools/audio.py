@@ -7,11 +7,18 @@ from typing import List, Optional
 import numpy as np
 
 from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.features.wave import Wave
 from sdpn_k2.kaldi.formats.io import open_input
 from sdpn_k2.kaldi.formats.log import log, vlog, warn
+from sdpn_k2.kaldi.formats.tables import (
+    RandomReader,
+    TableWriter,
+    parse_rspecifier,
+    read_object,
+    read_table,
+    write_object,
+)
 from sdpn_k2.kaldi.tools.options import Option, tool
-from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, parse_rspecifier, read_object, read_table, write_object
-from sdpn_k2.kaldi.features.wave import Wave
 
 
 @tool(

@@ -5,18 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.backend.lda import SpeakerStats, compute_lda
-from sdpn_k2.kaldi.tools.options import Option, tool
 from sdpn_k2.kaldi.backend.pca import pca_transform
 from sdpn_k2.kaldi.backend.plda import Plda, estimate_plda, read_plda, write_plda
-from sdpn_k2.kaldi.formats.tables import read_table, write_object
 from sdpn_k2.kaldi.backend.vectors import SpeakerTable, vector_batches
+from sdpn_k2.kaldi.formats import log
+from sdpn_k2.kaldi.formats.tables import read_table, write_object
+from sdpn_k2.kaldi.tools.options import Option, tool
 
 _BINARY = Option("binary", True, "Write output in binary mode")
 PLDA_OPTIONS = (
-    Option("normalize-length", True, "If true, scale each vector so that its product with the model's inverse variance "
-           "(which depends on how many utterances it was averaged over) equals the dimension"),
+    Option(
+        "normalize-length",
+        True,
+        "If true, scale each vector so that its product with the model's inverse variance "
+        "(which depends on how many utterances it was averaged over) equals the dimension",
+    ),
     Option("simple-length-normalization", False, "If true, scale to the length sqrt(dimension) instead"),
 )
 
@@ -24,8 +28,9 @@ PLDA_OPTIONS = (
 def check_dimension(plda: Plda, plda_rxfilename: str, vectors: np.ndarray, where: str) -> None:
     """Refuse ``vectors`` ``(n, dim)`` of another dimension than the model's."""
     if vectors.shape[1] != plda.dim:
-        raise InputError(f"{plda_rxfilename}: a PLDA of {plda.dim} dimensions for vectors of {vectors.shape[1]} "
-                         f"({where})")
+        raise InputError(
+            f"{plda_rxfilename}: a PLDA of {plda.dim} dimensions for vectors of {vectors.shape[1]} ({where})"
+        )
 
 
 def _numbers(values) -> str:
@@ -40,11 +45,17 @@ def _numbers(values) -> str:
     " e.g.: ivector-compute-lda --dim=200 ark:ivectors.ark ark:utt2spk lda.mat\n",
     options=[
         _BINARY,
-        Option("covariance-floor", 1.0e-06, "Floor the eigenvalues of the covariance that is normalized to its largest "
-               "eigenvalue times this number"),
+        Option(
+            "covariance-floor",
+            1.0e-06,
+            "Floor the eigenvalues of the covariance that is normalized to its largest eigenvalue times this number",
+        ),
         Option("dim", 100, "Dimension we keep with the LDA transform"),
-        Option("total-covariance-factor", 0.0, "0.0: make the within-class covariance unit; 1.0: the total covariance; "
-               "between: their interpolation"),
+        Option(
+            "total-covariance-factor",
+            0.0,
+            "0.0: make the within-class covariance unit; 1.0: the total covariance; between: their interpolation",
+        ),
     ],
     arguments=(3, 3),
 )
@@ -78,9 +89,11 @@ def ivector_compute_lda(options, ivector_rspecifier, utt2spk_rspecifier, lda_wxf
     lda = compute_lda(stats, options.dim, options.total_covariance_factor, options.covariance_floor)
     if lda.num_floored:
         log.warn(f"Floored {lda.num_floored} eigenvalues of covariance to {options.covariance_floor:g} of the largest")
-    log.log("Singular values of between-class covariance after projecting with interpolated [total/within] covariance "
-            f"with a weight of {options.total_covariance_factor:g} on the total covariance, are: "
-            f"{_numbers(lda.eigenvalues)}")
+    log.log(
+        "Singular values of between-class covariance after projecting with interpolated [total/within] covariance "
+        f"with a weight of {options.total_covariance_factor:g} on the total covariance, are: "
+        f"{_numbers(lda.eigenvalues)}"
+    )
     write_object(lda_wxfilename, lda.transform, "matrix", options.binary)
     log.log(f"Wrote LDA transform to {lda_wxfilename}")
     return len(seen)
@@ -158,8 +171,10 @@ def ivector_compute_plda(options, spk2utt_rspecifier, ivector_rspecifier, plda_w
         raise InputError(f"{ivector_rspecifier}: no vectors of utterances that {spk2utt_rspecifier} lists")
     num_absent, num_empty = table.warn_of_missing(stats.counts)
     num_speakers = len(table.speakers) - num_empty
-    log.log(f"Accumulated stats from {num_speakers} speakers ({num_empty} with no utterances), consisting of "
-            f"{table.num_used} utterances ({num_absent} absent from input).")
+    log.log(
+        f"Accumulated stats from {num_speakers} speakers ({num_empty} with no utterances), consisting of "
+        f"{table.num_used} utterances ({num_absent} absent from input)."
+    )
     plda = estimate_plda(stats, options.num_em_iters)
     log.log(f"Norm of mean of iVector distribution is {np.linalg.norm(plda.mean):g}")
     log.log(f"Diagonal of between-class variance in normalized space is {_numbers(plda.psi)}")
@@ -175,8 +190,11 @@ def ivector_compute_plda(options, spk2utt_rspecifier, ivector_rspecifier, plda_w
     options=[
         _BINARY,
         *PLDA_OPTIONS,  # Kaldi's tool takes them too, and leaves them unused
-        Option("smoothing", 0.0, "Factor used in smoothing within-class covariance (add this factor times "
-               "between-class covar)"),
+        Option(
+            "smoothing",
+            0.0,
+            "Factor used in smoothing within-class covariance (add this factor times between-class covar)",
+        ),
     ],
 )
 def ivector_copy_plda(options, plda_rxfilename, plda_wxfilename):
@@ -194,13 +212,23 @@ def ivector_copy_plda(options, plda_rxfilename, plda_wxfilename):
     "Usage: ivector-adapt-plda [options] <plda-in> <ivectors-rspecifier> <plda-out>\n"
     " e.g.: ivector-adapt-plda plda ark:ivectors.ark plda.adapted\n",
     options=[
-        Option("between-covar-scale", 0.7, "How much of the excess variance in a direction goes to the between-class "
-               "covariance"),
+        Option(
+            "between-covar-scale",
+            0.7,
+            "How much of the excess variance in a direction goes to the between-class covariance",
+        ),
         _BINARY,
-        Option("mean-diff-scale", 1.0, "Scale with which to add to the total data variance the outer product of the "
-               "difference between the original mean and the adaptation-data mean"),
-        Option("within-covar-scale", 0.3, "How much of the excess variance in a direction goes to the within-class "
-               "covariance"),
+        Option(
+            "mean-diff-scale",
+            1.0,
+            "Scale with which to add to the total data variance the outer product of the "
+            "difference between the original mean and the adaptation-data mean",
+        ),
+        Option(
+            "within-covar-scale",
+            0.3,
+            "How much of the excess variance in a direction goes to the within-class covariance",
+        ),
     ],
     arguments=(3, 3),
 )
@@ -222,7 +250,6 @@ def ivector_adapt_plda(options, plda_rxfilename, ivector_rspecifier, plda_wxfile
     adapted = plda.adapt(
         mean, covariance, options.mean_diff_scale, options.within_covar_scale, options.between_covar_scale
     )
-    log.log(f"Old diagonal of between-class covar was: {_numbers(plda.psi)}, "
-            f"new diagonal is {_numbers(adapted.psi)}")
+    log.log(f"Old diagonal of between-class covar was: {_numbers(plda.psi)}, new diagonal is {_numbers(adapted.psi)}")
     write_plda(plda_wxfilename, adapted, options.binary)
     return count

@@ -7,11 +7,12 @@ import contextlib
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.features.cmvn import accumulate, apply_cmvn as normalise, sliding_cmvn, skip_dims
+from sdpn_k2.kaldi.features.cmvn import accumulate, skip_dims, sliding_cmvn
+from sdpn_k2.kaldi.features.cmvn import apply_cmvn as normalise
 from sdpn_k2.kaldi.formats.log import log, warn
-from sdpn_k2.kaldi.tools.options import Option, tool
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, read_object, read_table, write_object
 from sdpn_k2.kaldi.tools.features import read_features
+from sdpn_k2.kaldi.tools.options import Option, tool
 
 
 @tool(

@@ -9,8 +9,8 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.compression import METHODS, compress
 from sdpn_k2.kaldi.formats.io import open_output
 from sdpn_k2.kaldi.formats.log import log, warn
-from sdpn_k2.kaldi.tools.options import Option, tool
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, read_object, read_table, write_object
+from sdpn_k2.kaldi.tools.options import Option, tool
 
 _BINARY = Option("binary", True, "Write in binary mode (only relevant if the output is a file, not a table)")
 

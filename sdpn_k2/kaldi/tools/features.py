@@ -12,14 +12,14 @@ from typing import Callable, Iterable, Iterator, Optional, Tuple
 import numpy as np
 
 from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.features.energy_vad import energy_vad
 from sdpn_k2.kaldi.features.fbank_mfcc import FbankOptions, FeatureOptions, MfccOptions, fbank, mfcc
+from sdpn_k2.kaldi.features.resample import resample
+from sdpn_k2.kaldi.features.wave import Wave
 from sdpn_k2.kaldi.formats.io import open_input, open_output
 from sdpn_k2.kaldi.formats.log import log, vlog, warn
-from sdpn_k2.kaldi.tools.options import Option, tool
-from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, parse_rspecifier, read_table
-from sdpn_k2.kaldi.features.energy_vad import energy_vad
-from sdpn_k2.kaldi.features.wave import Wave
+from sdpn_k2.kaldi.tools.options import Option, tool
 
 
 def _feature_options(kind):

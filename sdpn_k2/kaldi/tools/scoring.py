@@ -8,15 +8,15 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend import clustering
-from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.backend.eer import kaldi_eer
-from sdpn_k2.kaldi.formats.io import open_input
-from sdpn_k2.kaldi.tools.options import Option, tool
 from sdpn_k2.kaldi.backend.plda import Plda, read_plda, score_recording
-from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, read_table
-from sdpn_k2.kaldi.tools.backend import PLDA_OPTIONS, check_dimension
 from sdpn_k2.kaldi.backend.trials import Side, parse_scores, read_columns, score_trials
 from sdpn_k2.kaldi.backend.vectors import all_vectors
+from sdpn_k2.kaldi.formats import log
+from sdpn_k2.kaldi.formats.io import open_input
+from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, read_table
+from sdpn_k2.kaldi.tools.backend import PLDA_OPTIONS, check_dimension
+from sdpn_k2.kaldi.tools.options import Option, tool
 
 
 @tool(
@@ -52,8 +52,12 @@ def ivector_plda_scoring(
     log.log(f"Read {len(test_keys)} test iVectors.")
     test = _transform(plda, options, test, 1, "test")
     train, test = plda.scoring_factors(train, num_utts, test)
-    result = score_trials(trials_rxfilename, scores_wxfilename, Side(train_keys, train, "training iVectors"),
-                          Side(test_keys, test, "test iVectors"))
+    result = score_trials(
+        trials_rxfilename,
+        scores_wxfilename,
+        Side(train_keys, train, "training iVectors"),
+        Side(test_keys, test, "test iVectors"),
+    )
     log.log(f"Mean score was {result.mean:g}, standard deviation was {result.stddev:g}")
     log.log(f"Processed {result.num_done} trials, {result.num_dropped} had errors.")
     return result.num_done
@@ -99,8 +103,11 @@ def _transform(plda: Plda, options, vectors: np.ndarray, num_utts, name: str) ->
     " e.g.: ivector-plda-scoring-dense plda ark:reco2utt scp:ivectors.scp ark:scores.ark\n",
     options=[
         *PLDA_OPTIONS,
-        Option("target-energy", 0.5, "Reduce the dimension by a recording-dependent PCA such that this fraction of the "
-               "total energy remains"),
+        Option(
+            "target-energy",
+            0.5,
+            "Reduce the dimension by a recording-dependent PCA such that this fraction of the total energy remains",
+        ),
     ],
     arguments=(4, 4),
 )
@@ -122,8 +129,12 @@ def ivector_plda_scoring_dense(options, plda_rxfilename, reco2utt_rspecifier, iv
                 if not np.isfinite(vector).all():
                     raise InputError(f"{ivector_rspecifier}: the vector of {utterance} has NaN or infinite values")
                 vectors[row] = vector
-            writer.write(recording, score_recording(plda, vectors, options.target_energy, options.normalize_length,
-                                                    options.simple_length_normalization))
+            writer.write(
+                recording,
+                score_recording(
+                    plda, vectors, options.target_energy, options.normalize_length, options.simple_length_normalization
+                ),
+            )
             num_done += 1
     log.log(f"Processed {num_done} recordings, {num_errors} had errors.")
     return num_done
@@ -160,15 +171,30 @@ def ivector_compute_dot_products(options, trials_rxfilename, first_rspecifier, s
     "Usage: agglomerative-cluster [options] <scores-rspecifier> <reco2utt-rspecifier> <labels-wspecifier>\n"
     " e.g.: agglomerative-cluster ark:scores.ark ark:reco2utt ark,t:labels.txt\n",
     options=[
-        Option("first-pass-max-utterances", clustering.FIRST_PASS_MAX_POINTS, "With more utterances cluster in two "
-               "passes: first contiguous subsets of this size, then the clusters of the first pass"),
-        Option("max-spk-fraction", 1.0, "Merge clusters only if together they hold at most this fraction of the "
-               "utterances; active only when reco2num-spk-rspecifier is supplied and 1.0 / num-spk <= "
-               "max-spk-fraction <= 1.0"),
-        Option("read-costs", False, "If true, the first argument is interpreted as a matrix of costs rather than a "
-               "similarity matrix"),
-        Option("reco2num-spk-rspecifier", "", "If supplied, clustering creates exactly this many clusters for each "
-               "recording and the option --threshold is ignored"),
+        Option(
+            "first-pass-max-utterances",
+            clustering.FIRST_PASS_MAX_POINTS,
+            "With more utterances cluster in two "
+            "passes: first contiguous subsets of this size, then the clusters of the first pass",
+        ),
+        Option(
+            "max-spk-fraction",
+            1.0,
+            "Merge clusters only if together they hold at most this fraction of the "
+            "utterances; active only when reco2num-spk-rspecifier is supplied and 1.0 / num-spk <= "
+            "max-spk-fraction <= 1.0",
+        ),
+        Option(
+            "read-costs",
+            False,
+            "If true, the first argument is interpreted as a matrix of costs rather than a similarity matrix",
+        ),
+        Option(
+            "reco2num-spk-rspecifier",
+            "",
+            "If supplied, clustering creates exactly this many clusters for each "
+            "recording and the option --threshold is ignored",
+        ),
         Option("threshold", 0.0, "Merge clusters if their distance is less than this threshold"),
     ],
     arguments=(3, 3),
@@ -181,8 +207,10 @@ def agglomerative_cluster(options, scores_rspecifier, reco2utt_rspecifier, label
         for recording, scores in read_table(scores_rspecifier, "matrix"):
             utterances = _look_up(reco2utt, recording, reco2utt_rspecifier)
             if len(utterances) != len(scores):
-                raise InputError(f"{reco2utt_rspecifier}: {len(utterances)} utterances of {recording}, but its matrix "
-                                 f"in {scores_rspecifier} has {len(scores)} rows")
+                raise InputError(
+                    f"{reco2utt_rspecifier}: {len(utterances)} utterances of {recording}, but its matrix "
+                    f"in {scores_rspecifier} has {len(scores)} rows"
+                )
             threshold, num_clusters, fraction = sign * options.threshold, 1, 1.0
             if reco2num_spk is not None:
                 threshold = math.inf
@@ -217,8 +245,10 @@ def compute_eer(options, scores_rxfilename):
             is_target.append(np.array([label == b"target" for label in labels]))
             if labels.count(b"nontarget") + is_target[-1].sum() != len(labels):
                 wrong = next(i for i, label in enumerate(labels) if label not in (b"target", b"nontarget"))
-                raise InputError(f"{stream.name}: line {first_line + wrong}: the label should be target or nontarget, "
-                                 f"not {labels[wrong].decode('utf-8', 'replace')[:80]!r}")
+                raise InputError(
+                    f"{stream.name}: line {first_line + wrong}: the label should be target or nontarget, "
+                    f"not {labels[wrong].decode('utf-8', 'replace')[:80]!r}"
+                )
     all_scores, targets = np.concatenate(scores), np.concatenate(is_target)
     eer, threshold = kaldi_eer(all_scores[targets], all_scores[~targets])
     log.log(f"Equal error rate is {100 * eer:g}%, at threshold {threshold:g}")

@@ -8,10 +8,10 @@ import math
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.formats import log
-from sdpn_k2.kaldi.tools.options import Option, tool
-from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, write_object
 from sdpn_k2.kaldi.backend.vectors import SpeakerSums, SpeakerTable, vector_batches
+from sdpn_k2.kaldi.formats import log
+from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, write_object
+from sdpn_k2.kaldi.tools.options import Option, tool
 
 
 @tool(
@@ -62,12 +62,16 @@ def _speaker_means(spk2utt_rspecifier, ivector_rspecifier, ivector_wspecifier, n
             mean_writer.write(speaker, mean)
             if count_writer is not None:
                 count_writer.write(speaker, count)
-    log.log(f"Computed mean of {len(names)} speakers ({num_empty} with no utterances), consisting of "
-            f"{table.num_used} utterances ({num_absent} absent from input).")
+    log.log(
+        f"Computed mean of {len(names)} speakers ({num_empty} with no utterances), consisting of "
+        f"{table.num_used} utterances ({num_absent} absent from input)."
+    )
     if names:
         length, spread = np.linalg.norm(means.mean(axis=0)), math.sqrt(np.square(means).mean())
-        log.log(f"Norm of mean of speakers is {length:g}, root-mean-square speaker-iVector length divided by sqrt(dim) "
-                f"is {spread:g}")
+        log.log(
+            f"Norm of mean of speakers is {length:g}, root-mean-square speaker-iVector length divided by sqrt(dim) "
+            f"is {spread:g}"
+        )
     return len(names)
 
 
@@ -101,8 +105,10 @@ def ivector_normalize_length(options, ivector_rspecifier, ivector_wspecifier):
     log.log(f"Processed {count} iVectors.")
     if count:
         mean = total / count
-        log.log(f"Average ratio of iVector to expected length was {mean:g}, standard deviation was "
-                f"{math.sqrt(max(total_squares / count - mean**2, 0.0)):g}")
+        log.log(
+            f"Average ratio of iVector to expected length was {mean:g}, standard deviation was "
+            f"{math.sqrt(max(total_squares / count - mean**2, 0.0)):g}"
+        )
     return count
 
 
@@ -155,8 +161,10 @@ def _transformed(transform_rxfilename, rspecifier):
     for keys, vectors in vector_batches(rspecifier):
         dim = vectors.shape[1]
         if transform.shape[1] not in (dim, dim + 1):
-            raise InputError(f"{transform_rxfilename}: a transform for vectors of {dim} dimensions ({rspecifier}) "
-                             f"needs {dim} or {dim + 1} columns, not {transform.shape[1]}")
+            raise InputError(
+                f"{transform_rxfilename}: a transform for vectors of {dim} dimensions ({rspecifier}) "
+                f"needs {dim} or {dim + 1} columns, not {transform.shape[1]}"
+            )
         output = vectors @ transform[:, :dim].T
         if transform.shape[1] > dim:
             output += transform[:, dim]
@@ -203,6 +211,8 @@ def ivector_transform(options, matrix_rxfilename, ivector_rspecifier, ivector_ws
     if count:
         mean = total / count
         variance = max(total_squares / count - mean @ mean, 0.0)
-        log.log(f"Norm of mean was {np.linalg.norm(mean):g} (should be close to zero), length divided by sqrt(dim) was "
-                f"{math.sqrt(variance / len(mean)):g} (should probably be close to one)")
+        log.log(
+            f"Norm of mean was {np.linalg.norm(mean):g} (should be close to zero), length divided by sqrt(dim) was "
+            f"{math.sqrt(variance / len(mean)):g} (should probably be close to one)"
+        )
     return count
