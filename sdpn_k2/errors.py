@@ -1,8 +1,62 @@
-"""The one exception that means "what was given cannot be used"."""
+"""Errors that mean "the input cannot be used", and the utterances that are skipped because of them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Iterator, NamedTuple, Sequence
+
+MAX_SKIPPED_SHARE = 0.05
 
 
 class InputError(Exception):
-    """Bad input: the message is one line that says what is wrong, where, and what to do.
+    """Bad input: one line that says what is wrong, where, and what to do.
 
     Command-line tools print the message without a traceback and exit with status 1.
     """
+
+
+class Skipped(NamedTuple):
+    """An utterance, recording or file that is left out, and why.
+
+    Streams yield it in place of the item, so that the consumer counts and reports it.
+    """
+
+    key: str
+    reason: str
+
+
+@contextlib.contextmanager
+def error_context(where: object) -> Iterator[None]:
+    """Prefix the InputErrors raised inside with ``where`` (a file, or an utterance) and a colon."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def check_skipped(
+    skipped: Sequence[Skipped],
+    total: int,
+    *,
+    where: object,
+    what: str = "utterances",
+    max_share: float = MAX_SKIPPED_SHARE,
+) -> None:
+    """Fail where too much was skipped to go on with the rest.
+
+    Args:
+        skipped: what was left out.
+        total: number of items, with those skipped.
+        where: file or folder of the items, for the message.
+        what: the items' name in the plural, for the message.
+        max_share: largest share of ``total`` that may be skipped.
+
+    Raises:
+        InputError: more than ``max_share`` of the items, or all of them, were skipped.
+    """
+    if skipped and (len(skipped) > max_share * total or len(skipped) == total):
+        first = skipped[0]
+        raise InputError(
+            f"{where}: {len(skipped)} of {total} {what} cannot be used ({100 * max_share:g} % may be); "
+            f"the first is '{first.key}': {first.reason}"
+        )

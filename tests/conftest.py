@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sdpn_k2.data.corpora.demo import make_demo
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -17,5 +19,17 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Vectors, models and scores that Kaldi wrote (tests/golden/README.md)."""
-    return Path(__file__).resolve().parent / "golden"
+    """Vectors, models and scores that Kaldi wrote (tests/data/golden/README.md)."""
+    return Path(__file__).resolve().parent / "data" / "golden"
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory) -> Path:
+    """Synthetic speech, laid out as an audio folder.
+
+    ``train/<speaker>/*.wav`` (4 speakers), ``test/<speaker>/*.wav`` (4 speakers, 4 utterances each, 3 to 8 s) and
+    ``test/trials``; ``noise/*.wav`` and ``rir/*.wav``. Tests read it and must not change it.
+    """
+    root = tmp_path_factory.mktemp("speech")
+    make_demo(root, num_train_speakers=4, num_test_speakers=4, num_utterances=4, num_jobs=1)
+    return root

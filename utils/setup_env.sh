@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Sourced: activates a Python environment in which sdpn_k2 runs, and makes it first where there is none.
 #
-# Usage: . utils/setup_env.sh               or, with extras of setup.cfg:  sdpn_k2_extra=test; . utils/setup_env.sh
+# Usage: . utils/setup_env.sh               or, with extras of pyproject.toml:  sdpn_k2_extra=test; . utils/setup_env.sh
 #
 # Where the python3 on PATH has the package already, that one is used. Else .venv in the project is, made with
 #   python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e .
-# and made complete again whenever setup.cfg or constraints.txt change.
+# and made complete again whenever pyproject.toml or constraints.txt change.
 #
 # With the extra k2 (sdpn_k2_extra=k2 or k2,test) it is .venv-k2, 3.4 GB large, whose Python is 3.9: PyPI has k2 for no
 # other. Where there is no Python 3.9, as python3.9 on PATH or in pyenv, the status is 77.
@@ -38,7 +38,7 @@ sys.exit(len(sys.argv) > 1 and importlib.util.find_spec("pytest") is None)' $ext
       fi ;;
   esac
 
-  want="$(cat "$root/setup.cfg" "$root/constraints.txt" | cksum)${extra:+ }$extra"
+  want="$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)${extra:+ }$extra"
   have=$(cat "$venv/.installed" 2>/dev/null)
   # What an upgrade of the system's Python leaves behind does not start any more.
   [ -z "$have" ] || "$venv/bin/python3" -c "" 2>/dev/null || have=

@@ -1,0 +1,102 @@
+"""The floors of docs/architecture.md: imports point down, never in a circle, and every file is in the document."""
+
+import ast
+import collections
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "sdpn_k2"
+# From the bottom up. What stands on one line is one floor, whose members do not import one another.
+FLOORS = (
+    ("errors", "pcm"),
+    ("files", "device"),
+    ("config", "progress"),
+    ("kaldi.formats",),
+    ("kaldi.features",),
+    ("kaldi.datadir",),
+    ("kaldi.backend",),
+    ("kaldi.tools",),
+    ("scoring", "signal"),
+    ("data",),
+    ("models",),
+    ("methods",),
+    ("inference",),
+    ("training",),
+    ("reporting",),
+    ("experiments",),
+    ("cli",),
+)
+LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+# X.py computes; cli/X.py or kaldi/tools/X.py is its command line.
+COMMAND_LINES = (PACKAGE / "cli", PACKAGE / "kaldi" / "tools")
+
+
+def dotted(path):
+    """The name below sdpn_k2: kaldi.formats.io."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor(name):
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "kaldi" else parts[0]
+
+
+def imports(path):
+    """Names below sdpn_k2 that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("sdpn_k2."):
+                name = name[len("sdpn_k2.") :]
+                known = {dotted(module) for module in MODULES}
+                while name not in known and "." in name:  # a function or class of a module
+                    name = name.rpartition(".")[0]
+                yield name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[dotted(path) or "sdpn_k2" for path in MODULES])
+def test_imports_point_down(path):
+    own = floor(dotted(path))
+    for name in imports(path):
+        if dotted(path) in ("", "__main__", "kaldi") or name == "__version__":
+            continue
+        assert floor(name) in LEVEL, f"{path} imports {name}, which is on no floor"
+        assert floor(name) == own or LEVEL[floor(name)] < LEVEL[own], f"{path} imports {name}, which is not below it"
+
+
+def test_no_circles():
+    graph = {dotted(path): set(imports(path)) - {dotted(path)} for path in MODULES}
+    while graph:
+        free = [name for name, targets in graph.items() if not targets & graph.keys()]
+        assert free, f"these modules import each other in a circle: {sorted(graph)}"
+        for name in free:
+            del graph[name]
+
+
+def test_module_names_are_unique():
+    places = collections.defaultdict(list)
+    for path in MODULES:
+        if path.name != "__init__.py":
+            places[path.stem].append(path.parent)
+    for name, folders in places.items():
+        computing = [folder for folder in folders if folder not in COMMAND_LINES]
+        assert len(computing) <= 1, f"{name}.py is in {folders}"
+        assert len(folders) - len(computing) <= 1, f"{name}.py is in {folders}"
+
+
+def test_document_has_a_line_for_every_file():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    missing = [
+        str(path.relative_to(PACKAGE)) for path in MODULES if path.name != "__init__.py" and path.name not in text
+    ]
+    assert not missing
