@@ -25,6 +25,7 @@ from sdpn_k2.kaldi.features.wave import (
 from sdpn_k2.kaldi.formats.io import InputStream
 
 SAMPLES = speech_like(seconds=0.05)
+PCM = SAMPLES.tobytes()
 
 
 def stream(data):
@@ -32,7 +33,7 @@ def stream(data):
 
 
 def riff(
-    data=SAMPLES.tobytes(),
+    data=PCM,
     channels=1,
     rate=16000,
     bits=16,
@@ -44,7 +45,7 @@ def riff(
     extra=b"",
     align=None,
 ):
-    """A wave file with any header one likes."""
+    """A wave file with the given header."""
     align = channels * bits // 8 if align is None else align
     form = struct.pack("<HHIIHH", kind, channels, rate, rate * align, align, bits) + extra
     chunks = before + b"fmt " + struct.pack("<I", len(form)) + form + between
