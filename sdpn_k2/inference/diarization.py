@@ -61,7 +61,6 @@ def extract_windows(
         InputError: no segments, reversed or overlapping ones, a back end of other dimensions, a ``plda`` in ``output`` without
             ``backend``, more than 5 % of the segments failed, recordings whose names upset Kaldi's sorting.
     """
-    windowing.check()
     table = data_dir / ("segments" if (data_dir / "segments").is_file() else "wav.scp")
     parts = {part.utterance: part for part in read_parts(data_dir)}
     if not parts:

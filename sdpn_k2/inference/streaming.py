@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from typing import Iterable, Iterator, Optional, Tuple
@@ -44,7 +45,7 @@ def embed_stream(
             to embed.
     """
     rate = extractor.sample_rate
-    length, shift, least = (round(seconds * rate) for seconds in windowing.check())
+    length, shift, least = (round(seconds * rate) for seconds in dataclasses.astuple(windowing))
     if extractor.front_end.num_frames(least) < EcapaTdnn.MIN_FRAMES:
         raise InputError(f"least window {windowing.min_window:g} s: too short for an embedding")
     live = name in ("", "-") or name.endswith("|") or not os.path.isfile(name)

@@ -125,7 +125,7 @@ def parse_segment(utterance: str, value: str, where: str) -> Segment:
     if start < 0:
         raise InputError(f"{where}: '{utterance}' starts at {fields[1]} s; a start cannot be negative")
     if end <= start and end != -1:
-        raise InputError(f"{where}: '{utterance}' goes from {fields[1]} to {fields[2]} s; it must end after its start")
+        raise InputError(f"{where}: '{utterance}' goes from {fields[1]} to {fields[2]} s: it must end after its start")
     return Segment(fields[0], start, end)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.utterances import Part
@@ -12,7 +13,8 @@ LEAST_SHIFT = 0.01  # seconds; names of windows contain times in hundredths of a
 OVERLAP_TOLERANCE = 1e-3  # seconds; segments are written with few digits
 
 
-class Windowing(NamedTuple):
+@dataclass(frozen=True)
+class Windowing:
     """Length and shift of the windows in seconds.
 
     ``min_window`` is the shortest remainder at the end of a segment that becomes a window of its own.
@@ -22,8 +24,8 @@ class Windowing(NamedTuple):
     shift: float = 0.75
     min_window: float = 0.5
 
-    def check(self) -> Windowing:
-        """Return self. Raises InputError if the numbers contradict each other."""
+    def __post_init__(self) -> None:
+        """Raise InputError if the numbers contradict each other."""
         if not (0 < self.shift <= self.window < math.inf and 0 < self.min_window <= self.window):
             raise InputError(
                 f"window {self.window:g} s, shift {self.shift:g} s, least window {self.min_window:g} s: "
@@ -31,10 +33,9 @@ class Windowing(NamedTuple):
             )
         if self.shift < LEAST_SHIFT:
             raise InputError(
-                f"shift {self.shift:g} s: must be at least {LEAST_SHIFT:g} s, because the names of windows contain "
-                "times in hundredths of a second"
+                f"shift {self.shift:g} s: names of windows count hundredths of a second, so it should be "
+                f"at least {LEAST_SHIFT:g} s"
             )
-        return self
 
 
 def uniform_windows(duration: float, windowing: Windowing) -> Iterator[Tuple[float, float]]:

@@ -190,7 +190,9 @@ def _decode_columns(codes: np.ndarray, percentiles: np.ndarray) -> np.ndarray:
 
     def piece(low: np.ndarray, high: np.ndarray, first: int, steps: int) -> np.ndarray:
         # Kaldi multiplies the float product by a double constant and adds in double.
-        values: np.ndarray = low.astype(np.float64) + ((high - low) * (code - _F32(first))).astype(np.float64) * (1.0 / steps)
+        values: np.ndarray = low.astype(np.float64) + ((high - low) * (code - _F32(first))).astype(np.float64) * (
+            1.0 / steps
+        )
         return values
 
     result: np.ndarray = np.where(
