@@ -20,7 +20,7 @@ def calibrate(trials, scores, calibration, p_target):
     Writes the weights to CALIBRATION (JSON), for "sdpn-k2 apply-calibration".
     """
     from sdpn_k2.scoring.calibration import stack_scores, train_calibration, write_calibration
-    from sdpn_k2.scoring.trials import check_labels_agree, read_trials
+    from sdpn_k2.scoring.trial_list import check_labels_agree, read_trials
 
     labelled = read_trials(trials)
     check_labels_agree(labelled)

@@ -28,7 +28,7 @@ from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
 from sdpn_k2.scoring.metrics import ErrorRates, eer
-from sdpn_k2.scoring.trials import Trials, read_trials
+from sdpn_k2.scoring.trial_list import Trials, read_trials
 from sdpn_k2.signal.convolution import ConvolvedFrontEnd
 from sdpn_k2.signal.fbank import instance_norm
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.metrics import ErrorRates
-from sdpn_k2.scoring.trials import Trials
+from sdpn_k2.scoring.trial_list import Trials
 
 
 class Conditions(NamedTuple):

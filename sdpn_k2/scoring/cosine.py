@@ -6,7 +6,7 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
-from sdpn_k2.scoring.trials import Trials
+from sdpn_k2.scoring.trial_list import Trials
 
 GATHER_BLOCK = 256  # trials at a time: both blocks of 512-d embeddings stay in the second-level cache
 PRODUCT_BLOCK = 1 << 24  # cells of the score matrix at a time

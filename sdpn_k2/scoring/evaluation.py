@@ -9,7 +9,7 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import Intervals, bootstrap_intervals, trial_speakers
-from sdpn_k2.scoring.trials import check_labels_agree, match_scores, read_scores, read_trials
+from sdpn_k2.scoring.trial_list import check_labels_agree, match_scores, read_scores, read_trials
 
 
 @dataclass(frozen=True)

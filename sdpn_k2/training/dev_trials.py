@@ -16,7 +16,7 @@ from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
 from sdpn_k2.scoring.metrics import ErrorRates, eer
-from sdpn_k2.scoring.trials import read_trials
+from sdpn_k2.scoring.trial_list import read_trials
 from sdpn_k2.signal.front_end import front_end
 
 
