@@ -45,7 +45,7 @@ def score(
     OUT gets lines "enroll test score" (- is the standard output); with a name in .npy and without --trials it gets the
     score matrix, float32, rows and columns in the order of the tables.
     """
-    from sdpn_k2.scoring.score_tables import Preparation, score_tables
+    from sdpn_k2.scoring.score_tables import Normalization, Preparation, score_tables
 
     if (norm is None) != (cohort is None):
         raise click.UsageError("--norm and --cohort need each other")
@@ -58,12 +58,8 @@ def score(
         test,
         trials,
         output,
-        Preparation(mean, whiten, transform),
-        enroll_spk2utt,
-        norm,
-        cohort,
-        cohort_clusters,
-        top_n,
-        seed,
+        preparation=Preparation(mean, whiten, transform),
+        enroll_spk2utt=enroll_spk2utt,
+        norm=Normalization(norm, cohort, cohort_clusters, top_n, seed) if norm else None,
     )
     click.echo(f"scored {count} trials", err=True)
