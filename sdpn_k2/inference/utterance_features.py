@@ -76,8 +76,6 @@ def _computed(data_dir: Path, sample_rate: int, front_end: FrontEnd) -> Iterator
             continue
         key, samples = item
         try:
-            if isinstance(samples, InputError):
-                raise samples
             yield key, compute_features(front_end, samples)
         except InputError as error:
             yield Skipped(key, str(error))
