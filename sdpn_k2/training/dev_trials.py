@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sdpn_k2.config import Config
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.inference.utterance_features import read_features
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
@@ -37,9 +37,10 @@ class DevTrials:
         _, utterances = read_features(data_dir, config.features, front_end(config.features).to(device))
         self.ids: List[str] = []
         self.fbanks: List[torch.Tensor] = []
-        for name, features in utterances:
-            if isinstance(features, InputError):
-                raise InputError(f"{data_dir}: {name}: {features}")
+        for item in utterances:
+            if isinstance(item, Skipped):
+                raise InputError(f"{data_dir}: {item.key}: {item.reason}")
+            name, features = item
             if len(features) < EcapaTdnn.MIN_FRAMES or not torch.isfinite(features).all():
                 raise InputError(
                     f"{data_dir}: {name}: {len(features)} frames, some NaN or infinite, or fewer than "
