@@ -42,4 +42,4 @@ def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int,
         raise InputError(f"'{name}' cannot begin a key, for it has white space: say what keys begin with: --name NAME")
     log_to()
     extractor = Extractor.load(checkpoint, start_process(device).device)
-    embed_stream(extractor, audio, output, name, cut, channel)
+    embed_stream(extractor, audio, output, key=name, windowing=cut, channel=channel)
