@@ -1,33 +1,54 @@
-"""Options that several commands share."""
+"""Options and argument types that several commands share."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Callable, TypeVar
 
 import click
 
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE_OR_FOLDER = click.Path(path_type=Path)
 
-def config_options(command):
-    """``--config FILE`` and ``--set section.key=value``, passed on as ``config_path`` and ``overrides``."""
-    command = click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: --set train.batch_size=128."
-    )(command)
-    return click.option(
-        "--config", "config_path", type=click.Path(dir_okay=False), help="YAML file; its keys override the defaults."
-    )(command)
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto: a GPU where there is one."
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Make one decorator of several options, which the help lists in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def command_line() -> str:
+    """Return this process's command line, for results that record how they were made."""
+    return "sdpn-k2 " + shlex.join(sys.argv[1:])
+
+
+# Passed on as config_path and overrides, the arguments of sdpn_k2.config.load_config.
+config_options = together(
+    click.option(
+        "--config", "config_path", type=click.Path(dir_okay=False), help="YAML file whose keys override the defaults."
+    ),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override one key, such as train.batch_size=128. Repeatable.",
+    ),
 )
 
-
-def window_options(command):
-    """``--window``, ``--shift`` and ``--min-window``, in seconds."""
-    for option in (
-        click.option("--min-window", default=0.5, show_default=True, metavar="SECONDS", help="Least length at an end."),
-        click.option("--shift", default=0.75, show_default=True, metavar="SECONDS", help="From window to window."),
-        click.option("--window", default=1.5, show_default=True, metavar="SECONDS", help="Length of a window."),
-    ):
-        command = option(command)
-    return command
-
+device_option = click.option(
+    "--device",
+    default="auto",
+    help="Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one).",
+)
 
 checkpoint_option = click.option(
     "--checkpoint",
@@ -36,5 +57,36 @@ checkpoint_option = click.option(
     envvar="SDPN_K2_CHECKPOINT",
     show_envvar=True,
     metavar="PATH",
-    help="A checkpoint, or an experiment folder (its final.pt).",
+    help="Checkpoint, or experiment folder with a final.pt.",
 )
+
+channel_option = click.option(
+    "--channel", type=click.IntRange(min=0), default=0, help="Channel to use in multi-channel files (0-based)."
+)
+
+max_duration_option = click.option(
+    "--max-duration",
+    default=60.0,
+    metavar="SECONDS",
+    help="Longest piece to embed at once; longer recordings are embedded in chunks and averaged.",
+)
+
+# Passed on as window, shift and min_window, the fields of Windowing.
+window_options = together(
+    click.option("--window", default=1.5, metavar="SECONDS", help="Length of a window."),
+    click.option("--shift", default=0.75, metavar="SECONDS", help="Time from one window to the next."),
+    click.option("--min-window", default=0.5, metavar="SECONDS", help="Shortest window at the end of a segment."),
+)
+
+manifests_option = click.option(
+    "--manifests",
+    type=FOLDER,
+    show_default="the folder of CUTS",
+    help="Folder of recordings_{noise,speech,music,rir}.jsonl.gz for augmentation.",
+)
+
+mean_option = click.option(
+    "--mean", metavar="FILE", help="Vector to subtract from every embedding, such as the recipe's mean.vec."
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
