@@ -68,7 +68,7 @@ max_duration_option = click.option(
     "--max-duration",
     default=60.0,
     metavar="SECONDS",
-    help="Longest piece to embed at once; longer recordings are embedded in chunks and averaged.",
+    help="Longest recording to embed in one piece; longer ones are split, and their embeddings averaged.",
 )
 
 # Passed on as window, shift and min_window, the fields of Windowing.

@@ -39,7 +39,9 @@ def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str,
     CUTS is a manifest from select-cuts or a folder from shar. Checkpoints, logs and metrics go into the folder EXP.
 
     SIGTERM and SIGUSR1 write a checkpoint and end the run with exit status 75; the same command continues it. For
-    several processes, use torchrun --nproc-per-node N -m sdpn_k2 train …
+    several processes:
+
+        torchrun --nproc-per-node N -m sdpn_k2 train CUTS EXP …
     """
     from sdpn_k2.config import load_config
     from sdpn_k2.device import start_process
