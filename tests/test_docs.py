@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import sdpn_k2
+from sdpn_k2.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -56,6 +57,12 @@ def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_commands_that_exist(page):
+    named = set(re.findall(r"\bsdpn-k2 ([a-z][\w-]*)", page.read_text(encoding="utf-8")))
+    assert named - set(COMMANDS) <= ({"multi-crop"} if page.name == "CHANGELOG.md" else set())
 
 
 def test_every_page_is_in_the_navigation():
