@@ -528,7 +528,7 @@ def test_directories_that_are_not_valid(shared, tmp_path):
     refused("utt2spk:2: .* is not in C-locale order", utt2spk="b x\na x\n")
     refused("wav.scp: 8 of 9 ids in .*utt2spk are missing", wav_scp=wav.splitlines(keepends=True)[0])
     refused("segments:1: .* goes from 2 to 1 s: it must end after", segments=everyone.replace("0 1", "2 1", 1))
-    refused(f"segments: '{names[0]}' ends at 1000 s, but recording", segments=everyone.replace("0 1", "0 1000", 1))
+    refused(f"segments: '{names[0]}': goes from 0 to 1000 s, but recording", segments=everyone.replace("0 1", "0 1000", 1))
     refused("segments:1: recording 'nobody' is not in", segments=everyone.replace(f" {names[0]}", " nobody", 1))
     refused(r"wav.scp: recording '.*' cannot be read", wav_scp=wav.replace(".flac", ".gone", 1))
     channels = "".join(f"{name} {name} 1\n" for name in names)

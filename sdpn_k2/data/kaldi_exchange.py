@@ -22,9 +22,9 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.kaldi.datadir.data_dir import Segment, read_map, read_numbers, validate, write_data_dir
-from sdpn_k2.kaldi.datadir.utterances import MAX_OVERSHOOT, Part, read_parts
+from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, sample_range
 from sdpn_k2.kaldi.features.wave import parse_to_wav, read_header, to_wav_command
 from sdpn_k2.kaldi.formats.io import open_input, split_offset
 
@@ -274,7 +274,7 @@ def read_kaldi_dir(directory: Path) -> Tuple[List[Recording], List[SupervisionSe
     for part in parts:
         recording, channel = files[part.recording]
         kept = part.channel is None and part.recording != _entry(recording, channel, used[recording])
-        start, duration = _times(part, by_id[recording].duration, durations.get(part.utterance), directory)
+        start, duration = _times(part, by_id[recording], durations.get(part.utterance), directory)
         speaker = tables["utt2spk"][part.utterance]
         supervisions.append(
             SupervisionSegment(
@@ -366,20 +366,12 @@ def _format(entry: str) -> Tuple[int, int, int]:
     return header.rate, samples, header.channels
 
 
-def _times(part: Part, length: float, exact: Optional[float], directory: Path) -> Tuple[float, float]:
+def _times(part: Part, recording: Recording, exact: Optional[float], directory: Path) -> Tuple[float, float]:
     """Start and duration. A segment may overshoot the recording's end a little, as for Kaldi."""
-    if part.end > length + MAX_OVERSHOOT:
-        raise InputError(
-            f"{directory / 'segments'}: '{part.utterance}' ends at {part.end:g} s, but recording "
-            f"'{part.recording}' lasts {length:g} s"
-        )
-    end = length if part.end == -1 else min(part.end, length)
+    with error_context(f"{directory / 'segments'}: '{part.utterance}'"):
+        sample_range(part, recording.sampling_rate, recording.num_samples)
+    end = recording.duration if part.end == -1 else min(part.end, recording.duration)
     duration = round(end - part.start, 9)
     if exact is not None and abs(exact - duration) < DURATION_TOLERANCE:
         duration = exact
-    if duration <= 0:
-        raise InputError(
-            f"{directory / 'segments'}: '{part.utterance}' begins at {part.start:g} s, but recording "
-            f"'{part.recording}' lasts {length:g} s"
-        )
     return part.start, duration
