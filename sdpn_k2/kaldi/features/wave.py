@@ -21,6 +21,7 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.formats import log
+from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
 from sdpn_k2.pcm import INT16_SCALE, to_int16
 
@@ -256,3 +257,19 @@ def _read_format(stream: InputStream, size: int, endian: str) -> Tuple[int, int]
     if align != 2 * channels or byte_rate != rate * align:
         raise stream.fail(f"{channels} channels at {rate} Hz, but {align} bytes per sample and {byte_rate} per second")
     return rate, channels
+
+
+# The kinds "wave" and "wave_duration" of tables
+
+
+def _run_duration(command: str) -> Optional[float]:
+    wave = read_command(command)
+    return None if wave is None else wave.duration
+
+
+def _refuse_to_write(value: object, binary: bool) -> bytes:
+    raise InputError("a duration cannot be written as a wave file")
+
+
+HOLDERS["wave"] = Holder(read_wave, lambda wave, binary: encode_wave(wave), marked=False, run=read_command)
+HOLDERS["wave_duration"] = Holder(read_duration, _refuse_to_write, marked=False, run=_run_duration)
