@@ -15,10 +15,9 @@ def calibrate(trials, scores, calibration, p_target):
     CALIBRATION (JSON), for "sdpn-k2 apply-calibration".
     """
     from sdpn_k2.scoring.calibration import stack_scores, train_calibration, write_calibration
-    from sdpn_k2.scoring.trials import check_labels_agree, read_trials
+    from sdpn_k2.scoring.evaluation import read_labelled_trials
 
-    labelled = read_trials(trials)
-    check_labels_agree(labelled)
+    labelled = read_labelled_trials(trials)
     trained = train_calibration(stack_scores(scores, labelled), labelled.labels(), p_target)
     write_calibration(calibration, trained)
     weights = " ".join(f"{weight:.6g}" for weight in trained.weights)

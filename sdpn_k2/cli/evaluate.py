@@ -41,9 +41,17 @@ def evaluate(scores, trials, p_targets, c_miss, c_fa, evaluations, utt2spk, as_j
     import json
 
     from sdpn_k2.errors import InputError
-    from sdpn_k2.scoring.evaluation import summarise
+    from sdpn_k2.scoring.evaluation import evaluate_scores
 
     if scores == trials == "-":
         raise InputError("SCORES and TRIALS cannot both be standard input")
-    summary = summarise(scores, trials, p_targets, c_miss, c_fa, evaluations, utt2spk)
-    click.echo(json.dumps(summary.as_dict(), indent=2, allow_nan=False) if as_json else summary.table(), nl=as_json)
+    figures = evaluate_scores(
+        scores,
+        trials,
+        p_targets=p_targets,
+        c_miss=c_miss,
+        c_fa=c_fa,
+        evaluations=evaluations,
+        utt2spk=utt2spk,
+    )
+    click.echo(json.dumps(figures.as_dict(), indent=2, allow_nan=False) if as_json else figures.table(), nl=as_json)

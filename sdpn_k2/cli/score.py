@@ -48,7 +48,7 @@ def score(
     OUT gets lines "enroll test score"; - is standard output. Without --trials, a name in .npy gets the score matrix
     instead: float32, with rows and columns in the order of the tables.
     """
-    from sdpn_k2.scoring.score_tables import Preparation, score_tables
+    from sdpn_k2.scoring.score_tables import Normalization, Preparation, score_tables
 
     if (norm is None) != (cohort is None):
         raise click.UsageError("--norm and --cohort need each other")
@@ -61,12 +61,8 @@ def score(
         test,
         trials,
         output,
-        Preparation(mean, whiten, transform),
-        enroll_spk2utt,
-        norm,
-        cohort,
-        cohort_clusters,
-        top_n,
-        seed,
+        preparation=Preparation(mean, whiten, transform),
+        enroll_spk2utt=enroll_spk2utt,
+        norm=Normalization(norm, cohort, cohort_clusters, top_n, seed) if norm else None,
     )
     click.echo(f"scored {count} trials", err=True)

@@ -30,13 +30,12 @@ import numpy as np
 from sdpn_k2.data.cuts import write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output, make_folder
+from sdpn_k2.kaldi.backend.trials import Trial, read_trials
 from sdpn_k2.kaldi.datadir.data_dir import (
     RECORDING_TABLES,
     SPEAKER_TABLES,
     UTTERANCE_TABLES,
-    Trial,
     byte_order,
-    read_trials,
     trial_lists,
     write_data_dir,
     write_map,

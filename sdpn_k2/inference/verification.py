@@ -57,7 +57,7 @@ def verify(
         InputError: all that ``Embedder.embed`` raises; no enrolment recording; an impossible prior; a calibration of
             several systems.
     """
-    CostModel(p_target).check()
+    CostModel(p_target)  # raises InputError for an impossible prior
     if isinstance(enroll, (str, Path)):
         enroll = [enroll]
     if not len(enroll):

@@ -31,7 +31,7 @@ from sdpn_k2.data.manifests import (
     write_trials,
 )
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir.data_dir import Trial
+from sdpn_k2.kaldi.backend.trials import Trial
 
 EVAL_SET = "vox1"
 # Our name of a trial list → what the file is called where it is published.
