@@ -41,5 +41,5 @@ def extract_windows(
 
     log_to()
     extractor = Extractor.load(checkpoint, start_process(device).device)
-    made = extract_all(extractor, data_dir, output, Windowing(**windowing), layout, backend)
+    made = extract_all(extractor, data_dir, output, Windowing(**windowing), layout=layout, backend=backend)
     click.echo(f"{output}: {made.windows} windows of {made.segments} segments in {made.recordings} recordings")

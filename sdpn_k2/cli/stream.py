@@ -37,4 +37,4 @@ def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int,
         raise InputError(f"'{name}' has white space, which a key cannot have; choose another start with --name")
     log_to()
     extractor = Extractor.load(checkpoint, start_process(device).device)
-    embed_stream(extractor, audio, output, name, cut, channel)
+    embed_stream(extractor, audio, output, key=name, windowing=cut, channel=channel)

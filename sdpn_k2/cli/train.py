@@ -55,7 +55,7 @@ def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str,
     if process.is_main:
         log_to(exp / "train.log")
     try:
-        final = Trainer(config, cuts, manifests or cuts.parent, exp, process, resume, dev, init).run()
+        final = Trainer(config, cuts, manifests or cuts.parent, exp, process, resume=resume, dev=dev, init=init).run()
     except Interrupted as error:
         logging.getLogger(__name__).warning("%s", error)
         sys.exit(EXIT_INTERRUPTED)

@@ -59,5 +59,6 @@ def vad(
         round(min_speech / SHIFT_SECONDS), round(min_nonspeech / SHIFT_SECONDS), to_speech_cost, to_nonspeech_cost
     )
     decode = find_decoder(backend)
-    summary = detect_speech(data, output, topology, decode, start_process(device).device, log_likelihoods)
+    chosen = start_process(device).device
+    summary = detect_speech(data, output, topology, decode, device=chosen, log_likelihoods=log_likelihoods)
     click.echo(f"{output}: {summary.lines()}")

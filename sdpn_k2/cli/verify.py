@@ -39,7 +39,9 @@ def verify(checkpoint, mean, calibration, p_target, channel, as_json, device, en
     trained = read_calibration(calibration) if calibration else None
     subtracted = read_object(mean, "vector") if mean else None
     embedder = Embedder.load(checkpoint, start_process(device).device)
-    verdict = verify_recordings(embedder, enroll, test, subtracted, trained, p_target, channel)
+    verdict = verify_recordings(
+        embedder, enroll, test, mean=subtracted, calibration=trained, p_target=p_target, channel=channel
+    )
     if as_json:
         click.echo(json.dumps(asdict(verdict)))
         return
