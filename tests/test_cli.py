@@ -89,7 +89,7 @@ def test_help_imports_nothing_heavy(arguments):
         "sdpn_k2.cli",
         "sdpn_k2.errors",
         *(f"sdpn_k2.cli.{cli.object_name(name)}" for name in COMMANDS),
-        "sdpn_k2.cli.options",
+        "sdpn_k2.cli.shared_options",
         "sdpn_k2.kaldi",
         "sdpn_k2.kaldi.tools",
     }

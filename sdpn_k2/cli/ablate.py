@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import FOLDER, command_line, config_options, device_option, together
+from sdpn_k2.cli.shared_options import FOLDER, command_line, config_options, device_option, together
 from sdpn_k2.cli.train import EXIT_INTERRUPTED
 
 # The options that decide which trainings there are.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import FILE_OR_FOLDER, config_options, device_option, manifests_option
+from sdpn_k2.cli.shared_options import FILE_OR_FOLDER, config_options, device_option, manifests_option
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 import click
 
-from sdpn_k2.cli.options import json_option
+from sdpn_k2.cli.shared_options import json_option
 
 
 @click.command("eval")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import FILE, FOLDER, device_option, max_duration_option
+from sdpn_k2.cli.shared_options import FILE, FOLDER, device_option, max_duration_option
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 import click
 
-from sdpn_k2.cli.options import channel_option, together
+from sdpn_k2.cli.shared_options import channel_option, together
 from sdpn_k2.errors import InputError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import command_line
+from sdpn_k2.cli.shared_options import command_line
 
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

@@ -2,7 +2,7 @@
 
 import click
 
-from sdpn_k2.cli.options import mean_option
+from sdpn_k2.cli.shared_options import mean_option
 
 
 @click.command("score")

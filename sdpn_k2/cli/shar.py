@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import FILE, FILE_OR_FOLDER
+from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER
 
 
 @click.command()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import FILE, channel_option, device_option, window_options
+from sdpn_k2.cli.shared_options import FILE, channel_option, device_option, window_options
 from sdpn_k2.errors import InputError
 
 

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from sdpn_k2.cli.options import channel_option
+from sdpn_k2.cli.shared_options import channel_option
 
 
 @click.command()

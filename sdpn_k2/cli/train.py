@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import FILE, FILE_OR_FOLDER, FOLDER, config_options, device_option, manifests_option
+from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER, FOLDER, config_options, device_option, manifests_option
 
 # EX_TEMPFAIL of sysexits.h: the same command goes on. Schedulers requeue on it.
 EXIT_INTERRUPTED = 75

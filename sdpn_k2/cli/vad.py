@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import FOLDER, device_option
+from sdpn_k2.cli.shared_options import FOLDER, device_option
 from sdpn_k2.errors import InputError
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from sdpn_k2.cli.options import channel_option, checkpoint_option, device_option, json_option, mean_option
+from sdpn_k2.cli.shared_options import channel_option, checkpoint_option, device_option, json_option, mean_option
 
 
 @click.command("verify")
