@@ -27,8 +27,8 @@ from lhotse.utils import fastcopy
 from tiny_models import write_data, write_model
 
 from sdpn_k2.cli import cli
-from sdpn_k2.data.cuts import load_manifest, write_manifest
 from sdpn_k2.data.kaldi_exchange import read_kaldi_dir, write_kaldi_dir
+from sdpn_k2.data.manifest_files import load_manifest, write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi import tools
 from sdpn_k2.kaldi.datadir import data_dir_ops

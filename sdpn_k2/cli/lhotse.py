@@ -28,8 +28,8 @@ def to_kaldi(recordings: Path, supervisions: Path, data_dir: Path, prefix_speake
     """
     from lhotse import RecordingSet, SupervisionSet
 
-    from sdpn_k2.data.cuts import load_manifest
     from sdpn_k2.data.kaldi_exchange import write_kaldi_dir
+    from sdpn_k2.data.manifest_files import load_manifest
 
     written = write_kaldi_dir(
         load_manifest(recordings, RecordingSet), load_manifest(supervisions, SupervisionSet), data_dir, prefix_speaker
@@ -47,8 +47,8 @@ def from_kaldi(data_dir: Path, manifests: Path) -> None:
 
     A directory called NAME becomes MANIFESTS/recordings_NAME.jsonl.gz and supervisions_NAME.jsonl.gz.
     """
-    from sdpn_k2.data.cuts import write_manifest
     from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
+    from sdpn_k2.data.manifest_files import write_manifest
     from sdpn_k2.files import make_folder
 
     recordings, supervisions = read_kaldi_dir(data_dir)
@@ -67,7 +67,7 @@ def export_feats(cuts: Path, data_dir: Path) -> None:
 
     The stored features of CUTS go into DATA_DIR.
     """
-    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import export_features
 
     click.echo(f"{data_dir}/feats.scp: {export_features(load_manifest(cuts), data_dir)} utterances")
@@ -83,7 +83,7 @@ def attach(cuts: Path, xvectors: str, output: Path) -> None:
     CUTS are written to OUTPUT with the vectors of XVECTORS (a Kaldi rspecifier) as cut.xvector. The arrays go into a
     folder beside it: NAME.xvectors for NAME.jsonl.gz.
     """
-    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import attach_xvectors
 
     storage = output.with_name(re.sub(r"\.jsonl(\.gz)?$", "", output.name) + ".xvectors").resolve()
@@ -99,7 +99,7 @@ def export(cuts: Path, output: str) -> None:
 
     cut.xvector of CUTS goes to OUTPUT, a Kaldi wspecifier such as ark,scp:xvector.ark,xvector.scp.
     """
-    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import export_xvectors
 
     counts = export_xvectors(load_manifest(cuts), output)

@@ -14,7 +14,7 @@ import torch
 from lhotse import SupervisionSegment
 from torch import Tensor
 
-from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.datadir.data_dir import read_map, validate, write_map

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sdpn_k2.config import Config
-from sdpn_k2.data.multi_crop import PREFETCHED_BATCHES, MultiCropBatch
+from sdpn_k2.data.multi_crop import PREFETCHED_BATCHES, MultiCropBatch, multi_crop_loader
 from sdpn_k2.device import Process
 from sdpn_k2.errors import InputError
 from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
@@ -83,14 +83,15 @@ def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, e
         yield from _data(trainer)
 
         start = time.perf_counter()
-        batch = trainer.dataset[next(iter(trainer.batches))]
+        batch = next(multi_crop_loader(trainer.dataset, trainer.batches, workers=0, pin=False))
         loading_seconds = time.perf_counter() - start
         if batch.skipped:
-            text = f"{len(batch.skipped)} unusable utterances in the first batch; the first: {batch.skipped[0]}"
+            key, reason = batch.skipped[0]
+            text = f"{len(batch.skipped)} unusable utterances in the first batch; the first is '{key}': {reason}"
             yield Finding("problem", text)
 
         step_seconds = trainer.time_steps(batch, TIMED_STEPS)
-        speed = f"{step_seconds:.2f} s, {trainer.share / step_seconds:.0f} utterances/s"
+        speed = f"{step_seconds:.2f} s, {trainer.batches.share / step_seconds:.0f} utterances/s"
         yield Finding("ok", f"one step: {speed}; peak memory {trainer.peak_memory_gb():.1f} GB")
         yield from _loading(config, batch, loading_seconds, step_seconds)
         yield Finding("ok", f"whole run: about {step_seconds * trainer.num_steps / 3600:.1f} h")

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from sdpn_k2.config import Config, config_to_yaml
 from sdpn_k2.data.banks import Banks
-from sdpn_k2.data.cuts import CutTable, check_crop_lengths
+from sdpn_k2.data.cut_selection import check_crop_lengths
+from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches, multi_crop_loader
 from sdpn_k2.data.shar import SharTable
 from sdpn_k2.device import Process
@@ -127,7 +128,6 @@ class Trainer:
             rank=process.rank,
             world_size=process.world_size,
         )
-        self.share = config.train.batch_size // process.world_size
 
     def _check_settings(self, dev: Optional[Path]) -> None:
         """Raise InputError where the configuration does not suit the data, the processes or this torch."""
@@ -138,10 +138,11 @@ class Trainer:
                 f"train.epochs = {train.epochs:g} is less than one step, as an epoch has "
                 f"{self.batches.steps_per_epoch}: raise it, or set train.steps"
             )
-        if self.share % (train.micro_batch_size or self.share):
+        share = self.batches.share
+        if share % (train.micro_batch_size or share):
             raise InputError(
                 f"train.micro_batch_size = {train.micro_batch_size} does not divide a process's share of the batch, "
-                f"{self.share} utterances"
+                f"{share} utterances"
             )
         if dev is not None and train.evaluate_every % train.checkpoint_every:
             raise InputError(
@@ -311,8 +312,8 @@ class Trainer:
     def _gradients(self, global_view: Tensor, local_views: Tensor, diagnose: bool) -> Dict[str, Tensor]:
         """Add the gradients of a batch to the parameters' ``grad``; return its statistics."""
         precision = autocast(self.config.train.precision, self.process.device)
-        size = self.config.train.micro_batch_size or self.share
-        if size < self.share:
+        size = self.config.train.micro_batch_size or self.batches.share
+        if size < self.batches.share:
             _, statistics = micro_batch_gradients(
                 self.model, global_view, local_views, size=size, precision=precision, diagnose=diagnose
             )
@@ -333,8 +334,7 @@ class Trainer:
     def _note_skipped(self, batch: MultiCropBatch) -> None:
         """Log utterances that are skipped for the first time. Raises InputError when there are too many."""
         self._recent_ids.append(batch.ids)
-        for message in batch.skipped:
-            skipped = Skipped(*message.split(": ", 1))
+        for skipped in batch.skipped:
             if skipped.key not in self._skipped:
                 self._skipped[skipped.key] = skipped
                 log.warning("skipped utterance %s: %s", skipped.key, skipped.reason)
@@ -396,12 +396,13 @@ class Trainer:
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:
-            size = self.config.train.micro_batch_size or self.share
-            smaller = max((n for n in range(2, size // 2 + 1) if self.share % n == 0), default=None)
+            share = self.batches.share
+            size = self.config.train.micro_batch_size or share
+            smaller = max((n for n in range(2, size // 2 + 1) if share % n == 0), default=None)
             advice = (
                 f"use --set train.micro_batch_size={smaller} (the batch itself stays the same)"
                 if smaller is not None
-                else f"no smaller micro-batch divides a process's {self.share} utterances; use another train.batch_size"
+                else f"no smaller micro-batch divides a process's {share} utterances; use another train.batch_size"
             )
             raise InputError(f"the GPU's memory is too small for {size} utterances at once: {advice}") from error
 
