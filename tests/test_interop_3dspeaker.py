@@ -66,7 +66,7 @@ def relative(ours, theirs):
 
 
 def load_teacher(checkpoint):
-    teacher = Branch(checkpoint.config).eval()
+    teacher = Network(checkpoint.config).eval()
     weights = checkpoint.model.items()
     teacher.load_state_dict({name[8:]: value for name, value in weights if name.startswith("teacher.")})
     return teacher
