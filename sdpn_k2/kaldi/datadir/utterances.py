@@ -40,6 +40,9 @@ class Misfit(InputError):
         self.warning = warning
 
 
+_Item = Union[Tuple[str, np.ndarray], Skipped]  # an utterance and its samples, or why it has none
+
+
 # Reading
 
 
@@ -61,14 +64,12 @@ def read_parts(data_dir: Path) -> List[Part]:
             raise InputError(f"{where}: recording '{segment.recording}' is not in {data_dir / 'wav.scp'}")
         channel = value.split()[3:]
         if channel and not channel[0].isdigit():
-            raise InputError(f"{where}: '{channel[0]}' is no channel, counted from 0")
+            raise InputError(f"{where}: '{channel[0]}' is not a valid channel (expected 0, 1, …)")
         parts.append(Part(utterance, *segment, int(channel[0]) if channel else None))
     return parts
 
 
-def read_utterances(
-    data_dir: Path, sample_rate: int, threads: int = 4
-) -> Iterator[Union[Tuple[str, np.ndarray], Skipped]]:
+def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4) -> Iterator[_Item]:
     """Yield each utterance with its samples, float32 ``(n,)`` in ±1, or :class:`Skipped` where they cannot be read.
 
     Consecutive utterances of one recording read it once. ``threads`` recordings are read ahead.
@@ -79,7 +80,7 @@ def read_utterances(
     entries = read_map(data_dir / "wav.scp")
     groups = itertools.groupby(read_parts(data_dir), key=lambda part: part.recording)
     with ThreadPoolExecutor(threads) as pool:
-        pending: Deque[Future[List[Union[Tuple[str, np.ndarray], Skipped]]]] = deque()
+        pending: Deque[Future[List[_Item]]] = deque()
         for recording, parts in groups:
             pending.append(pool.submit(_read_recording, entries[recording], list(parts), sample_rate))
             if len(pending) > threads:
@@ -94,7 +95,7 @@ def read_wave_entry(entry: str) -> Wave:
     return read_object(entry, "wave") if wave is None else wave
 
 
-def _read_recording(entry: str, parts: List[Part], sample_rate: int) -> List[Union[Tuple[str, np.ndarray], Skipped]]:
+def _read_recording(entry: str, parts: List[Part], sample_rate: int) -> List[_Item]:
     try:
         wave = read_wave_entry(entry)
         if wave.rate != sample_rate:
@@ -104,7 +105,7 @@ def _read_recording(entry: str, parts: List[Part], sample_rate: int) -> List[Uni
             )
     except InputError as error:
         return [Skipped(part.utterance, str(error)) for part in parts]
-    results: List[Union[Tuple[str, np.ndarray], Skipped]] = []
+    results: List[_Item] = []
     for part in parts:
         try:
             results.append((part.utterance, from_int16(cut_part(wave, part))))
@@ -129,11 +130,11 @@ def cut_part(wave: Wave, part: Part, *, max_overshoot: float = MAX_OVERSHOOT, mi
     """
     channels, length = wave.samples.shape
     if part.channel is None and channels > 1:
-        raise InputError(f"recording {part.recording} has {channels} channels: name one in segments or in wav.scp")
+        raise InputError(f"recording {part.recording} has {channels} channels; choose one in segments or in wav.scp")
     channel = part.channel or 0
     if channel >= channels:
         raise Misfit(
-            f"recording {part.recording} has {channels} channels, counted from 0; no {channel}",
+            f"recording {part.recording} has {channels} channels, so there is no channel {channel} (0-based)",
             f"Invalid channel {channel} >= {channels}, processing segment {part.utterance}",
         )
     first, end = sample_range(part, wave.rate, length, max_overshoot=max_overshoot, min_length=min_length)
