@@ -1,12 +1,10 @@
-"""The command line of the small scripts in utils/: ``script.pl [options] arguments``, with help and error messages."""
-
-from __future__ import annotations
+"""The command line of the small scripts in utils/: ``script.pl [options] arguments``, with help and one-line errors."""
 
 import os
 import signal
 import sys
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NoReturn, Optional, Tuple
 
 from sdpn_k2.errors import InputError
 
@@ -14,59 +12,64 @@ from sdpn_k2.errors import InputError
 def run(
     main: Callable[..., Any],
     usage: str,
+    *,
     arguments: Tuple[int, Optional[int]],
     flags: Iterable[str] = (),
     values: Optional[Mapping[str, str]] = None,
-) -> None:
-    """Call ``main(options, *arguments)`` with the command line, and exit; an InputError becomes one line and status 1.
+) -> NoReturn:
+    """Call ``main(options, *arguments)`` with this process's command line, and exit.
+
+    The exit status is what ``main`` returns, or 1 after one line on stderr if it raises InputError or OSError.
 
     Args:
-        usage: the text that --help prints.
-        arguments: fewest and most positional arguments (None: no limit).
-        flags: options without a value, such as ``--exclude``; options.exclude is True if it is given.
+        main: the script.
+        usage: the text for --help.
+        arguments: fewest and most arguments (None: no limit).
+        flags: options without a value, such as ``--exclude``: options.exclude is True if it is given.
         values: options with a value, such as ``--utt-prefix x`` or ``--utt-prefix=x``, and their defaults.
     """
-    # Like any filter, end quietly when the reader of a pipe has gone away.
+    # Like any filter, end quietly when the reader of a pipe ends.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         options, words = _parse(sys.argv[1:], usage, list(flags), dict(values or {}))
-        least, most = arguments
-        if len(words) < least or (most is not None and len(words) > most):
+        fewest, most = arguments
+        if len(words) < fewest or (most is not None and len(words) > most):
             raise InputError(f"wrong number of arguments ({len(words)}); --help shows the usage")
         sys.exit(main(options, *words))
     except InputError as error:
-        fail(str(error))
+        warn(str(error))
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        warn(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def fail(message: str) -> None:
-    """Print a message on standard error, and exit with status 1."""
-    warn(message)
     sys.exit(1)
 
 
-def tell(message: str) -> None:
-    """Print a message after the name of the script."""
-    print(f"{os.path.basename(sys.argv[0])}: {message}")
+def info(message: str) -> None:
+    """Print a message to stdout, after the script's name."""
+    print(f"{_script_name()}: {message}")
 
 
 def warn(message: str) -> None:
-    """Print a message after the name of the script on standard error."""
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    """Print a message to stderr, after the script's name."""
+    print(f"{_script_name()}: {message}", file=sys.stderr)
+
+
+def _script_name() -> str:
+    """Return the name that recipes call: x.sh for an x.py that has an x.sh beside it."""
+    path, extension = os.path.splitext(sys.argv[0])
+    return os.path.basename(f"{path}.sh" if extension == ".py" and os.path.exists(f"{path}.sh") else sys.argv[0])
 
 
 def whole_number(text: str, what: str, least: int = 0) -> int:
-    """Parse a whole number of at least ``least``; ``what`` names it in the error."""
+    """Return the number in ``text``; ``what`` names it in the error."""
     if not text.isdigit() or int(text) < least:
         raise InputError(f"{what} must be a whole number of at least {least}, got '{text}'")
     return int(text)
 
 
 def number(text: str, what: str) -> float:
-    """Parse a number that is not negative; ``what`` names it in the error."""
+    """Return the number in ``text``, which must not be negative; ``what`` names it in the error."""
     try:
         value = float(text)
     except ValueError:
@@ -77,7 +80,7 @@ def number(text: str, what: str) -> float:
 
 
 def read_lines(path: str) -> List[bytes]:
-    """Read all lines of a file, or of standard input for "-", each with its line end."""
+    """Return all lines of a file, or of standard input for "-"; each ends with a newline."""
     if path == "-":
         lines = sys.stdin.buffer.readlines()
     else:
@@ -95,7 +98,7 @@ def _parse(argv: List[str], usage: str, flags: List[str], values: Dict[str, str]
     for word in rest:
         key, equals, value = word.partition("=")
         if key.startswith("--"):
-            key = key.replace("_", "-")  # both are the same, as in parse_options.sh
+            key = key.replace("_", "-")  # parse_options.sh accepts both, too
         if word in ("--help", "-h"):
             print(usage.strip())
             sys.exit(0)

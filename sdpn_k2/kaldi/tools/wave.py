@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.datadir.utterances import Misfit, Part, cut_part
 from sdpn_k2.kaldi.features.wave import Wave
 from sdpn_k2.kaldi.formats.io import open_input
 from sdpn_k2.kaldi.formats.log import log, vlog, warn
@@ -21,16 +22,6 @@ from sdpn_k2.kaldi.formats.tables import (
 )
 from sdpn_k2.kaldi.tools.command_line import Option, tool
 from sdpn_k2.pcm import INT16_SCALE
-
-
-class _Segment(NamedTuple):
-    """A line of a segments file: seconds; an end of -1 means the end of the recording."""
-
-    name: str
-    recording: str
-    start: float
-    end: float
-    channel: Optional[int]
 
 
 @tool(
@@ -63,19 +54,24 @@ def extract_segments(
                 if segment is None:
                     continue
                 if segment.recording not in recordings:
-                    warn(f"Could not find recording {segment.recording}, skipping segment {segment.name}")
+                    warn(f"Could not find recording {segment.recording}, skipping segment {segment.utterance}")
                     continue
                 if segment.recording != recording:  # the segments of a recording are usually neighbours
                     recording, wave = segment.recording, recordings[segment.recording]
-                part = _cut(wave, segment, options)
-                if part is not None:
-                    writer.write(segment.name, part)
-                    done += 1
+                try:
+                    samples = cut_part(
+                        wave, segment, max_overshoot=options.max_overshoot, min_length=options.min_segment_length
+                    )
+                except Misfit as error:
+                    warn(error.warning)
+                    continue
+                writer.write(segment.utterance, Wave(samples[None], wave.rate))
+                done += 1
     log(f"Successfully processed {done} lines out of {lines} in the segments file. ")
 
 
-def _parse_segment(line: str) -> Optional[_Segment]:
-    """Parse a line of a segments file; return None after a warning if it is not valid."""
+def _parse_segment(line: str) -> Optional[Part]:
+    """Parse a line of a segments file; return None after a warning in Kaldi's words if it is not valid."""
     words = line.split()
     if len(words) not in (4, 5):
         warn(f"Invalid line in segments file: {line}")
@@ -95,37 +91,7 @@ def _parse_segment(line: str) -> Optional[_Segment]:
     except ValueError:
         warn(f"Invalid line in segments file [{fault}]: {line}")
         return None
-    return _Segment(words[0], words[1], start, end, channel)
-
-
-def _cut(wave: Wave, segment: _Segment, options: SimpleNamespace) -> Optional[Wave]:
-    """Cut a segment with Kaldi's tolerances, in Kaldi's order; return None after a warning if that is impossible."""
-    name, channel = segment.name, segment.channel
-    num_channels, length = wave.samples.shape
-    if channel is None and num_channels > 1:
-        raise InputError(f"segment {name}: the recording has {num_channels} channels; name one in the segments file")
-    channel = channel or 0
-    if channel >= num_channels:
-        warn(f"Invalid channel {channel} >= {num_channels}, processing segment {name}")
-        return None
-    first, last = int(segment.start * wave.rate), length if segment.end == -1 else int(segment.end * wave.rate)
-    if first >= length:
-        warn(f"Start sample out of range {first} [length:] {length}, skipping segment {name}")
-        return None
-    if last > length:
-        if last >= length + _in_samples(options.max_overshoot, wave.rate):
-            warn(f"End sample too far out of range {last} [length:] {length}, skipping segment {name}")
-            return None
-        last = length
-    if last <= first + _in_samples(options.min_segment_length, wave.rate):
-        warn(f"Segment {name} too short, skipping it.")
-        return None
-    return Wave(wave.samples[channel : channel + 1, first:last], wave.rate)
-
-
-def _in_samples(seconds: float, rate: int) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.trunc(np.float32(seconds) * np.float32(rate)))
+    return Part(words[0], words[1], start, end, channel)
 
 
 @tool(
