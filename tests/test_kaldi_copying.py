@@ -80,22 +80,35 @@ def test_copy_int_vector_golden(run, golden, tmp_path, monkeypatch):
     assert (tmp_path / "ints.txt").read_text().split() == (golden / "ints.txt").read_text().split()
 
 
-def test_copy_feats_golden(run, shared, tmp_path, monkeypatch):
-    folder = shared / "kaldi-golden"
-    monkeypatch.chdir(folder)
-    run("copy-feats", "scp:range.scp", f"ark,t:{tmp_path}/range.txt")
-    assert (tmp_path / "range.txt").read_bytes() == (folder / "range.txt").read_bytes()
-    run("copy-feats", "scp:range_cm.scp", f"ark,t:{tmp_path}/range_cm.txt")
-    last_digit((tmp_path / "range_cm.txt").read_text(), (folder / "range_cm.txt").read_text())
-    run("copy-feats", "--compress=true", "scp:mfcc30.scp", f"ark,scp:{tmp_path}/c.ark,{tmp_path}/c.scp")
-    ours, kaldis = (tmp_path / "c.ark").read_bytes(), (folder / "mfcc30_compressed.ark").read_bytes()
-    assert len(ours) == len(kaldis)
-    assert np.mean(np.frombuffer(ours, np.uint8) != np.frombuffer(kaldis, np.uint8)) <= 0.005
+def test_copy_feats_golden(run, golden, tmp_path, monkeypatch):
+    kaldis = np.load(golden / "compressed_matrices.npz")
+    tables = {"fbank80": {}, "mfcc30": {}}
+    for name in kaldis:
+        table, _, key = name.partition("/")
+        if table in tables:
+            tables[table][key] = kaldis[name]
+    monkeypatch.chdir(tmp_path)
+    for name, table in tables.items():
+        kaldiio.save_ark(f"{name}.ark", table, scp=f"{name}.scp")
+    (tmp_path / "cm1.ark").write_bytes(kaldis["cm1.ark"])
+    (tmp_path / "range.scp").write_text((tmp_path / "fbank80.scp").read_text().replace("\n", "[0:1,3:17]\n"))
+    run("copy-feats", "scp:range.scp", "ark,t:range.txt")
+    assert (tmp_path / "range.txt").read_bytes() == (golden / "range.txt").read_bytes()
+    (tmp_path / "range_cm.scp").write_text("chirp cm1.ark:6[0:1]\n")
+    run("copy-feats", "scp:range_cm.scp", "ark,t:range_cm.txt")
+    last_digit((tmp_path / "range_cm.txt").read_text(), (golden / "range_cm.txt").read_text())
+    run("copy-feats", "--compress=true", "scp:mfcc30.scp", "ark,scp:c.ark,c.scp")
+    ours, theirs = (tmp_path / "c.ark").read_bytes(), kaldis["cm1.ark"].tobytes()
+    assert len(ours) == len(theirs)
+    assert np.mean(np.frombuffer(ours, np.uint8) != np.frombuffer(theirs, np.uint8)) <= 0.005
     for method in range(1, 8):
-        run("copy-feats", f"ark:cm{method}.ark", f"ark:{tmp_path}/float.ark")
-        assert (tmp_path / "float.ark").read_bytes() == (folder / f"cm{method}.float.ark").read_bytes()
-    run("copy-feats", "scp:fbank80.scp", f"ark:{tmp_path}/fbank80.ark")
-    assert (tmp_path / "fbank80.ark").read_bytes() == (folder / "fbank80.ark").read_bytes()
+        (tmp_path / "compressed.ark").write_bytes(kaldis[f"cm{method}.ark"])
+        run("copy-feats", "ark:compressed.ark", "ark:float.ark")
+        expected = {key: kaldis[f"cm{method}.float/{key}"] for key in ("chirp", "noise-short")}
+        kaldiio.save_ark("expected.ark", expected)
+        assert (tmp_path / "float.ark").read_bytes() == (tmp_path / "expected.ark").read_bytes()
+    run("copy-feats", "scp:fbank80.scp", "ark:copy.ark")
+    assert (tmp_path / "copy.ark").read_bytes() == (tmp_path / "fbank80.ark").read_bytes()
 
 
 def test_a_reader_that_stops_early_is_no_failure(tmp_path):
