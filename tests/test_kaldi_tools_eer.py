@@ -19,7 +19,7 @@ def test_compute_eer_prints_four_digits_without_a_line_end(capfd, monkeypatch):
     with open("scores", "w") as stream:
         stream.writelines(f"{score} {label}\n" for score, label in zip(scores, labels))
     eer, _ = kaldi_eer(scores[:300], scores[300:])
-    monkeypatch.setattr(trials, "_BLOCK", 100)
+    monkeypatch.setattr(trials, "BLOCK_BYTES", 100)
     assert run("compute-eer", "scores") == 0
     assert capfd.readouterr().out == f"{100 * eer:.4g}"
 
@@ -27,9 +27,9 @@ def test_compute_eer_prints_four_digits_without_a_line_end(capfd, monkeypatch):
 @pytest.mark.parametrize(
     "text, where",
     [
-        ("1 target\n2 impostor\n", "line 2"),
-        ("1 target\nx nontarget\n", "line 2"),
-        ("1 target\n2\n", "line 2"),
+        ("1 target\n2 impostor\n", ":2:"),
+        ("1 target\nx nontarget\n", ":2:"),
+        ("1 target\n2\n", ":2:"),
         ("1 target\n", "nontarget"),
         ("", "target"),
         ("nan target\n1 nontarget\n", "NaN"),

@@ -49,7 +49,7 @@ def test_plda_scores_of_a_list_are_those_of_the_model(table, plda, several, monk
     matrix = plda.log_likelihood_ratios(enroll, num_utts, test)
     expected = [matrix[KEYS.index(first), KEYS.index(second)] for first, second in pairs]
     for block in (1 << 20, 100):  # bytes: the whole list at once, a few lines at a time
-        monkeypatch.setattr(trials, "_BLOCK", block)
+        monkeypatch.setattr(trials, "BLOCK_BYTES", block)
         assert run("ivector-plda-scoring", "--num-utts=ark:num_utts", "plda", table, table, "trials", "scores") == 0
         keys, scores = parse_scores("scores")
         assert keys == pairs
@@ -70,11 +70,11 @@ def test_trials_with_unknown_keys_are_dropped_with_a_warning(table, plda, capfd)
 @pytest.mark.parametrize(
     "text, where",
     [
-        ("{0} {1}\n{0}\n", "line 2"),
-        ("{0} {1} target\n", "line 1"),
-        ("{0} {1}\n\n{0} {1}\n", "line 2"),
-        ("{0}\n{0} {1} {1}\n", "line 1"),
-        ("", "no trials"),
+        ("{0} {1}\n{0}\n", ":2:"),
+        ("{0} {1} target\n", ":1:"),
+        ("{0} {1}\n\n{0} {1}\n", ":2:"),
+        ("{0}\n{0} {1} {1}\n", ":1:"),
+        ("", "trials"),
     ],
 )
 def test_malformed_trial_lists_are_refused(table, plda, capfd, text, where):

@@ -42,10 +42,10 @@ def test_compute_min_dcf_says_where_the_minimum_lies():
 @pytest.mark.parametrize(
     "trial, score, where",
     [
-        ("a b target", "a c 1", "no trial a c"),
-        ("a b imposter", "a b 1", "trials: line 1"),
-        ("a b", "a b 1", "trials: line 1"),
-        ("a b target", "a b", "scores: line 1"),
+        ("a b target", "a c 1", "'a c'"),
+        ("a b imposter", "a b 1", "trials:1:"),
+        ("a b", "a b 1", "trials:1:"),
+        ("a b target", "a b", "scores:1:"),
     ],
 )
 def test_scripts_refuse_what_does_not_fit(name, trial, score, where):
@@ -64,7 +64,7 @@ def test_compute_min_dcf_refuses_impossible_costs_and_scores():
         assert (result.returncode, len(result.stderr.splitlines())) == (1, 1) and arguments[0] in result.stderr
     Path("scores").write_text("a b much\n")
     result = script("sid/compute_min_dcf.py", "scores", "trials")
-    assert result.returncode == 1 and "'much' is not a number" in result.stderr
+    assert result.returncode == 1 and "'much'" in result.stderr
     Path("scores").write_text("a b 1\n")
     result = script("sid/compute_min_dcf.py", "scores", "trials")
     assert result.returncode == 1 and "targets" in result.stderr
