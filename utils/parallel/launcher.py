@@ -12,12 +12,13 @@ Each job runs COMMAND in bash, after its number has replaced every JOB in COMMAN
     # Accounting: time=12 threads=1
     # Ended (code 0) at Mon Nov 23 10:00:12 UTC 2026, elapsed time 12 seconds
 
-The launcher exits with 0 if every job ended with code 0; otherwise it names the logs of the failed jobs and exits with 1.
+The launcher exits with 0 if every job ended with code 0. Otherwise it names the logs of the failed jobs and exits
+with 1.
 
 An argument without white space goes to bash as it is, so that \| and \> and \&\& work as operators. One with white
-space is quoted: with double quotes, or with single quotes if it contains double quotes. This is Kaldi's rule. Unlike in
-Kaldi, a job also fails if any part of a pipe fails, unless that part only wrote more than its reader wanted (`yes | head`).
-The module uses the standard library only, because it starts before every command of a recipe.
+space is quoted: with double quotes, or with single quotes if it contains double quotes. This is Kaldi's rule. Unlike
+in Kaldi, a job also fails if any part of a pipe fails, unless that part only wrote more than its reader wanted
+(`yes | head`). The module uses the standard library only, because it starts before every command of a recipe.
 """
 
 import os

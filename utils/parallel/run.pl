@@ -8,7 +8,7 @@ Usage: utils/run.pl [options] [JOB=first:last] log command ...
 
   --max-jobs-run N, -tc N  run N jobs at once (default: as many as the processors or graphics cards allow)
   --num-threads N          processors that each job needs (default: 1)
-  --gpu N                  graphics cards that each job needs; it sees only its own, by CUDA_VISIBLE_DEVICES (default: 0)
+  --gpu N                  graphics cards that each job needs; CUDA_VISIBLE_DEVICES shows it only its own (default: 0)
   --pick failed            run only the jobs that failed or did not finish in an earlier run, as their logs show
   --pick incomplete        run only the jobs that did not finish; earlier failures still count
 
