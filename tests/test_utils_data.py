@@ -214,8 +214,8 @@ def test_durations_from_audio(call, audio, options):
     assert "wrote rec/utt2dur (5 utterances)" in said(call("data/get_utt2dur.sh", *options, "rec"))
     for name in ("utt2dur", "reco2dur"):
         assert data_dir.read_numbers(audio / name) == pytest.approx(DURATIONS)
-    assert "is there already" in said(call("data/get_utt2dur.sh", *options, "rec"))
-    assert "is there already" in said(call("data/get_reco2dur.sh", "--frame-shift", "0.01", *options, "rec"))
+    assert "already exists" in said(call("data/get_utt2dur.sh", *options, "rec"))
+    assert "already exists" in said(call("data/get_reco2dur.sh", "--frame-shift", "0.01", *options, "rec"))
     assert data_dir.validate(audio, feats=False, text=False) == 5
 
 
@@ -253,7 +253,7 @@ def test_lengths_from_features(call, data, tmp_path):
 def test_unreadable_recordings_are_counted(call, audio):
     (audio.parent / "audio/3.wav").write_bytes(b"no wave file")
     result = call("data/get_reco2dur.sh", "--nj", 1, "rec")
-    assert "warning: 1 of 5 recordings could not be read, see rec/log/get_reco2dur.*.log" in said(result)
+    assert "warning: 1 of 5 recordings cannot be read; see rec/log/get_reco2dur.*.log" in said(result)
     assert keys(audio / "reco2dur") == ["s0", "s1", "s2", "s4"]
 
 

@@ -30,6 +30,7 @@ _MODULES: Dict[str, Sequence[str]] = {
         "vector-sum",
         "matrix-dim",
         "matrix-sum",
+        "select-feats",
     ),
     "vectors": (
         "ivector-mean",

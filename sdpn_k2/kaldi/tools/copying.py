@@ -1,7 +1,9 @@
 """Tools that copy, scale, add and measure vectors and matrices."""
 
 import contextlib
-from typing import Callable, Optional
+import re
+from types import SimpleNamespace
+from typing import Callable, List, Optional
 
 import numpy as np
 
@@ -333,3 +335,38 @@ def matrix_dim(options, source):
             stream.write(key.encode("utf-8", "surrogateescape") + b"\t%d\t%d\n" % matrix.shape)
             done += 1
         return done
+
+
+@tool(
+    "select-feats",
+    """Select certain columns of features; think of it as the unix command cut -f.
+<selection> lists columns and ranges of columns, counted from 0. A range such as 24-22 reverses the columns.
+Usage: select-feats <selection> <in-rspecifier> <out-wspecifier>
+ e.g.: select-feats 0,24-22,3-12 scp:feats.scp ark,scp:feat-red.ark,feat-red.scp""",
+    arguments=(3, 3),
+)
+def select_feats(_options: SimpleNamespace, selection: str, rspecifier: str, wspecifier: str) -> None:
+    columns = _parse_columns(selection)
+    done = 0
+    with read_table(rspecifier, "matrix") as reader, TableWriter(wspecifier, "matrix") as writer:
+        for key, features in reader:
+            if len(features) and max(columns) >= features.shape[1]:
+                raise InputError(
+                    f"{reader.where}: {key} has {features.shape[1]} columns, numbered from 0; "
+                    f"cannot select column {max(columns)}"
+                )
+            writer.write(key, features[:, columns] if len(features) else features)
+            done += 1
+    log(f"Selected {len(columns)} columns of {done} feature matrices.")
+
+
+def _parse_columns(selection: str) -> List[int]:
+    """Return the columns of a selection such as ``0,24-22,3-12``, in its order."""
+    columns: List[int] = []
+    for part in selection.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match:
+            raise InputError(f"'{selection}' is not a valid selection of columns (expected a list such as 0,3-12)")
+        first, last = int(match[1]), int(match[2] or match[1])
+        columns += range(first, last + 1) if first <= last else range(first, last - 1, -1)
+    return columns
