@@ -31,6 +31,7 @@ from sdpn_k2.signal.segmentation import Topology, log_energy, segment
 
 RATE, LENGTH, SHIFT = 16000, 400, 160
 SNRS = (0, 5, 10)
+SUFFIXES = (".flac", ".wav")
 KALDI = "compute-vad, its defaults"
 RECIPE = "compute-vad, VoxCeleb recipe"
 OURS = "sdpn-k2 vad"
@@ -72,8 +73,10 @@ def active(samples: np.ndarray, bridge: int) -> np.ndarray:
 def recordings(corpora: Path, name: str, count: int, bridge: int = 20, seed: int = 0) -> Iterator[Recording]:
     """``count`` recordings of a set, each at every SNR."""
     rng = np.random.default_rng(seed)
-    utterances = sorted((corpora / name).glob("*/*.flac"))
-    noises = sorted((corpora / "noise").glob("*.flac"))[(0 if name == "dev" else 1) :: 2]
+    utterances = sorted((path for path in (corpora / name).glob("*/*") if path.suffix in SUFFIXES))
+    noises = sorted(path for path in (corpora / "noise").iterdir() if path.suffix in SUFFIXES)[
+        (0 if name == "dev" else 1) :: 2
+    ]
     for _ in range(count):
         parts = [np.zeros(silence(rng, 0.3, 2), np.float32)]
         speech = [np.zeros(len(parts[0]) // SHIFT, bool)]
