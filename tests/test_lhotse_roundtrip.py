@@ -532,7 +532,7 @@ def test_directories_that_are_not_valid(speech, tmp_path):
     refused("utt2spk:2: .*'a'", utt2spk="b x\na x\n")
     refused("wav.scp: 8 of 9 .*utt2spk", wav_scp=wav.splitlines(keepends=True)[0])
     refused("segments:1: .* 2 .* 1 s", segments=everyone.replace("0 1", "2 1", 1))
-    refused(f"segments: .*'{names[0]}' .*1000 s", segments=everyone.replace("0 1", "0 1000", 1))
+    refused(f"segments: .*'{names[0]}'.*1000 s", segments=everyone.replace("0 1", "0 1000", 1))
     refused("segments:1: .*'nobody'", segments=everyone.replace(f" {names[0]}", " nobody", 1))
     refused(f"wav.scp: .*'{names[0]}'.*gone", wav_scp=wav.replace(".wav", ".gone", 1))
     channels = "".join(f"{name} {name} 1\n" for name in names)

@@ -27,9 +27,9 @@ import soundfile
 from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.kaldi.datadir.data_dir import Segment, read_map, read_numbers, validate, write_data_dir
-from sdpn_k2.kaldi.datadir.utterances import MAX_OVERSHOOT, Part, read_parts
+from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, sample_range
 from sdpn_k2.kaldi.features.wave import parse_to_wav, read_header, to_wav_command
 from sdpn_k2.kaldi.formats.io import open_input, split_offset
 
@@ -292,7 +292,7 @@ def read_kaldi_dir(
     for part in parts:
         recording, channel = files[part.recording]
         kept = part.channel is None and part.recording != _entry(recording, channel, used[recording])
-        start, duration = _times(part, by_id[recording].duration, durations.get(part.utterance), directory)
+        start, duration = _times(part, by_id[recording], durations.get(part.utterance), directory)
         speaker = tables["utt2spk"][part.utterance]
         supervisions.append(
             SupervisionSegment(
@@ -380,20 +380,13 @@ def _format(entry: str) -> Tuple[int, int, int]:
     return header.rate, samples, header.channels
 
 
-def _times(part: Part, length: float, exact: Optional[float], directory: Path) -> Tuple[float, float]:
+def _times(part: Part, recording: Recording, exact: Optional[float], directory: Path) -> Tuple[float, float]:
     """Return start and duration. As in Kaldi, a segment may end a little after its recording."""
-    if part.end > length + MAX_OVERSHOOT:
-        raise InputError(
-            f"{directory / 'segments'}: '{part.utterance}' ends at {part.end:g} s, but recording "
-            f"'{part.recording}' lasts {length:g} s"
-        )
-    to_the_end = part.end == -1
-    duration = length - part.start if to_the_end else round(min(part.end, length) - part.start, 9)
-    if exact is not None and not to_the_end and abs(exact - duration) < DURATION_TOLERANCE:
+    with error_context(f"{directory / 'segments'}: '{part.utterance}'"):
+        sample_range(part, recording.sampling_rate, recording.num_samples)
+    if part.end == -1:
+        return part.start, recording.duration - part.start
+    duration = round(min(part.end, recording.duration) - part.start, 9)
+    if exact is not None and abs(exact - duration) < DURATION_TOLERANCE:
         duration = exact
-    if duration <= 0:
-        raise InputError(
-            f"{directory / 'segments'}: '{part.utterance}' starts at {part.start:g} s, but recording "
-            f"'{part.recording}' lasts {length:g} s"
-        )
     return part.start, duration
