@@ -33,8 +33,8 @@ def test_the_recipe_trains_on_what_it_stores(name):
         ),
         (FeaturesConfig(num_mel_bins=40), "", "--num-mel-bins=80.* --num-mel-bins=40"),
         (FeaturesConfig(sample_rate=8000), "", "--sample-frequency=16000.* --sample-frequency=8000"),
-        (FeaturesConfig(), "--dither=1.0  # Kaldi's default", "--dither=1.* --dither=0$"),
-        (FeaturesConfig(), "--snip-edges=false", "--snip-edges=false.* --snip-edges=true$"),
+        (FeaturesConfig(), "--dither=1.0  # Kaldi's default", "--dither=1.* --dither=0:"),
+        (FeaturesConfig(), "--snip-edges=false", "--snip-edges=false.* --snip-edges=true:"),
         (FeaturesConfig(), "--low-frequency=20", "4.*--low-frequency=20"),
     ],
 )

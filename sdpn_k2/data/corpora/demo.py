@@ -1,7 +1,7 @@
 """Synthesise the demo corpus: speakers, noises and impulse responses, without any download.
 
-A speaker is a fixed choice of espeak-ng voice variant, accent, pitch, pitch range, speaking rate and length of the vocal
-tract. Every utterance varies these a little, and has its own sentences and its own channel (level, equaliser,
+A speaker is a fixed choice of espeak-ng voice variant, accent, pitch, pitch range, speaking rate and length of the
+vocal tract. Every utterance varies these a little, and has its own sentences and its own channel (level, equaliser,
 background noise). Test speakers use voice variants that no training speaker uses.
 
 The same seed and sizes give the same bytes with any number of processes. espeak-ng keeps state from one utterance to
@@ -18,6 +18,7 @@ import concurrent.futures
 import concurrent.futures.process
 import ctypes
 import dataclasses
+import functools
 import itertools
 import json
 import multiprocessing
@@ -25,7 +26,7 @@ import os
 import shutil
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -142,12 +143,12 @@ def make_demo(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        jobs = [
-            (_speak_all, speakers[first : first + SPEAKERS_PER_PROCESS], num_utterances)
+        jobs: list[Callable[[], None]] = [
+            functools.partial(_speak_all, partial, seed, speakers[first : first + SPEAKERS_PER_PROCESS], num_utterances)
             for first in range(0, len(speakers), SPEAKERS_PER_PROCESS)
         ]
-        jobs += [(_write_noises, None, NUM_NOISES), (_write_rirs, None, NUM_RIRS)]
-        _run_in_fresh_processes(jobs, partial, seed, num_jobs or os.cpu_count() or 1)
+        jobs += [functools.partial(_write_noises, partial, seed), functools.partial(_write_rirs, partial, seed)]
+        _run_in_fresh_processes(jobs, num_jobs or os.cpu_count() or 1)
 
         test = [(s.name, f"{s.name}-{n:02d}") for s in speakers if s.subset == "test" for n in range(num_utterances)]
         trials = list(itertools.combinations(test, 2))
@@ -212,15 +213,14 @@ def draw_text(rng: np.random.Generator) -> str:
     return text + "."
 
 
-def _run_in_fresh_processes(jobs: list[tuple], root: Path, seed: int, num_jobs: int) -> None:
-    """Run ``function(root, seed, speakers, count)`` for each job, in a process of its own."""
+def _run_in_fresh_processes(jobs: list[Callable[[], None]], num_jobs: int) -> None:
+    """Run each job in a process of its own, and ``num_jobs`` at a time."""
     context = multiprocessing.get_context("spawn")
 
-    def run(job: tuple) -> None:
-        function, speakers, count = job
+    def run(job: Callable[[], None]) -> None:
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
             try:
-                executor.submit(function, root, seed, speakers, count).result()
+                executor.submit(job).result()
             except concurrent.futures.process.BrokenProcessPool as error:
                 raise InputError("a process was killed while making the demo corpus: retry with fewer jobs") from error
 
@@ -374,11 +374,11 @@ def coloured_noise(rng: np.random.Generator, num_samples: int, slope: float) -> 
     return noise / np.std(noise)
 
 
-def _write_noises(root: Path, seed: int, speakers: None, count: int) -> None:
-    """Write ``count`` noises of 8 s: coloured, hum, impulsive and machine-like in turn."""
+def _write_noises(root: Path, seed: int) -> None:
+    """Write noises of 8 s, alternately coloured, humming, impulsive and machine-like."""
     kinds = (_steady, _hum, _impulses, _machine)
     (root / "noise").mkdir()
-    for index in range(count):
+    for index in range(NUM_NOISES):
         rng = np.random.default_rng([seed, 2, index])
         kind = kinds[index % len(kinds)]
         noise = kind(rng, np.arange(8 * SAMPLE_RATE) / SAMPLE_RATE)
@@ -415,10 +415,10 @@ def _machine(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     return strokes ** rng.uniform(1, 6) * coloured_noise(rng, len(time), slope=rng.uniform(-2, 0))
 
 
-def _write_rirs(root: Path, seed: int, speakers: None, count: int) -> None:
-    """Write ``count`` room impulse responses, delayed by the time from mouth to microphone."""
+def _write_rirs(root: Path, seed: int) -> None:
+    """Write room impulse responses, delayed by the time from mouth to microphone."""
     (root / "rir").mkdir()
-    for index in range(count):
+    for index in range(NUM_RIRS):
         rng = np.random.default_rng([seed, 3, index])
         response = room_response(rng, decay=rng.uniform(0.15, 0.9))
         lead = np.zeros(int(rng.uniform(0.001, 0.01) * SAMPLE_RATE))
