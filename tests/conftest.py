@@ -1,5 +1,7 @@
 """Fixtures that every test may use."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,22 @@ def speech(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("speech")
     make_demo(root, num_train_speakers=4, num_test_speakers=4, num_utterances=4, num_jobs=1)
     return root
+
+
+@pytest.fixture(scope="session")
+def ffmpeg(tmp_path_factory):
+    """Make sure that ``ffmpeg`` is on PATH: where it is not installed, use the one that imageio-ffmpeg brings."""
+    if shutil.which("ffmpeg"):
+        yield
+        return
+    try:
+        import imageio_ffmpeg
+
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"needs ffmpeg: {error}")
+    folder = tmp_path_factory.mktemp("ffmpeg")
+    (folder / "ffmpeg").symlink_to(program)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield

@@ -19,7 +19,7 @@ from lhotse import Recording
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import config_differences, load_config
-from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.experiments.ablation import grid, jobs
 

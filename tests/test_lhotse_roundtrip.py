@@ -27,8 +27,8 @@ from lhotse.utils import fastcopy
 from tiny_models import write_data, write_model
 
 from sdpn_k2.cli import cli
-from sdpn_k2.data.cuts import load_manifest, write_manifest
 from sdpn_k2.data.kaldi_exchange import read_kaldi_dir, write_kaldi_dir
+from sdpn_k2.data.manifest_files import load_manifest, write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi import tools
 from sdpn_k2.kaldi.datadir import data_dir_ops
@@ -528,7 +528,7 @@ def test_directories_that_are_not_valid(shared, tmp_path):
     refused("utt2spk:2: .* is not in C-locale order", utt2spk="b x\na x\n")
     refused("wav.scp: 8 of 9 ids in .*utt2spk are missing", wav_scp=wav.splitlines(keepends=True)[0])
     refused("segments:1: .* goes from 2 to 1 s: it must end after", segments=everyone.replace("0 1", "2 1", 1))
-    refused(f"segments: '{names[0]}' ends at 1000 s, but recording", segments=everyone.replace("0 1", "0 1000", 1))
+    refused(f"segments: '{names[0]}': goes from 0 to 1000 s, but recording", segments=everyone.replace("0 1", "0 1000", 1))
     refused("segments:1: recording 'nobody' is not in", segments=everyone.replace(f" {names[0]}", " nobody", 1))
     refused(r"wav.scp: recording '.*' cannot be read", wav_scp=wav.replace(".flac", ".gone", 1))
     channels = "".join(f"{name} {name} 1\n" for name in names)

@@ -10,8 +10,10 @@ from tiny_training import TINY
 
 from sdpn_k2.config import load_config
 from sdpn_k2.data import multi_crop
-from sdpn_k2.data.cuts import CutSelection, CutTable, select_cuts, write_manifest
-from sdpn_k2.data.multi_crop import MultiCropDataset
+from sdpn_k2.data.cut_selection import select_cuts
+from sdpn_k2.data.cut_table import CutTable
+from sdpn_k2.data.manifest_files import write_manifest
+from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches, multi_crop_loader
 from sdpn_k2.errors import InputError
 
 
@@ -42,8 +44,16 @@ def test_silence_of_some_crops_is_no_fault_of_the_utterance(tmp_path, monkeypatc
         batch = dataset[(epoch, (0,))]
         silent = [not crop.any() for crop in batch.local_crops[:, 0]]
         assert batch.global_crops.any() and batch.skipped == [] and any(silent)
-    with pytest.raises(InputError, match="too few usable utterances.*silent"):
-        dataset_of(tmp_path, np.zeros(160000))[(0, (0,))]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corpus_without_usable_utterances_is_refused(tmp_path, workers):
+    dataset = dataset_of(tmp_path, np.zeros(160000))
+    batch = dataset[(0, (0,))]
+    assert batch.ids == [] and [name for name, _ in batch.skipped] == [dataset.cuts[0].id]
+    loader = multi_crop_loader(dataset, StepBatches(dataset.cuts, 1, 1, seed=0), workers, pin=False)
+    with pytest.raises(InputError, match=f"cuts.jsonl.gz: .*'{dataset.cuts[0].id}': silent"):
+        next(loader)
 
 
 @pytest.mark.parametrize("seconds, fits", [(1.0, True), (1.1, False)])
@@ -53,7 +63,7 @@ def test_a_corpus_cut_to_the_length_of_a_crop_may_be_trained_on(tmp_path, second
     cuts = [Recording.from_file(tmp_path / "a.wav").to_cut().truncate(duration=0.98)]
     config = load_config(None, [*TINY, f"crops.global_seconds={seconds}"])
     if fits:
-        assert len(list(select_cuts(cuts, config, CutSelection()))) == 1
+        assert select_cuts(cuts, config, tmp_path / "selected.jsonl.gz").utterances == 1
     else:
-        with pytest.raises(InputError, match="longer than the longest utterance, 0.98 s"):
-            list(select_cuts(cuts, config, CutSelection()))
+        with pytest.raises(InputError, match="crops.global_seconds = 1.1 .*0.98 s"):
+            select_cuts(cuts, config, tmp_path / "selected.jsonl.gz")

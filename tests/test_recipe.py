@@ -1,9 +1,8 @@
-"""egs/voxceleb/run.sh, stage by stage, on a miniature VoxCeleb made of real speech."""
+"""egs/voxceleb/run.sh, stage by stage, on a miniature VoxCeleb made of synthetic speech."""
 
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import pytest
 import soundfile
 from voxceleb_tree import VOX1_DEV, VOX1_TEST, make_voxceleb_tree
 
-from sdpn_k2.data.cuts import CutTable
+from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
@@ -40,14 +39,11 @@ def run(*arguments, check=True):
 
 
 @pytest.fixture(scope="module")
-def voxceleb(shared, tmp_path_factory):
+def voxceleb(speech, ffmpeg, tmp_path_factory):
     """Every stage of the recipe on the miniature tree: (arguments, data, exp, what it said)."""
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("needs ffmpeg, for m4a")
     root = tmp_path_factory.mktemp("voxceleb")
-    files = sorted((shared / "corpora" / "dev").rglob("*.flac"))
-    speech = (soundfile.read(path)[0] for path in itertools.cycle(files))
-    make_voxceleb_tree(root, speech, num_train_speakers=8)
+    recordings = (soundfile.read(path)[0] for path in itertools.cycle(sorted((speech / "train").rglob("*.wav"))))
+    make_voxceleb_tree(root, recordings, num_train_speakers=8)
     data, exp = root / "data", root / "exp"
     arguments = [
         "--corpus",

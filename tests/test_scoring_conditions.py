@@ -5,7 +5,7 @@ import pytest
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.conditions import by_gender, by_value, known_conditions, rates_by_condition
-from sdpn_k2.scoring.trial_list import Trials
+from sdpn_k2.scoring.trial_arrays import Trials
 
 
 def make_trials():

@@ -20,7 +20,9 @@ from tiny_training import PROCESS, TINY, command, make_trainer, wait_for_checkpo
 from sdpn_k2.cli import cli
 from sdpn_k2.config import load_config
 from sdpn_k2.data.banks import Banks
-from sdpn_k2.data.cuts import CutSelection, CutTable, select_cuts, write_manifest
+from sdpn_k2.data.cut_selection import select_cuts
+from sdpn_k2.data.cut_table import CutTable
+from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches
 from sdpn_k2.data.shar import SharTable
 from sdpn_k2.errors import InputError
@@ -187,7 +189,7 @@ def test_a_corrupted_utterance_in_a_shard_is_replaced(shards, tmp_path):
     broken = SharTable(shards)[4].id
     dataset = MultiCropDataset(SharTable(tmp_path / "shards"), load_config(None, TINY))
     batch = dataset[(0, (3, 4, 5))]
-    assert len(batch.skipped) == 1 and batch.skipped[0].startswith(broken) and len(set(batch.ids)) == 3
+    assert len(batch.skipped) == 1 and batch.skipped[0].key == broken and len(set(batch.ids)) == 3
 
 
 def test_broken_shard_folders(shards, tmp_path):
@@ -222,10 +224,10 @@ def test_crops_are_pieces_of_the_utterance_and_short_ones_wrap(cuts):
     assert not torch.equal(again.local_crops, later.local_crops)
 
 
-def test_select_cuts_carry_no_labels_and_count(cuts):
-    summary = CutSelection()
+def test_select_cuts_carry_no_labels_and_count(cuts, tmp_path):
     config = load_config(None, TINY + ["crops.min_seconds=0.6"])
-    kept = list(select_cuts(CutSet.from_file(cuts), config, summary))
+    summary = select_cuts(CutSet.from_file(cuts), config, tmp_path / "selected.jsonl.gz")
+    kept = list(CutSet.from_file(tmp_path / "selected.jsonl.gz"))
     assert summary.dropped_short == 14 - len(kept) == 3
     assert summary.utterances == len(kept) and summary.local_crops == 4 * len(kept)
     assert summary.seconds == pytest.approx(sum(cut.duration for cut in kept))
@@ -276,13 +278,13 @@ def test_silent_noise_and_responses_are_refused(tmp_path):
     for kind in ("noise", "rir"):
         (tmp_path / kind).mkdir(exist_ok=True)
         write_manifest(recordings, tmp_path / kind / f"recordings_{kind}.jsonl.gz")
-        with pytest.raises(InputError, match=f"recordings_{kind}.jsonl.gz: 2 of 3 recordings are unusable.*silent"):
+        with pytest.raises(InputError, match=f"recordings_{kind}.jsonl.gz: 2 of 3 .*silent"):
             Banks(tmp_path / kind, load_config(None, TINY), torch.device("cpu"))
 
 
 def test_noise_as_fbank_of_other_bins_is_refused(fbank_cuts, tmp_path):
     shutil.copy(fbank_cuts, tmp_path / "cuts_noise.jsonl.gz")
-    with pytest.raises(InputError, match="14 of 14 recordings are unusable.*stored features of 80 bins, not 40"):
+    with pytest.raises(InputError, match="14 of 14 .*80 bins.*40"):
         Banks(tmp_path, load_config(None, TINY + ["input=fbank", "features.num_mel_bins=40"]), torch.device("cpu"))
 
 
@@ -500,11 +502,11 @@ def test_two_processes_train_one_model_and_one_of_them_writes(cuts, tmp_path):
 # Bad input.
 
 
-def test_crops_longer_than_every_utterance(cuts):
+def test_crops_longer_than_every_utterance(cuts, tmp_path):
     for name in ("global", "local"):
         config = load_config(None, TINY + [f"crops.{name}_seconds=9"])
-        with pytest.raises(InputError, match=f"crops.{name}_seconds = 9 is longer than the longest utterance, 1.50 s"):
-            list(select_cuts(CutSet.from_file(cuts), config, CutSelection()))
+        with pytest.raises(InputError, match=f"crops.{name}_seconds = 9 .*1.50 s"):
+            select_cuts(CutSet.from_file(cuts), config, tmp_path / "selected.jsonl.gz")
 
 
 @pytest.mark.skipif(not hasattr(torch.cuda, "OutOfMemoryError"), reason="this torch has no such error")
@@ -627,7 +629,7 @@ def test_broken_manifests(tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
     with pytest.raises(InputError, match="no cuts"):
         CutTable(tmp_path / "empty.jsonl.gz")
-    with pytest.raises(InputError, match="line 1 is not a lhotse cut"):
+    with pytest.raises(InputError, match="junk.jsonl:1: "):
         CutTable(tmp_path / "junk.jsonl")[0]
     for name in ("cut.jsonl.gz", "absent.jsonl.gz"):
         with pytest.raises(InputError, match="cannot read"):

@@ -15,7 +15,7 @@ from tiny_training import PROCESS, TINY, command, make_trainer, wait_for_checkpo
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import load_config
-from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.models.checkpoint import checkpoint_path, latest_checkpoint, load_checkpoint
 from sdpn_k2.training.trainer import Trainer

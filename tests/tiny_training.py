@@ -11,7 +11,7 @@ import torch
 from lhotse import Recording
 
 from sdpn_k2.config import load_config
-from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.device import Process
 from sdpn_k2.training.trainer import Trainer
 

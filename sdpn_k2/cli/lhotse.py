@@ -26,8 +26,8 @@ def to_kaldi(recordings: Path, supervisions: Path, data_dir: Path, prefix_speake
     """Write the Kaldi data directory DATA_DIR of two manifests."""
     from lhotse import RecordingSet, SupervisionSet
 
-    from sdpn_k2.data.cuts import load_manifest
     from sdpn_k2.data.kaldi_exchange import write_kaldi_dir
+    from sdpn_k2.data.manifest_files import load_manifest
 
     written = write_kaldi_dir(
         load_manifest(recordings, RecordingSet), load_manifest(supervisions, SupervisionSet), data_dir, prefix_speaker
@@ -42,8 +42,8 @@ def to_kaldi(recordings: Path, supervisions: Path, data_dir: Path, prefix_speake
 @click.argument("manifests", type=FOLDER)
 def from_kaldi(data_dir: Path, manifests: Path) -> None:
     """Write MANIFESTS/recordings_NAME.jsonl.gz and supervisions_NAME.jsonl.gz of a Kaldi data directory called NAME."""
-    from sdpn_k2.data.cuts import write_manifest
     from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
+    from sdpn_k2.data.manifest_files import write_manifest
     from sdpn_k2.files import make_folder
 
     recordings, supervisions = read_kaldi_dir(data_dir)
@@ -59,7 +59,7 @@ def from_kaldi(data_dir: Path, manifests: Path) -> None:
 @click.argument("data_dir", type=FOLDER)
 def export_feats(cuts: Path, data_dir: Path) -> None:
     """Write the stored features of CUTS to DATA_DIR as feats.scp, for Kaldi."""
-    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import export_features
 
     click.echo(f"{data_dir}/feats.scp: {export_features(load_manifest(cuts), data_dir)} utterances")
@@ -74,7 +74,7 @@ def attach(cuts: Path, xvectors: str, output: Path) -> None:
 
     The arrays go into a folder beside it: NAME.xvectors for NAME.jsonl.gz.
     """
-    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import attach_xvectors
 
     storage = output.with_name(re.sub(r"\.jsonl(\.gz)?$", "", output.name) + ".xvectors").resolve()
@@ -87,7 +87,7 @@ def attach(cuts: Path, xvectors: str, output: Path) -> None:
 @click.argument("output")
 def export(cuts: Path, output: str) -> None:
     """Write cut.xvector of CUTS to OUTPUT, a Kaldi wspecifier such as ark,scp:xvector.ark,xvector.scp."""
-    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import export_xvectors
 
     counts = export_xvectors(load_manifest(cuts), output)

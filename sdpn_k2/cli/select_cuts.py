@@ -14,9 +14,8 @@ from sdpn_k2.cli.options import config_options
 def select_cuts(cuts: Path, output: Path, config_path, overrides) -> None:
     """Write the cuts of CUTS that are long enough to train on to OUTPUT, without labels, and say what there is."""
     from sdpn_k2.config import load_config
-    from sdpn_k2.data.cuts import CutSelection, load_manifest, write_manifest
-    from sdpn_k2.data.cuts import select_cuts as select
+    from sdpn_k2.data.cut_selection import select_cuts as select
+    from sdpn_k2.data.manifest_files import load_manifest
 
-    summary = CutSelection()
-    write_manifest(select(load_manifest(cuts), load_config(config_path, overrides), summary), output)
-    click.echo(f"{output}: {summary.lines()}")
+    selection = select(load_manifest(cuts), load_config(config_path, overrides), output)
+    click.echo(f"{output}: {selection.lines()}")

@@ -12,7 +12,7 @@ import click
 @click.argument("output", type=click.Path(path_type=Path))
 def shar(cuts: Path, output: Path, shard_size: int, seed: int) -> None:
     """Write the audio and stored features of CUTS as lhotse Shar shards into the new folder OUTPUT, for train."""
-    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.shar import write_shar
 
     count = write_shar(load_manifest(cuts), output, shard_size, seed)

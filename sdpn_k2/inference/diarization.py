@@ -9,14 +9,14 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.files import make_folder
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.backend.pca import pca_transform
 from sdpn_k2.kaldi.backend.plda import read_plda
 from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, spk2utt, write_map
 from sdpn_k2.kaldi.datadir.subsegments import Windowing, check_no_overlap, uniform_windows
-from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, read_utterances
+from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, read_utterances, sample_range
 from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, write_object
 from sdpn_k2.progress import Progress
 
@@ -80,10 +80,13 @@ def extract_windows(
     vectors: Dict[str, np.ndarray] = {}
     failed: List[str] = []
     progress = Progress(len(parts), f"extracting windows of {data_dir.name}, segments")
-    for utterance, samples in read_utterances(data_dir, extractor.sample_rate):
+    for item in read_utterances(data_dir, extractor.sample_rate):
+        if isinstance(item, Skipped):
+            failed.append(f"{item.key}: {item.reason}")
+            progress.update()
+            continue
+        utterance, samples = item
         try:
-            if isinstance(samples, InputError):
-                raise samples
             pieces = _cut(parts[utterance], samples, extractor.sample_rate, windowing, SEPARATORS[layout])
             embedded = extractor.embed_fbank([extractor.compute_features(piece) for _, _, piece in pieces])
         except InputError as error:
@@ -117,11 +120,14 @@ def _cut(
 ) -> List[Tuple[str, Segment, np.ndarray]]:
     """Name, times in the recording and samples of each window of a segment."""
     pieces = []
-    for start, end in uniform_windows(len(samples) / rate, windowing):
+    duration = len(samples) / rate
+    for start, end in uniform_windows(duration, windowing):
         segment = Segment(part.recording, part.start + start, part.start + end)
         times = "-".join(f"{round(100 * time):08d}" for time in segment[1:])
-        piece = samples[round(start * rate) : round(end * rate)]
-        pieces.append((f"{part.recording}{separator}{times}", segment, piece))
+        name = f"{part.recording}{separator}{times}"
+        window = Part(name, part.utterance, start, end if end < duration else -1)
+        first, last = sample_range(window, rate, len(samples))
+        pieces.append((name, segment, samples[first:last]))
     return pieces
 
 

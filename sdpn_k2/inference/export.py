@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sdpn_k2.config import config_to_dict
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
 from sdpn_k2.models.checkpoint import load_checkpoint
@@ -29,7 +29,7 @@ from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
 from sdpn_k2.scoring.evaluation import error_rates
 from sdpn_k2.scoring.metrics import eer
-from sdpn_k2.scoring.trial_list import Trials, read_trials
+from sdpn_k2.scoring.trial_arrays import Trials, read_trials
 from sdpn_k2.signal.convolution import ConvolvedFrontEnd
 from sdpn_k2.signal.fbank import instance_norm
 
@@ -228,8 +228,11 @@ def _describe_onnx(path: Path, checkpoint: Path, source: str) -> None:
 
 def _usable(data_dir: Path, extractor: Extractor) -> Iterator[Tuple[str, np.ndarray]]:
     longest = round(VERIFIED_SECONDS * extractor.features.sample_rate)
-    for name, samples in read_utterances(data_dir, extractor.features.sample_rate):
-        if not isinstance(samples, InputError) and extractor.front_end.num_frames(len(samples)) >= EcapaTdnn.MIN_FRAMES:
+    for item in read_utterances(data_dir, extractor.features.sample_rate):
+        if isinstance(item, Skipped):
+            continue
+        name, samples = item
+        if extractor.front_end.num_frames(len(samples)) >= EcapaTdnn.MIN_FRAMES:
             yield name, samples[:longest]
 
 

@@ -14,15 +14,15 @@ import torch
 from lhotse import SupervisionSegment
 from torch import Tensor
 
-from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.datadir.data_dir import read_map, validate, write_map
 from sdpn_k2.kaldi.datadir.subsegments import check_no_overlap
-from sdpn_k2.kaldi.datadir.utterances import Part, misfit, read_parts, read_wave_entry
+from sdpn_k2.kaldi.datadir.utterances import Part, cut_part, read_parts, read_wave_entry, sample_range
 from sdpn_k2.kaldi.features.wave import Wave
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, parse_rspecifier, read_table, script_lines
-from sdpn_k2.signal.fbank import KALDI_SCALE
+from sdpn_k2.pcm import from_int16
 from sdpn_k2.signal.segmentation import Decoder, Topology, frame_samples, log_energy, segment, spans, two_gaussians
 
 log = logging.getLogger(__name__)
@@ -202,12 +202,8 @@ def _cut(part: Part, speaker: str, wave: Wave) -> Utterance:
     if part.channel is None and len(wave.samples) > 1:
         log.warning("%s: %d channels; taking the first", part.recording, len(wave.samples))
         part = part._replace(channel=0)
-    error = misfit(wave, part)
-    if error is not None:
-        raise error
-    # Rounded down, as Kaldi's tools do.
-    start, end = int(part.start * wave.rate), None if part.end == -1 else int(part.end * wave.rate)
-    samples = wave.samples[part.channel or 0, start:end] / np.float32(KALDI_SCALE)
+    start, _ = sample_range(part, wave.rate, wave.samples.shape[1])
+    samples = from_int16(cut_part(wave, part))
     return Utterance(part.utterance, part.recording, speaker, start, part.channel, samples, wave.rate)
 
 

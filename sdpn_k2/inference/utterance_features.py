@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdpn_k2.config import FeaturesConfig
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
 from sdpn_k2.kaldi.formats.tables import read_table
@@ -59,8 +59,12 @@ def _stored(scp: Path, num_bins: int) -> Iterator[Tuple[str, Features]]:
 
 
 def _computed(data_dir: Path, sample_rate: int, front_end: FrontEnd) -> Iterator[Tuple[str, Features]]:
-    for key, samples in read_utterances(data_dir, sample_rate):
+    for item in read_utterances(data_dir, sample_rate):
+        if isinstance(item, Skipped):
+            yield item.key, InputError(item.reason)
+            continue
+        key, samples = item
         try:
-            yield key, samples if isinstance(samples, InputError) else compute_features(front_end, samples)
+            yield key, compute_features(front_end, samples)
         except InputError as error:
             yield key, error

@@ -24,7 +24,7 @@ from sdpn_k2.scoring.conditions import Conditions, known_conditions, rates_by_co
 from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
 from sdpn_k2.scoring.evaluation import ScoredTrials, read_labelled_trials, read_scored_trials
 from sdpn_k2.scoring.metrics import ErrorRates
-from sdpn_k2.scoring.trial_list import Trials, trials_between
+from sdpn_k2.scoring.trial_arrays import Trials, trials_between
 
 Made = TypeVar("Made")
 

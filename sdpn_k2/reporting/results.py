@@ -26,7 +26,7 @@ from sdpn_k2.kaldi.datadir.data_dir import TRIAL_LIST, read_map, trial_lists
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import Interval, TrialSpeakers, bootstrap_intervals, trial_speakers
 from sdpn_k2.scoring.evaluation import read_labelled_trials, read_scored_trials
-from sdpn_k2.scoring.trial_list import Trials, trials_between
+from sdpn_k2.scoring.trial_arrays import Trials, trials_between
 
 ScoreKey = Tuple[str, str, str]  # set, trial list, scoring
 

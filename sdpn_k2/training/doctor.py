@@ -14,7 +14,7 @@ from typing import Iterator, Optional, Tuple
 import torch
 
 from sdpn_k2.config import Config
-from sdpn_k2.data.multi_crop import PREFETCHED_BATCHES
+from sdpn_k2.data.multi_crop import PREFETCHED_BATCHES, multi_crop_loader
 from sdpn_k2.device import Process
 from sdpn_k2.errors import InputError
 from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
@@ -79,12 +79,12 @@ def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, e
         )
 
         start = time.perf_counter()
-        batch = trainer.dataset[next(iter(batches))]
+        batch = next(multi_crop_loader(trainer.dataset, batches, workers=0, pin=False))
         loading = time.perf_counter() - start
         if batch.skipped:
             yield (
                 "problem",
-                f"{len(batch.skipped)} unusable utterances in the first batch; the first: {batch.skipped[0]}",
+                f"{len(batch.skipped)} unusable utterances in the first batch; the first: {': '.join(batch.skipped[0])}",
             )
         seconds = trainer.time_steps(batch, TIMED_STEPS)
         size = config.train.batch_size // process.world_size

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from sdpn_k2.config import Config, config_differences, config_to_yaml
 from sdpn_k2.data.banks import Banks
-from sdpn_k2.data.cuts import CutTable, check_crop_lengths
+from sdpn_k2.data.cut_selection import check_crop_lengths
+from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches, multi_crop_loader
 from sdpn_k2.data.shar import SharTable
 from sdpn_k2.device import Process
@@ -145,10 +146,10 @@ class Trainer:
             table,
             config.train.batch_size,
             self.num_steps,
-            config.seed,
-            self.step,
-            process.rank,
-            process.world_size,
+            seed=config.seed,
+            first_step=self.step,
+            rank=process.rank,
+            world_size=process.world_size,
         )
         check_crop_lengths(config, longest)
         if self.num_steps < 1:
@@ -309,11 +310,10 @@ class Trainer:
 
     def _note_skipped(self, batch: MultiCropBatch) -> None:
         self._recent_ids.append(batch.ids)
-        for message in batch.skipped:
-            utterance = message.partition(":")[0]
+        for utterance, reason in batch.skipped:
             if utterance not in self._skipped:
-                self._skipped[utterance] = message
-                log.warning("skipped utterance %s", message)
+                self._skipped[utterance] = f"{utterance}: {reason}"
+                log.warning("skipped utterance %s: %s", utterance, reason)
         seen = min(len(self.dataset.cuts), (self.step + 1) * self.config.train.batch_size)
         if len(self._skipped) > MAX_SKIPPED_SHARE * seen and seen >= min(
             SKIPPED_GRACE_UTTERANCES, len(self.dataset.cuts)

@@ -7,6 +7,7 @@ from typing import List, Optional
 import numpy as np
 
 from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.datadir.utterances import Misfit, Part, cut_part
 from sdpn_k2.kaldi.features.wave import Wave
 from sdpn_k2.kaldi.formats.io import open_input
 from sdpn_k2.kaldi.formats.log import log, vlog, warn
@@ -19,6 +20,7 @@ from sdpn_k2.kaldi.formats.tables import (
     write_object,
 )
 from sdpn_k2.kaldi.tools.options import Option, tool
+from sdpn_k2.pcm import INT16_SCALE
 
 
 @tool(
@@ -47,21 +49,25 @@ def extract_segments(options, wav_rspecifier, segments_rxfilename, wav_wspecifie
                 segment = _parse_segment(line)
                 if segment is None:
                     continue
-                name, wanted, start, end, channel = segment
-                if wanted not in recordings:
-                    warn(f"Could not find recording {wanted}, skipping segment {name}")
+                if segment.recording not in recordings:
+                    warn(f"Could not find recording {segment.recording}, skipping segment {segment.utterance}")
                     continue
-                if wanted != recording:  # the segments of a recording mostly stand together
-                    recording, wave = wanted, recordings[wanted]
-                part = _cut(wave, name, start, end, channel, options)
-                if part is not None:
-                    writer.write(name, part)
-                    done += 1
+                if segment.recording != recording:  # segments of one recording are mostly adjacent
+                    recording, wave = segment.recording, recordings[segment.recording]
+                try:
+                    samples = cut_part(
+                        wave, segment, max_overshoot=options.max_overshoot, min_length=options.min_segment_length
+                    )
+                except Misfit as error:
+                    warn(error.warning)
+                    continue
+                writer.write(segment.utterance, Wave(samples[None], wave.rate))
+                done += 1
     log(f"Successfully processed {done} lines out of {lines} in the segments file. ")
 
 
-def _parse_segment(line: str):
-    """(segment, recording, start, end, channel or None), or None with a warning."""
+def _parse_segment(line: str) -> Optional[Part]:
+    """Return the segment of a line, or None with a warning in Kaldi's words."""
     words = line.split()
     if len(words) not in (4, 5):
         warn(f"Invalid line in segments file: {line}")
@@ -81,36 +87,7 @@ def _parse_segment(line: str):
     if not (start >= 0 and np.isfinite([start, end]).all() and (end == -1 or end > start)):
         warn(f"Invalid line in segments file [empty or invalid segment]: {line}")
         return None
-    return words[0], words[1], start, end, channel
-
-
-def _cut(wave: Wave, name: str, start: float, end: float, channel: Optional[int], options) -> Optional[Wave]:
-    """The segment, or None with a warning; Kaldi's tolerances in Kaldi's order."""
-    num_channels, length = wave.samples.shape
-    if channel is None and num_channels > 1:
-        raise InputError(f"segment {name}: the recording has {num_channels} channels: name one in the segments file")
-    channel = channel or 0
-    if channel >= num_channels:
-        warn(f"Invalid channel {channel} >= {num_channels}, processing segment {name}")
-        return None
-    first, last = int(start * wave.rate), length if end == -1 else int(end * wave.rate)
-    if first >= length:
-        warn(f"Start sample out of range {first} [length:] {length}, skipping segment {name}")
-        return None
-    if last > length:
-        if last >= length + _in_samples(options.max_overshoot, wave.rate):
-            warn(f"End sample too far out of range {last} [length:] {length}, skipping segment {name}")
-            return None
-        last = length
-    if last <= first + _in_samples(options.min_segment_length, wave.rate):
-        warn(f"Segment {name} too short, skipping it.")
-        return None
-    return Wave(wave.samples[channel : channel + 1, first:last], wave.rate)
-
-
-def _in_samples(seconds: float, rate: int) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.trunc(np.float32(seconds) * np.float32(rate)))
+    return Part(words[0], words[1], start, end, channel)
 
 
 @tool(
@@ -201,7 +178,9 @@ def wav_reverberate(options, input_rxfilename, output_wxfilename):
     for index in range(len(rir.samples)) if options.multi_channel_output else (None,):
         output, shift, power = signal, 0, _power(signal)
         if rir is not None:
-            response = _channel(rir, options.rir_channel if index is None else index, options.impulse_response) / 32768
+            response = (
+                _channel(rir, options.rir_channel if index is None else index, options.impulse_response) / INT16_SCALE
+            )
             output, power = _reverberate(signal, response, source.rate)
             shift = int(np.argmax(response)) if options.shift_output else 0
         for noise, snr, start in zip(noises, snrs, starts):
