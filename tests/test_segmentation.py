@@ -299,7 +299,7 @@ def data(tmp_path):
 
 
 def detect(source, output, **options):
-    return detect_speech(str(source), output, Topology(), viterbi, torch.device("cpu"), **options)
+    return detect_speech(str(source), output, Topology(), viterbi, device=torch.device("cpu"), **options)
 
 
 def test_command_writes_for_kaldi_and_lhotse(data, tmp_path):
@@ -413,7 +413,7 @@ def test_segments_beyond_the_end_and_segments_that_overlap(data, tmp_path, caplo
     assert (summary.utterances, summary.skipped) == (2, 2)
     assert "skipped utterance c: goes from 0.5 to 6 s, but recording s1-a lasts 5.4 s" in caplog.text
     (overlaps,) = [line for line in caplog.text.splitlines() if "overlaps" in line]
-    assert "out/segments: 'a-" in overlaps and "extract-windows refuses such segments" in overlaps
+    assert "out/segments: 'a-" in overlaps and "extract-windows" in overlaps
 
 
 def test_the_python_of_the_documentation():
@@ -444,7 +444,7 @@ def test_bad_input_is_one_line(data, tmp_path):
     assert "neither a data directory nor an rspecifier" in message(tmp_path / "nowhere")
     assert "none.scp: cannot read" in message("scp:none.scp")
     (tmp_path / "bad.scp").write_text((data / "wav.scp").read_text().splitlines(keepends=True)[3])
-    assert "not one usable utterance" in message(f"scp:{tmp_path / 'bad.scp'}")
+    assert "bad.scp: no usable utterances" in message(f"scp:{tmp_path / 'bad.scp'}")
     (data / "segments").write_text("s1-a s1-a 2.0 1.0\n")
     assert f"{data / 'segments'}:1: 's1-a' goes from 2.0 to 1.0 s" in message(data)
     (data / "segments").unlink()

@@ -1,17 +1,27 @@
-"""``sdpn-k2 plda-labels``: classes for LDA and PLDA where there are no speaker labels."""
+"""``sdpn-k2 plda-labels``: classes for LDA and PLDA when there are no speaker labels."""
 
 from pathlib import Path
 
 import click
 
+from sdpn_k2.cli.shared_options import FILE
+
 
 @click.command("plda-labels")
-@click.option("--num-clusters", type=click.IntRange(min=2), help="[default: one for every 8 utterances, 2 to 7500]")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--num-clusters",
+    type=click.IntRange(min=2),
+    show_default="one per 8 utterances, 2 to 7500",
+    help="Number of clusters.",
+)
+@click.option("--seed", default=0, help="Random seed for the initial centres.")
 @click.argument("embeddings")
-@click.argument("utt2spk", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("utt2spk", type=FILE)
 def plda_labels(embeddings: str, utt2spk: Path, num_clusters, seed: int) -> None:
-    """Cluster EMBEDDINGS (a Kaldi rspecifier) by k-means and write the clusters as classes to UTT2SPK."""
+    """Cluster embeddings into classes for PLDA.
+
+    Clusters EMBEDDINGS (a Kaldi rspecifier) by spherical k-means and writes the cluster of each utterance to UTT2SPK.
+    """
     from sdpn_k2.kaldi.datadir.data_dir import write_map
     from sdpn_k2.scoring.embeddings import read_embeddings
     from sdpn_k2.scoring.kmeans import pseudo_speakers

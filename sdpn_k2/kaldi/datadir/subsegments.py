@@ -49,6 +49,11 @@ def uniform_windows(duration: float, windowing: Windowing) -> Iterator[Tuple[flo
     yield start, min(start + windowing.window, duration)
 
 
+def times_in_name(start: float, end: float) -> str:
+    """Return the end of a window's name: its start and end (seconds) in hundredths of a second, 8 digits each."""
+    return f"{round(100 * start):08d}-{round(100 * end):08d}"
+
+
 def check_no_overlap(parts: Sequence[Part], where: str) -> None:
     """Raise InputError if two segments of a recording overlap: their speech would count twice."""
     by_recording: Dict[str, List[Part]] = {}
