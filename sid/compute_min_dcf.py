@@ -9,8 +9,8 @@ Usage: sid/compute_min_dcf.py [options] scores trials
   --c-miss X    cost of a missed detection (default: 1)
   --c-fa X      cost of a false alarm (default: 1)
 
-Lines of scores are '<enrolment key> <test key> <score>', lines of trials '<enrolment key> <test key>
-<target|nontarget>'. Trials without a score do not count. The threshold of the minimum goes to standard error.
+A line of the scores is '<enroll> <test> <score>', a line of the trials '<enroll> <test> <target|nontarget>'. Trials
+without a score do not count. The threshold of the minimum goes to standard error.
 """
 
 import sys
