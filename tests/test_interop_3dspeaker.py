@@ -18,7 +18,7 @@ from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig,
 from sdpn_k2.errors import InputError
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.formats.tables import read_table
-from sdpn_k2.methods.network import Branch
+from sdpn_k2.methods.network import Network
 from sdpn_k2.methods.released_weights import convert_3dspeaker
 from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.models.checkpoint import load_checkpoint
@@ -75,7 +75,7 @@ def relative(ours, theirs):
 
 
 def load_teacher(checkpoint):
-    teacher = Branch(checkpoint.config).eval()
+    teacher = Network(checkpoint.config).eval()
     weights = checkpoint.model.items()
     teacher.load_state_dict({name[8:]: value for name, value in weights if name.startswith("teacher.")})
     return teacher
@@ -153,7 +153,7 @@ def test_other_sizes_and_training_checkpoints(tmp_path, changes):
     assert converted.config.features.scale == 32768 and converted.config.objective.num_prototypes == 11
     mel = rng.gamma(1.0, size=(converted.config.features.num_mel_bins, 50)).astype(np.float32)
     for name in ("student", "teacher"):
-        branch = Branch(converted.config).eval()
+        branch = Network(converted.config).eval()
         branch.load_state_dict({key[8:]: value for key, value in converted.model.items() if key.startswith(f"{name}.")})
         with torch.no_grad():
             normalised = torch.nn.functional.instance_norm(torch.from_numpy(mel)[None].add(1e-6).log()).transpose(1, 2)

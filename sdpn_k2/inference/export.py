@@ -30,8 +30,9 @@ from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
-from sdpn_k2.scoring.metrics import ErrorRates, eer
-from sdpn_k2.scoring.trials import Trials, read_trials
+from sdpn_k2.scoring.evaluation import error_rates
+from sdpn_k2.scoring.metrics import eer
+from sdpn_k2.scoring.trial_list import Trials, read_trials
 from sdpn_k2.signal.convolution import ConvolvedFrontEnd
 from sdpn_k2.signal.fbank import instance_norm
 
@@ -294,7 +295,7 @@ def _cost(floats: Path, int8: Path, utterances: Iterable[Tuple[str, np.ndarray]]
         for embeddings, run in zip(vectors, runs):
             embeddings.append(run(samples[None])[0])
     sets = [Embeddings(names, np.stack(embeddings), "the exported model") for embeddings in vectors]
-    rates = [100 * eer(ErrorRates.from_scores(score_trials(one, one, trials), trials.labels())).value for one in sets]
+    rates = [100 * eer(error_rates(score_trials(one, one, trials), trials, trials.source)).value for one in sets]
     unit = [one.vectors / np.linalg.norm(one.vectors, axis=1, keepdims=True) for one in sets]
     return Quantisation(
         float_bytes=floats.stat().st_size,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig, config_from_dict, config_to_dict
 from sdpn_k2.errors import InputError, error_context
-from sdpn_k2.methods.network import Branch
+from sdpn_k2.methods.network import Network
 from sdpn_k2.models.checkpoint import FORMAT, Checkpoint
 from sdpn_k2.models.torch_file import describe, load_torch_file
 
@@ -161,7 +161,7 @@ def _head_left_out(tensors: Mapping[str, Tensor]) -> List[str]:
 
 def _convert_branch(tensors: Mapping[str, Tensor], config: Config, where: str) -> Dict[str, Tensor]:
     """Rename the tensors of the student or teacher to ours; every one must be known, present and of the right shape."""
-    ours = Branch(config).state_dict()
+    ours = Network(config).state_dict()
     theirs = {name: _their_name(name) for name in ours if name.startswith("encoder.") or _has_our_mlp(tensors)}
     left_out = set(_head_left_out(tensors))
     missing = [name for name in theirs.values() if name not in tensors]
