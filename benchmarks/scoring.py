@@ -21,7 +21,7 @@ from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings, subtract_mean
 from sdpn_k2.scoring.normalization import normalized_scores
-from sdpn_k2.scoring.trials import Scores, Trials, match_scores, read_scores, read_trials, write_scores
+from sdpn_k2.scoring.trial_list import Scores, Trials, match_scores, read_scores, read_trials, write_scores
 
 UTTERANCES, TRIALS, DIM, SPEAKERS = 138_000, 550_000, 512, 1_150  # 120 utterances each
 PEER_SAMPLE = 2_000

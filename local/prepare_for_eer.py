@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Join scores with the labels of their trials for compute-eer: '<score> <target|nontarget>' a line, as Kaldi's script.
+"""Join scores with the labels of their trials for compute-eer: lines '<score> <target|nontarget>', as in Kaldi.
 
 compute-eer <(local/prepare_for_eer.py data/test/trials exp/scores)
 """
@@ -15,7 +15,7 @@ from sdpn_k2.kaldi.backend.trials import labelled_scores
 def main() -> None:
     if len(sys.argv) != 3:
         sys.exit(f"Usage: {sys.argv[0]} <trials> <scores>")
-    for scores, labels in labelled_scores(*sys.argv[1:]):
+    for _, scores, labels in labelled_scores(*sys.argv[1:]):
         sys.stdout.buffer.write(b"".join(b"%b %b\n" % pair for pair in zip(scores, labels)))
 
 

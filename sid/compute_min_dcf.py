@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Minimum detection cost of a score file by Kaldi's rule, printed with four digits.
+"""Print the minimum detection cost of a score file by Kaldi's rule, with four digits.
 
     sid/compute_min_dcf.py --p-target 0.01 --c-miss 1 --c-fa 1 exp/scores data/test/trials
 
-Scores have lines '<enrolment key> <test key> <score>', trials '<enrolment key> <test key> <target|nontarget>'; trials without
-a score do not count. The threshold at which the minimum lies goes to standard error.
+A line of the scores is '<enroll> <test> <score>', one of the trials '<enroll> <test> <target|nontarget>'. Trials without
+a score do not count. The threshold of the minimum goes to standard error.
 """
 
 import argparse
@@ -17,11 +17,11 @@ import numpy as np
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend.eer import kaldi_min_dcf
-from sdpn_k2.kaldi.backend.trials import labelled_scores, parse_scores
+from sdpn_k2.kaldi.backend.trials import labelled_scores, parse_labels, parse_scores
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Wrong usage is one line and exit status 1, as in the other tools."""
+    """Report wrong usage in one line, with exit status 1, as the other tools do."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; --help shows the usage")
@@ -40,14 +40,13 @@ def main() -> None:
     if not 0 < args.p_target < 1:
         parser.error("--p-target must be greater than 0 and less than 1")
     if not (0 < args.c_miss < np.inf and 0 < args.c_fa < np.inf):
-        parser.error("--c-miss and --c-fa must be greater than 0")
+        parser.error("--c-miss and --c-fa must be greater than 0 and finite")
     print(*sys.argv, file=sys.stderr)
 
-    scores, is_target, line = [np.empty(0)], [np.empty(0, bool)], 1
-    for words, labels in labelled_scores(args.trials_filename, args.scores_filename):
-        scores.append(parse_scores(args.scores_filename, line, words))
-        is_target.append(np.array([label == b"target" for label in labels]))
-        line += len(words)
+    scores, is_target = [np.empty(0)], [np.empty(0, bool)]
+    for first_line, words, labels in labelled_scores(args.trials_filename, args.scores_filename):
+        scores.append(parse_scores(args.scores_filename, first_line, words))
+        is_target.append(parse_labels(args.trials_filename, first_line, labels))
     min_dcf, threshold = kaldi_min_dcf(
         np.concatenate(scores), np.concatenate(is_target), args.p_target, args.c_miss, args.c_fa
     )

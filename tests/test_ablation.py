@@ -292,7 +292,7 @@ def test_what_is_done_is_skipped_and_what_is_missing_is_said(ablated, data, tmp_
             str(copy),
         ],
     )
-    assert done.exit_code == 0 and f"{copy / 'sdpn' / 'seed0'}: was done already" in done.output
+    assert done.exit_code == 0 and f"{copy / 'sdpn' / 'seed0'}: already done" in done.output
     assert (copy / "sdpn" / "seed0" / "results.json").stat().st_mtime_ns == before
     shutil.rmtree(copy / "dino" / "seed1")
     (copy / "no-dr" / "seed0" / "results.json").unlink()

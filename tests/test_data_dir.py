@@ -34,13 +34,11 @@ def test_only_ascii_white_space_separates(tmp_path):
     assert data_dir.read_map(path) == {"a\u3000b": "你好\u3000吗\u00a0x", "c": ""}
 
 
-def test_lists_numbers_segments_trials(tmp_path):
+def test_lists_numbers_segments(tmp_path):
     assert data_dir.read_lists(write(tmp_path / "spk2utt", "s a b\nt c\n")) == {"s": ["a", "b"], "t": ["c"]}
     assert data_dir.read_numbers(write(tmp_path / "utt2dur", "a 1.5 \nb 2\n")) == {"a": 1.5, "b": 2.0}
     segments = data_dir.read_segments(write(tmp_path / "segments", "a rec 0.5 1.25\nb rec 1 -1\nc rec 0 1 A\n"))
     assert segments == {"a": ("rec", 0.5, 1.25), "b": ("rec", 1.0, -1.0), "c": ("rec", 0.0, 1.0)}
-    trials = list(data_dir.read_trials(write(tmp_path / "trials", "a b target\na c nontarget\n")))
-    assert trials == [("a", "b", True), ("a", "c", False)]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +54,6 @@ def test_lists_numbers_segments_trials(tmp_path):
         ("read_segments", "a rec 1\n", "{}:1: expected utterance, recording, start and end, got 'a rec 1'"),
         ("read_segments", "a rec 2 1\n", "{}:1: 'a' goes from 2 to 1 s: it must end after its start"),
         ("read_segments", "a rec -1 1\n", "{}:1: 'a' starts at -1 s, before its recording"),
-        ("read_trials", "a b target\na b yes\n", "{}:2: expected 'enroll test target|nontarget', got 'a b yes'"),
     ],
 )
 def test_unusable_tables_are_named_by_file_and_line(tmp_path, reader, text, message):

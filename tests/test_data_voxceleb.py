@@ -14,7 +14,8 @@ from voxceleb_tree import VOX1_DEV, VOX1_TEST, VOX2_TEST, encode, make_voxceleb_
 from sdpn_k2.cli.prepare import prepare
 from sdpn_k2.data.corpora.voxceleb import prepare_voxceleb
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir.data_dir import read_map, read_trials, validate
+from sdpn_k2.kaldi.backend.trials import read_trials
+from sdpn_k2.kaldi.datadir.data_dir import read_map, validate
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg, which is not installed")
 

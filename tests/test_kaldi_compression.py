@@ -106,15 +106,15 @@ def test_empty_matrix(tmp_path):
 def test_nonfinite_numbers_are_refused(method, bad):
     matrix = np.ones((10, 2), np.float32)
     matrix[3, 1] = bad
-    with pytest.raises(InputError, match="cannot be compressed"):
+    with pytest.raises(InputError, match="NaN"):
         compress(matrix, method)
 
 
 def test_ranges_beyond_float_are_refused():
-    with pytest.raises(InputError, match="cannot be compressed"):
+    with pytest.raises(InputError, match=r"-3e\+38 .*3e\+38"):
         compress(np.array([[-3e38], [3e38]]), 5)
 
 
 def test_unknown_method():
-    with pytest.raises(InputError, match="choose 1 to 7"):
+    with pytest.raises(InputError, match="8 .*1 to 7"):
         compress(np.ones((2, 2)), 8)

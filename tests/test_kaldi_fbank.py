@@ -144,7 +144,8 @@ def test_vtln_filters(warp):
 
 def test_vtln_keeps_frequencies_outside_the_band():
     freq = np.array([5.0, 20.0, 7999.0, 8000.0])
-    np.testing.assert_array_equal(vtln_warp_freq(freq, 20, 7900, 100, 7400, 1.1)[[0, 2, 3]], freq[[0, 2, 3]])
+    found = vtln_warp_freq(freq, 1.1, low_freq=20, high_freq=7900, vtln_low=100, vtln_high=7400)
+    np.testing.assert_array_equal(found[[0, 2, 3]], freq[[0, 2, 3]])
 
 
 @pytest.mark.parametrize("kind", WINDOWS)

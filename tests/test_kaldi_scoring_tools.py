@@ -215,7 +215,7 @@ def test_plda_scores_of_a_list_are_those_of_the_model(table, plda, several, monk
     matrix = plda.log_likelihood_ratios(enroll, num_utts, test)
     expected = [matrix[KEYS.index(first), KEYS.index(second)] for first, second in pairs]
     for block in (1 << 20, 100):  # bytes: the whole list at once, a few lines at a time
-        monkeypatch.setattr(trials, "_BLOCK", block)
+        monkeypatch.setattr(trials, "BLOCK_BYTES", block)
         assert run("ivector-plda-scoring", "--num-utts=ark:num_utts", "plda", table, table, "trials", "scores") == 0
         keys, scores = parse_scores("scores")
         assert keys == pairs
@@ -293,10 +293,10 @@ def test_no_trial_left_is_a_failure(table, plda, capfd, tool):
 @pytest.mark.parametrize(
     "text, where",
     [
-        ("{0} {1}\n{0}\n", "line 2"),
-        ("{0} {1} target\n", "line 1"),
-        ("{0} {1}\n\n{0} {1}\n", "line 2"),
-        ("{0}\n{0} {1} {1}\n", "line 1"),
+        ("{0} {1}\n{0}\n", ":2:"),
+        ("{0} {1} target\n", ":1:"),
+        ("{0} {1}\n\n{0} {1}\n", ":2:"),
+        ("{0}\n{0} {1} {1}\n", ":1:"),
         ("", "no trials"),
     ],
 )
@@ -635,7 +635,7 @@ def test_compute_eer_prints_four_digits_without_a_line_end(capfd, monkeypatch):
     with open("scores", "w") as stream:
         stream.writelines(f"{score} {label}\n" for score, label in zip(scores, labels))
     eer, _ = kaldi_eer(scores[:300], scores[300:])
-    monkeypatch.setattr(trials, "_BLOCK", 100)
+    monkeypatch.setattr(trials, "BLOCK_BYTES", 100)
     assert run("compute-eer", "scores") == 0
     assert capfd.readouterr().out == f"{100 * eer:.4g}"
 
@@ -643,9 +643,9 @@ def test_compute_eer_prints_four_digits_without_a_line_end(capfd, monkeypatch):
 @pytest.mark.parametrize(
     "text, where",
     [
-        ("1 target\n2 impostor\n", "line 2"),
-        ("1 target\nx nontarget\n", "line 2"),
-        ("1 target\n2\n", "line 2"),
+        ("1 target\n2 impostor\n", ":2:"),
+        ("1 target\nx nontarget\n", ":2:"),
+        ("1 target\n2\n", ":2:"),
         ("1 target\n", "no nontarget scores"),
         ("", "no target scores"),
         ("nan target\n1 nontarget\n", "NaN"),
@@ -691,10 +691,10 @@ def test_compute_min_dcf_says_where_the_minimum_lies():
 @pytest.mark.parametrize(
     "trial, score, where",
     [
-        ("a b target", "a c 1", "no trial a c"),
-        ("a b imposter", "a b 1", "trials: line 1"),
-        ("a b", "a b 1", "trials: line 1"),
-        ("a b target", "a b", "scores: line 1"),
+        ("a b target", "a c 1", "'a c'"),
+        ("a b imposter", "a b 1", "trials:1:"),
+        ("a b", "a b 1", "trials:1:"),
+        ("a b target", "a b", "scores:1:"),
     ],
 )
 def test_scripts_refuse_what_does_not_fit(name, trial, score, where):
@@ -713,7 +713,7 @@ def test_compute_min_dcf_refuses_impossible_costs_and_scores():
         assert (result.returncode, len(result.stderr.splitlines())) == (1, 1) and arguments[0] in result.stderr
     Path("scores").write_text("a b much\n")
     result = script("sid/compute_min_dcf.py", "scores", "trials")
-    assert result.returncode == 1 and "'much' is not a number" in result.stderr
+    assert result.returncode == 1 and "'much'" in result.stderr
     Path("scores").write_text("a b 1\n")
     result = script("sid/compute_min_dcf.py", "scores", "trials")
     assert result.returncode == 1 and "targets" in result.stderr

@@ -20,7 +20,7 @@ from sdpn_k2.reporting.data_summary import known_conditions, summarise_set
 from sdpn_k2.reporting.embedding_maps import speaker_panels
 from sdpn_k2.reporting.report import write_report
 from sdpn_k2.reporting.results import collect, write
-from sdpn_k2.scoring.trials import read_trials
+from sdpn_k2.scoring.trial_list import read_trials
 
 SPEAKERS = 8
 UTTERANCES = [f"s{speaker}-u{number}" for speaker in range(SPEAKERS) for number in range(6)]

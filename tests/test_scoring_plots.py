@@ -12,7 +12,7 @@ from sdpn_k2.reporting import plots
 from sdpn_k2.reporting.plots import Bar, Panel, silhouette
 from sdpn_k2.scoring.conditions import by_gender, by_value, rates_by_condition
 from sdpn_k2.scoring.metrics import CostModel, ErrorRates
-from sdpn_k2.scoring.trials import Trials
+from sdpn_k2.scoring.trial_list import Trials
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 

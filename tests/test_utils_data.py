@@ -115,8 +115,8 @@ def test_subset_of_whole_speakers(call, data, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["data", "11", "out"], "11 utterances wanted, but data has only 10"),
-        (["data", "0", "out"], "N must be a whole number from 1 on, got '0'"),
+        (["data", "11", "out"], "data has only 10 utterances, not 11"),
+        (["data", "0", "out"], "N must be a whole number of at least 1, got '0'"),
         (["data", "out"], "expected a source, N and a destination; --help shows the usage"),
         (["--utt-list", "none", "data", "out"], "data: nothing"),
     ],
@@ -169,7 +169,7 @@ def test_subsegment(call, data, tmp_path):
     (tmp_path / "cuts").write_text("s1-u0-a s1-u0 0 0.5\ns1-u0-b s1-u0 0.5 0.9\n")
     (tmp_path / "words").write_text("s1-u0-a one\ns1-u0-b two\n")
     assert said(call("data/subsegment_data_dir.sh", "data", "cuts", "words", "out")) == (
-        "subsegment_data_dir.sh: out has 2 stretches of data\n"
+        "subsegment_data_dir.sh: out has 2 pieces of data\n"
     )
     assert call("validate_data_dir.sh", "out").returncode == 0
     assert data_dir.read_map(tmp_path / "out/feats.scp")["s1-u0-b"] == "/f.ark:0[50:89]"

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Prepare files on the disks that utils/create_split_dir.pl has set up.
+"""Place files on the disks that utils/create_split_dir.pl has set up.
 
 Usage: utils/create_data_link.pl file ...
 
     utils/create_data_link.pl exp/fbank/raw.1.ark
 
-makes exp/fbank/raw.1.ark a link to that name in one of exp/fbank/storage/1, 2, ..., the same one every time.
-Where there is no folder storage beside the file, nothing is done.
+makes exp/fbank/raw.1.ark a link to a file of that name in one of exp/fbank/storage/1, 2, ..., always the same one.
+Without a folder named storage beside the file, the script does nothing.
 """
 
 import re
@@ -23,7 +23,7 @@ def main(_options, *arguments):
         disks = sorted(disk for disk in (file.parent / "storage").glob("*") if disk.name.isdigit())
         if not disks:
             continue
-        # The last number of a name counts jobs: deal them out in turn.
+        # The last number in a name is the job's: deal the jobs out in turn.
         number = int(([0] + re.findall(r"\d+", file.name))[-1])
         target = disks[number % len(disks)].resolve() / file.name
         if file.is_symlink() or file.exists():

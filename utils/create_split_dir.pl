@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Spread what will be written to one folder over several disks.
+"""Spread the files of one folder over several disks.
 
 Usage: utils/create_split_dir.pl [--suffix X] disk-folder ... storage-folder
 
     utils/create_split_dir.pl /export/{a,b,c}/me/fbank exp/fbank/storage
 
-makes the disk folders and exp/fbank/storage/1, 2, 3 as links to them. utils/create_data_link.pl exp/fbank/raw.1.ark
-then puts that file on one of the disks. A disk folder that cannot be made is left out with a warning. Links that are
-there stay as they are: files may lie behind them.
-  --suffix X  the folder X in each disk folder
+makes the disk folders, and links to them named exp/fbank/storage/1, 2, 3. Then utils/create_data_link.pl
+exp/fbank/raw.1.ark places that file on one of the disks.
+
+  --suffix X  use the folder X inside each disk folder
+
+A disk folder that cannot be made is skipped with a warning. Existing links stay, since files may lie behind them.
 """
 
 import sys
@@ -28,9 +30,9 @@ def main(options, *arguments):
             disk.mkdir(parents=True, exist_ok=True)
             usable.append(disk.resolve())
         except OSError as error:
-            script.warn(f"warning: left out {disk}: {error.strerror}")
+            script.warn(f"warning: skipped {disk}: {error.strerror}")
     if not usable:
-        raise InputError("none of the disk folders can be made")
+        raise InputError("cannot make any of the disk folders")
     storage.mkdir(parents=True, exist_ok=True)
     for number, disk in enumerate(usable, start=1):
         link = storage / str(number)

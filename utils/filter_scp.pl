@@ -6,9 +6,10 @@ Usage: utils/filter_scp.pl [--exclude] [-f field] id-list [table] > output
     utils/filter_scp.pl good-utterances data/train/feats.scp > feats.scp
     utils/filter_scp.pl --exclude data/test/spk2utt -f 2 data/all/utt2spk
 
-  --exclude  the lines whose key is not in the list
-  -f FIELD   the key is this field of the table, counted from 1 (1)
-The first field of each line of the list is an id. Without a table, or for "-", standard input is read.
+  --exclude  print the lines whose key is not in the list
+  -f FIELD   field of the table that holds the key, counted from 1 (default: 1)
+
+The first field of each line of the list is an id. Without a table, or for "-", the script reads standard input.
 """
 
 import sys

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Filter one table by several lists at once, reading it once.
+"""Filter a table by several lists at once, reading it once.
 
 Usage: utils/filter_scps.pl [--no-warn] [-f field] JOB=first:last id-list-pattern table output-pattern
 
     utils/filter_scps.pl JOB=1:8 data/train/split8/JOB/utt2spk data/train/feats.scp data/train/split8/JOB/feats.scp
 
-  -f FIELD   the key is this field of the table, counted from 1 (1)
-  --no-warn  say nothing about lines of the table that went to no output, or to several
-JOB, whatever its name, stands for the job's number in both patterns.
+  -f FIELD   field of the table that holds the key, counted from 1 (default: 1)
+  --no-warn  do not warn about lines that go to no output, or to several
+
+JOB stands for the job's number in both patterns; any other name will do.
 """
 
 import re
@@ -27,7 +28,7 @@ def main(options, jobs, lists, table, outputs):
     job, numbers = match[1], range(int(match[2]), int(match[3] or match[2]) + 1)
     for pattern in (lists, outputs):
         if job not in pattern and len(numbers) > 1:
-            raise InputError(f"'{pattern}' is the same for all jobs: put {job} into it")
+            raise InputError(f"'{pattern}' is the same for all jobs; add {job} to it")
 
     jobs_of = {}
     for number in numbers:
@@ -49,9 +50,9 @@ def main(options, jobs, lists, table, outputs):
         with open(outputs.replace(job, str(number)), "wb") as stream:
             stream.writelines(chosen[number])
     if nowhere and not options.no_warn:
-        script.warn(f"warning: {nowhere} lines of {table} are in no output")
+        script.warn(f"warning: {nowhere} lines of {table} go to no output")
     if repeated and not options.no_warn:
-        script.warn(f"warning: {repeated} lines of {table} are in several outputs")
+        script.warn(f"warning: {repeated} lines of {table} go to several outputs")
 
 
 script.run(main, __doc__, arguments=(4, 4), flags=["--no-warn"], values={"-f": "1"})

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Print a list in random order, the same for the same seed, on every machine.
+"""Print a list in random order: the same order for the same seed, on every machine.
 
 Usage: utils/shuffle_list.pl [--srand N] [list] > output
 
     utils/shuffle_list.pl --srand 7 data/train/utt2spk | head -n 1000
 
-  --srand N  the seed (0)
-Without a list, or for "-", standard input is read.
+  --srand N  random seed (default: 0)
+
+Without a list, or for "-", the script reads standard input.
 """
 
 import sys

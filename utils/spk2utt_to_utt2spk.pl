@@ -3,7 +3,9 @@
 
 Usage: utils/spk2utt_to_utt2spk.pl [spk2utt] > utt2spk
 
-Without a file, or for "-", standard input is read.
+    utils/spk2utt_to_utt2spk.pl data/train/spk2utt > data/train/utt2spk
+
+Without a file, or for "-", the script reads standard input.
 """
 
 import sys

@@ -1,24 +1,3 @@
-#!/usr/bin/env python3
-"""Split a data directory into parts for parallel jobs.
-
-Usage: utils/split_data.sh [--per-utt] data-dir number-of-parts
-
-    utils/split_data.sh data/train 8          # data/train/split8/1 ... 8, no speaker in two of them
-    utils/split_data.sh --per-utt data/train 8    # data/train/split8utt/1 ... 8
-
-Parts that are there and not older than the data directory are left alone.
-"""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sdpn_k2.kaldi.datadir import data_dir_ops  # noqa: E402
-from sdpn_k2.kaldi.tools import script  # noqa: E402
-
-
-def main(options, directory, parts):
-    data_dir_ops.split(directory, script.whole_number(parts, "the number of parts", least=1), options.per_utt)
-
-
-script.run(main, __doc__, arguments=(2, 2), flags=["--per-utt"])
+#!/usr/bin/env bash
+# Splits a data directory into parts for parallel jobs; --help shows the usage. split_data.py does the work.
+exec python3 "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/split_data.py" "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Split a list into parts of equal length, or without splitting a speaker.
+"""Split a list into parts of equal length, optionally without splitting a speaker.
 
 Usage: utils/split_scp.pl [--utt2spk=utt2spk] list part1 part2 ...
        utils/split_scp.pl -j number-of-parts part [--one-based] [--utt2spk=utt2spk] list [output]
@@ -7,10 +7,11 @@ Usage: utils/split_scp.pl [--utt2spk=utt2spk] list part1 part2 ...
     utils/split_scp.pl data/train/wav.scp wav.1.scp wav.2.scp wav.3.scp
     utils/split_scp.pl -j 3 0 --utt2spk=data/train/utt2spk data/train/feats.scp feats.1.scp
 
-  --utt2spk=FILE  keep each speaker's lines in one part; the parts are then only about equal
-  -j N PART       write one part of N, to the output or standard output; parts count from 0
-  --one-based     ... from 1
-The list may be "-", standard input. There must be at least as many lines (or speakers) as parts.
+  --utt2spk=FILE  keep each speaker's lines in one part; the parts are then only roughly equal
+  -j N PART       write one part of N to the output, or to standard output; parts count from 0
+  --one-based     count parts from 1
+
+The list may be "-" for standard input. It needs at least as many lines (or speakers) as there are parts.
 """
 
 import sys
@@ -28,19 +29,19 @@ def main(options, *arguments):
         number = script.whole_number(options.j, "the number of parts", least=1)
         only = script.whole_number(arguments[0], "the part") - options.one_based
         if not 0 <= only < number:
-            raise InputError(f"there is no part {arguments[0]} of {number}")
+            raise InputError(f"part {arguments[0]} is not one of {number}")
         if not 2 <= len(arguments) <= 3:
-            raise InputError("with -j, expected the part, a list and at most one output; --help shows the usage")
+            raise InputError("with -j, expected a part, a list and at most one output; --help shows the usage")
         source, outputs = arguments[1], arguments[2:] or ["-"]
     else:
         source, outputs = arguments[0], arguments[1:]
         number = len(outputs)
         if not outputs:
-            raise InputError("no parts to write; --help shows the usage")
+            raise InputError("no outputs; --help shows the usage")
 
     lines = script.read_lines(source)
     if not 1 <= number <= len(lines):
-        raise InputError(f"{source} has {len(lines)} lines, too few for {number} parts (reduce nj)")
+        raise InputError(f"{source} has {len(lines)} lines, too few for {number} parts (use fewer jobs)")
     if options.utt2spk:
         keys = [line.split(None, 1)[0].decode("utf-8", "surrogateescape") if line.strip() else "" for line in lines]
         speakers = lists.speakers_of(keys, data_dir.read_map(options.utt2spk), source)

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Print N lines of a list, in its order: evenly spread over it, or its first or last.
+"""Print N lines of a list in its order: spread evenly over it, or its first or last.
 
 Usage: utils/subset_scp.pl [--quiet] [--first|--last] N list > output
 
     utils/subset_scp.pl 1000 data/train/utt2spk > small
 
-  --first, --last  the first or last N lines
-  --quiet          where there are fewer lines than N, print all of them; without it that is an error
-The list may be "-", standard input.
+  --first, --last  print the first or last N lines
+  --quiet          print all lines of a list shorter than N (default: fail)
+
+The list may be "-" for standard input.
 """
 
 import sys
@@ -24,7 +25,7 @@ def main(options, number, source):
     wanted = script.whole_number(number, "N")
     if wanted > len(lines):
         if not options.quiet:
-            raise InputError(f"{wanted} lines wanted, but {source} has only {len(lines)}")
+            raise InputError(f"{source} has only {len(lines)} lines, not {wanted}")
         wanted = len(lines)
     if options.first:
         chosen = lines[:wanted]

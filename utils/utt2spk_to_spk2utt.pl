@@ -3,7 +3,9 @@
 
 Usage: utils/utt2spk_to_spk2utt.pl [utt2spk] > spk2utt
 
-Without a file, or for "-", standard input is read.
+    utils/utt2spk_to_spk2utt.pl data/train/utt2spk > data/train/spk2utt
+
+Without a file, or for "-", the script reads standard input.
 """
 
 import sys
@@ -19,8 +21,8 @@ def main(_options, source="-"):
     for number, line in enumerate(script.read_lines(source), start=1):
         fields = line.split()
         if len(fields) != 2:
-            said = line.decode(errors="replace").strip()
-            raise InputError(f"{source}:{number}: expected one utterance and one speaker, got '{said}'")
+            found = line.decode(errors="replace").strip()
+            raise InputError(f"{source}:{number}: expected one utterance and one speaker, got '{found}'")
         utterances.setdefault(fields[1], []).append(fields[0])
     for speaker, names in utterances.items():
         sys.stdout.buffer.write(speaker + b" " + b" ".join(names) + b"\n")

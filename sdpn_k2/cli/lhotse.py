@@ -5,25 +5,27 @@ from pathlib import Path
 
 import click
 
-MANIFEST = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from sdpn_k2.cli.shared_options import FILE, FOLDER
 
 
 @click.group()
 def lhotse() -> None:
-    """Exchange manifests, features and x-vectors between lhotse and Kaldi."""
+    """Exchange data between lhotse and Kaldi."""
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
 @lhotse.command("to-kaldi")
-@click.option("--prefix-speaker", is_flag=True, help="Write utterance ids as SPEAKER-ID, where they do not begin so.")
-@click.argument("recordings", type=MANIFEST)
-@click.argument("supervisions", type=MANIFEST)
+@click.option("--prefix-speaker", is_flag=True, help="Start every utterance id with its speaker: SPEAKER-ID.")
+@click.argument("recordings", type=FILE)
+@click.argument("supervisions", type=FILE)
 @click.argument("data_dir", type=FOLDER)
 def to_kaldi(recordings: Path, supervisions: Path, data_dir: Path, prefix_speaker: bool) -> None:
-    """Write the Kaldi data directory DATA_DIR of two manifests."""
+    """Write two manifests as a Kaldi directory.
+
+    RECORDINGS and SUPERVISIONS become the Kaldi data directory DATA_DIR.
+    """
     from lhotse import RecordingSet, SupervisionSet
 
     from sdpn_k2.data.kaldi_exchange import write_kaldi_dir
@@ -41,7 +43,10 @@ def to_kaldi(recordings: Path, supervisions: Path, data_dir: Path, prefix_speake
 @click.argument("data_dir", type=FOLDER)
 @click.argument("manifests", type=FOLDER)
 def from_kaldi(data_dir: Path, manifests: Path) -> None:
-    """Write MANIFESTS/recordings_NAME.jsonl.gz and supervisions_NAME.jsonl.gz of a Kaldi data directory called NAME."""
+    """Write a Kaldi directory as manifests.
+
+    A directory called NAME becomes MANIFESTS/recordings_NAME.jsonl.gz and supervisions_NAME.jsonl.gz.
+    """
     from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
     from sdpn_k2.data.manifest_files import write_manifest
     from sdpn_k2.files import make_folder
@@ -55,10 +60,13 @@ def from_kaldi(data_dir: Path, manifests: Path) -> None:
 
 
 @lhotse.command("export-feats")
-@click.argument("cuts", type=MANIFEST)
+@click.argument("cuts", type=FILE)
 @click.argument("data_dir", type=FOLDER)
 def export_feats(cuts: Path, data_dir: Path) -> None:
-    """Write the stored features of CUTS to DATA_DIR as feats.scp, for Kaldi."""
+    """Write features of cuts as Kaldi's feats.scp.
+
+    The stored features of CUTS go into DATA_DIR.
+    """
     from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import export_features
 
@@ -66,13 +74,14 @@ def export_feats(cuts: Path, data_dir: Path) -> None:
 
 
 @lhotse.command("attach-xvectors")
-@click.argument("cuts", type=MANIFEST)
+@click.argument("cuts", type=FILE)
 @click.argument("xvectors")
-@click.argument("output", type=MANIFEST)
+@click.argument("output", type=FILE)
 def attach(cuts: Path, xvectors: str, output: Path) -> None:
-    """Write CUTS to OUTPUT with the vectors of XVECTORS (a Kaldi rspecifier) as cut.xvector.
+    """Attach x-vectors to cuts.
 
-    The arrays go into a folder beside it: NAME.xvectors for NAME.jsonl.gz.
+    CUTS are written to OUTPUT with the vectors of XVECTORS (a Kaldi rspecifier) as cut.xvector. The arrays go into a
+    folder beside it: NAME.xvectors for NAME.jsonl.gz.
     """
     from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import attach_xvectors
@@ -83,10 +92,13 @@ def attach(cuts: Path, xvectors: str, output: Path) -> None:
 
 
 @lhotse.command("export-xvectors")
-@click.argument("cuts", type=MANIFEST)
+@click.argument("cuts", type=FILE)
 @click.argument("output")
 def export(cuts: Path, output: str) -> None:
-    """Write cut.xvector of CUTS to OUTPUT, a Kaldi wspecifier such as ark,scp:xvector.ark,xvector.scp."""
+    """Write x-vectors of cuts as a Kaldi table.
+
+    cut.xvector of CUTS goes to OUTPUT, a Kaldi wspecifier such as ark,scp:xvector.ark,xvector.scp.
+    """
     from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import export_xvectors
 

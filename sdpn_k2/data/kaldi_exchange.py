@@ -381,11 +381,12 @@ def _format(entry: str) -> Tuple[int, int, int]:
 
 
 def _times(part: Part, recording: Recording, exact: Optional[float], directory: Path) -> Tuple[float, float]:
-    """Start and duration. A segment may overshoot the recording's end a little, as for Kaldi."""
+    """Return start and duration. As in Kaldi, a segment may end a little after its recording."""
     with error_context(f"{directory / 'segments'}: '{part.utterance}'"):
         sample_range(part, recording.sampling_rate, recording.num_samples)
-    end = recording.duration if part.end == -1 else min(part.end, recording.duration)
-    duration = round(end - part.start, 9)
+    if part.end == -1:
+        return part.start, recording.duration - part.start
+    duration = round(min(part.end, recording.duration) - part.start, 9)
     if exact is not None and abs(exact - duration) < DURATION_TOLERANCE:
         duration = exact
     return part.start, duration

@@ -58,7 +58,7 @@ def verify(
         InputError: no enrolment recording; a prior outside 0 to 1; a calibration of several systems; all that
             ``Embedder.embed`` raises.
     """
-    CostModel(p_target).check()
+    CostModel(p_target)  # raises InputError for an impossible prior
     if isinstance(enroll, (str, Path)):
         enroll = [enroll]
     if not len(enroll):

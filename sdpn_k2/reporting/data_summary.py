@@ -9,7 +9,7 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_map, read_numbers
 from sdpn_k2.scoring.conditions import Conditions, by_gender, by_value
-from sdpn_k2.scoring.trials import Trials
+from sdpn_k2.scoring.trial_list import Trials
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 

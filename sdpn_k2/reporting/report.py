@@ -30,7 +30,14 @@ from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.conditions import Conditions, rates_by_condition
 from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
 from sdpn_k2.scoring.metrics import ErrorRates
-from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials, trials_between
+from sdpn_k2.scoring.trial_list import (
+    Trials,
+    check_labels_agree,
+    match_scores,
+    read_scores,
+    read_trials,
+    trials_between,
+)
 
 Made = TypeVar("Made")
 

@@ -24,7 +24,14 @@ from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.datadir.data_dir import TRIAL_LIST, read_map, trial_lists
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import Interval, TrialSpeakers, bootstrap_intervals, trial_speakers
-from sdpn_k2.scoring.trials import Trials, check_labels_agree, match_scores, read_scores, read_trials, trials_between
+from sdpn_k2.scoring.trial_list import (
+    Trials,
+    check_labels_agree,
+    match_scores,
+    read_scores,
+    read_trials,
+    trials_between,
+)
 
 BACKENDS = ("cosine", "cosine_mean", "plda")
 PACKAGES = ("sdpn_k2", "numpy", "torch", "lhotse")

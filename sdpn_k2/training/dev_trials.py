@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from sdpn_k2.config import Config
-from sdpn_k2.errors import InputError, Skipped, error_context
+from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.inference.utterance_features import read_features
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
-from sdpn_k2.scoring.metrics import ErrorRates, eer
-from sdpn_k2.scoring.trials import read_trials
+from sdpn_k2.scoring.evaluation import error_rates
+from sdpn_k2.scoring.metrics import eer
+from sdpn_k2.scoring.trial_list import read_trials
 from sdpn_k2.signal.front_end import front_end
 
 
@@ -61,6 +62,5 @@ class DevTrials:
 
     def _score(self, vectors: np.ndarray) -> float:
         embeddings = Embeddings(self.ids, vectors, "dev embeddings")
-        scores, labels = score_trials(embeddings, embeddings, self.trials), self.trials.labels()
-        with error_context(self.trials.source):
-            return 100 * eer(ErrorRates.from_scores(scores, labels)).value
+        scores = score_trials(embeddings, embeddings, self.trials)
+        return 100 * eer(error_rates(scores, self.trials, self.trials.source)).value

@@ -1,30 +1,3 @@
-#!/usr/bin/env python3
-"""Write a data directory whose utterances are stretches of another's.
-
-Usage: utils/data/subsegment_data_dir.sh [options] source subsegments [text] destination
-
-    utils/data/subsegment_data_dir.sh data/train subsegments data/train_chunks
-
-Each line of subsegments is "new-utterance old-utterance start end", in seconds from the old utterance's start. The
-result has segments, and feats.scp and vad.scp with ranges of frames ([21:142]) if the source has these; without a text
-it has none.
-  --segment-end-padding X  seconds added to the ends in segments, but not to those of the features
-  --cmd X, --nj X          accepted for Kaldi's sake: nothing here takes long
-"""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from sdpn_k2.kaldi.datadir import data_dir_ops  # noqa: E402
-from sdpn_k2.kaldi.tools import script  # noqa: E402
-
-
-def main(options, source, subsegments, *rest):
-    text = rest[0] if len(rest) == 2 else None
-    padding = script.number(options.segment_end_padding, "--segment-end-padding")
-    number = data_dir_ops.subsegment(source, subsegments, rest[-1], text, padding)
-    script.tell(f"{rest[-1]} has {number} stretches of {source}")
-
-
-script.run(main, __doc__, arguments=(3, 4), values={"--segment-end-padding": "0", "--cmd": "", "--nj": ""})
+#!/usr/bin/env bash
+# Writes a data directory whose utterances are pieces of another's; --help shows the usage. subsegment_data_dir.py does the work.
+exec python3 "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/subsegment_data_dir.py" "$@"

@@ -23,7 +23,7 @@ from sdpn_k2.data.audio_files import LIBSNDFILE_SUFFIXES, find_audio, locate, ma
 from sdpn_k2.data.data_folder import clear_set, write_augmentation, write_eval_sets, write_set
 from sdpn_k2.data.trial_lists import refuse_unknown, write_trials
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir.data_dir import Trial
+from sdpn_k2.kaldi.backend.trials import Trial
 
 log = logging.getLogger(__name__)
 

@@ -59,14 +59,6 @@ class Segment(NamedTuple):
     end: float
 
 
-class Trial(NamedTuple):
-    """A question to the recogniser: is the test utterance spoken by the enrolled speaker?"""
-
-    enroll: str
-    test: str
-    target: bool
-
-
 # Reading
 
 
@@ -129,21 +121,8 @@ def parse_segment(utterance: str, value: str, where: str) -> Segment:
     return Segment(fields[0], start, end)
 
 
-def read_trials(path: PathLike) -> Iterator[Trial]:
-    """Stream a trial list, line by line, so that its length does not matter.
-
-    Raises:
-        InputError: no such file; a line that is not "enroll test target|nontarget".
-    """
-    for number, enroll, value in _rows(path):
-        fields = _fields(value)
-        if len(fields) != 2 or fields[1] not in ("target", "nontarget"):
-            raise InputError(f"{path}:{number}: expected 'enroll test target|nontarget', got '{enroll} {value}'")
-        yield Trial(enroll, fields[0], fields[1] == "target")
-
-
 def trial_lists(directory: PathLike) -> List[Path]:
-    """The trial lists in a directory, sorted: files called ``trials`` or ``trials_<name>``, no backups of such."""
+    """Return the trial lists in a directory, sorted: files named ``trials`` or ``trials_<name>``, but no backups."""
     found = Path(directory).glob("trials*")
     return sorted(path for path in found if TRIAL_LIST.fullmatch(path.name) and path.is_file())
 

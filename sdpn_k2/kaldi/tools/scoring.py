@@ -10,7 +10,7 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend import clustering
 from sdpn_k2.kaldi.backend.eer import kaldi_eer
 from sdpn_k2.kaldi.backend.plda import Plda, read_plda, score_recording
-from sdpn_k2.kaldi.backend.trials import Side, parse_scores, read_columns, score_trials
+from sdpn_k2.kaldi.backend.trials import Side, parse_labels, parse_scores, read_columns, score_trials
 from sdpn_k2.kaldi.backend.vectors import all_vectors
 from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.formats.io import open_input
@@ -242,13 +242,7 @@ def compute_eer(options, scores_rxfilename):
     with open_input(scores_rxfilename) as stream:
         for first_line, (words, labels) in read_columns(stream, "<score> <target|nontarget>"):
             scores.append(parse_scores(stream.name, first_line, words).astype(np.float32))
-            is_target.append(np.array([label == b"target" for label in labels]))
-            if labels.count(b"nontarget") + is_target[-1].sum() != len(labels):
-                wrong = next(i for i, label in enumerate(labels) if label not in (b"target", b"nontarget"))
-                raise InputError(
-                    f"{stream.name}: line {first_line + wrong}: the label should be target or nontarget, "
-                    f"not {labels[wrong].decode('utf-8', 'replace')[:80]!r}"
-                )
+            is_target.append(parse_labels(stream.name, first_line, labels))
     all_scores, targets = np.concatenate(scores), np.concatenate(is_target)
     eer, threshold = kaldi_eer(all_scores[targets], all_scores[~targets])
     log.log(f"Equal error rate is {100 * eer:g}%, at threshold {threshold:g}")

@@ -1,77 +1,86 @@
-"""The command line of the small scripts in utils/: ``script.pl [options] arguments``, its help and its errors."""
+"""The command line of the small scripts in utils/: ``script.pl [options] arguments``, with help and one-line errors."""
 
 import os
 import signal
 import sys
 from types import SimpleNamespace
-from typing import Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NoReturn, Optional, Tuple
 
 from sdpn_k2.errors import InputError
 
 
 def run(
-    main: Callable,
+    main: Callable[..., Any],
     usage: str,
+    *,
     arguments: Tuple[int, Optional[int]],
     flags: Iterable[str] = (),
     values: Optional[Mapping[str, str]] = None,
-) -> None:
-    """Call ``main(options, *arguments)`` with the command line's, and exit: 1 with one line where it raises InputError.
+) -> NoReturn:
+    """Call ``main(options, *arguments)`` with this process's command line, and exit.
+
+    The exit status is what ``main`` returns, or 1 after one line on stderr if it raises InputError or OSError.
 
     Args:
+        main: the script.
         usage: the text for --help.
-        arguments: how many there may be, from and to (None: any number).
-        flags: options without a value, such as ``--exclude``: options.exclude is True where it is given.
+        arguments: fewest and most arguments (None: no limit).
+        flags: options without a value, such as ``--exclude``: options.exclude is True if it is given.
         values: options with a value, such as ``--utt-prefix x`` or ``--utt-prefix=x``, and their defaults.
     """
-    # As any filter: end quietly when the reader of a pipe ends.
+    # Like any filter, end quietly when the reader of a pipe ends.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         options, words = _parse(sys.argv[1:], usage, list(flags), dict(values or {}))
-        least, most = arguments
-        if len(words) < least or (most is not None and len(words) > most):
+        fewest, most = arguments
+        if len(words) < fewest or (most is not None and len(words) > most):
             raise InputError(f"wrong number of arguments ({len(words)}); --help shows the usage")
         sys.exit(main(options, *words))
     except InputError as error:
-        fail(str(error))
+        warn(str(error))
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        warn(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def fail(message: str) -> None:
-    warn(message)
     sys.exit(1)
 
 
-def tell(message: str) -> None:
-    print(f"{os.path.basename(sys.argv[0])}: {message}")
+def info(message: str) -> None:
+    """Print a message to stdout, after the script's name."""
+    print(f"{_script_name()}: {message}")
 
 
 def warn(message: str) -> None:
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    """Print a message to stderr, after the script's name."""
+    print(f"{_script_name()}: {message}", file=sys.stderr)
+
+
+def _script_name() -> str:
+    """Return the name that recipes call: x.sh for an x.py that has an x.sh beside it."""
+    path, extension = os.path.splitext(sys.argv[0])
+    return os.path.basename(f"{path}.sh" if extension == ".py" and os.path.exists(f"{path}.sh") else sys.argv[0])
 
 
 def whole_number(text: str, what: str, least: int = 0) -> int:
+    """Return the number in ``text``; ``what`` names it in the error."""
     if not text.isdigit() or int(text) < least:
-        raise InputError(f"{what} must be a whole number from {least} on, got '{text}'")
+        raise InputError(f"{what} must be a whole number of at least {least}, got '{text}'")
     return int(text)
 
 
 def number(text: str, what: str) -> float:
-    """A number that is not negative."""
+    """Return the number in ``text``, which must not be negative; ``what`` names it in the error."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise InputError(f"{what} must be a number from 0 on, got '{text}'")
+        raise InputError(f"{what} must be a number of at least 0, got '{text}'")
     return value
 
 
 def read_lines(path: str) -> List[bytes]:
-    """All lines of a file, or of standard input for "-", each with its line end."""
+    """Return all lines of a file, or of standard input for "-"; each ends with a newline."""
     if path == "-":
         lines = sys.stdin.buffer.readlines()
     else:
@@ -89,7 +98,7 @@ def _parse(argv: List[str], usage: str, flags: List[str], values: Dict[str, str]
     for word in rest:
         key, equals, value = word.partition("=")
         if key.startswith("--"):
-            key = key.replace("_", "-")  # alike, as for parse_options.sh
+            key = key.replace("_", "-")  # parse_options.sh accepts both, too
         if word in ("--help", "-h"):
             print(usage.strip())
             sys.exit(0)
