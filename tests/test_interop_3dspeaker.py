@@ -11,6 +11,7 @@ import soundfile
 import torch
 from click.testing import CliRunner
 from three_d_speaker import INTEROP, embed, random_branch
+from tiny_models import MELSPEC
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig, load_config
@@ -24,9 +25,17 @@ from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.signal.front_end import front_end
 from sdpn_k2.training.initialisation import initial_weights
 
-SIZES = dict(channels=24, bins=30, scale=4, se=10, attention=6, embedding=14, hidden=20, projection=9)
+SIZES = {
+    "channels": 24,
+    "bins": 30,
+    "scale": 4,
+    "se": 10,
+    "attention": 6,
+    "embedding": 14,
+    "hidden": 20,
+    "projection": 9,
+}
 READS_NUMPY = hasattr(torch.serialization, "safe_globals")
-MELSPEC = FeaturesConfig(kind="melspec", low_freq=0.0, scale=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +57,7 @@ def converted(published, tmp_path):
 
 
 def source(rng, **changes):
-    """A training checkpoint in their layout, with an optimizer as theirs, whose learning rate is a NumPy number."""
+    """Return a training checkpoint in their layout; as in theirs, the optimiser's learning rate is a NumPy number."""
     sizes = {**SIZES, **changes}
     group = {"lr": np.float64(0.1)} if READS_NUMPY else {}
     optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [group]}
@@ -182,7 +191,7 @@ def test_published_files_and_rdino(tmp_path):
     assert {name.partition(".")[0] for name in converted.model} == {"teacher"}
     assert converted.config.model.projection_dim == 9
 
-    # An MLP of another depth has no place either; the encoder is converted all the same.
+    # An MLP of another depth is left out too; the encoder is converted all the same.
     for name in [name for name in teacher if "head.mlp.3" in name or "head.mlp.4" in name]:
         teacher[name.replace("mlp.3", "mlp.9").replace("mlp.4", "mlp.10")] = teacher[name]
         del teacher[name]
@@ -190,7 +199,7 @@ def test_published_files_and_rdino(tmp_path):
     converted, left_out = convert_3dspeaker(tmp_path / "deep.pth")
     assert all(name.startswith("teacher.encoder.") for name in converted.model)
     assert "teacher's head.mlp.9.weight" in left_out
-    # Prototypes then have none either: they belong to that MLP's projections.
+    # So are the prototypes then, which belong to that MLP's projections.
     torch.save({"teacher": teacher, "prototypes": torch.zeros(5, 9)}, tmp_path / "deep.pth")
     converted, left_out = convert_3dspeaker(tmp_path / "deep.pth")
     assert "prototypes" in left_out and "prototypes.weight" not in converted.model
@@ -217,7 +226,7 @@ def test_converted_weights_start_a_training(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
-def test_scales_that_are_none(published, tmp_path, scale):
+def test_bad_scales(published, tmp_path, scale):
     with pytest.raises(InputError, match=f"scale is {scale:g}"):
         convert_3dspeaker(published, scale)
 

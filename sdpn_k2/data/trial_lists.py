@@ -10,7 +10,7 @@ from typing import Callable, Collection, Iterable, Mapping
 from sdpn_k2.data.audio_check import Scan
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
-from sdpn_k2.kaldi.datadir.data_dir import Trial, read_trials
+from sdpn_k2.kaldi.backend.trials import Trial, read_trials
 
 log = logging.getLogger(__name__)
 
