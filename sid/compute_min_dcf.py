@@ -3,8 +3,8 @@
 
     sid/compute_min_dcf.py --p-target 0.01 --c-miss 1 --c-fa 1 exp/scores data/test/trials
 
-A line of the scores is '<enroll> <test> <score>', one of the trials '<enroll> <test> <target|nontarget>'. Trials without
-a score do not count. The threshold of the minimum goes to standard error.
+A line of the scores is '<enroll> <test> <score>', a line of the trials '<enroll> <test> <target|nontarget>'. Trials
+without a score do not count. The threshold of the minimum goes to standard error.
 """
 
 import argparse
@@ -21,9 +21,10 @@ from sdpn_k2.kaldi.backend.trials import labelled_scores, parse_labels, parse_sc
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Report wrong usage in one line, with exit status 1, as the other tools do."""
+    """Parser that reports wrong usage like the other tools: in one line, with exit status 1."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise InputError, which main() turns into the line."""
         raise InputError(f"{message}; --help shows the usage")
 
 

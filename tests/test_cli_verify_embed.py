@@ -291,8 +291,8 @@ def test_verify_prints_score_and_calibrated_probability(run, exp, audio, model, 
         (["-", "-"], 2, "standard input"),
         (["a.wav", "none.wav"], 1, "none.wav: no such file"),
         (["--p-target", "2", "--calibration", "calibration", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1"),
-        (["--p-target", "7", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1, is 7"),
-        (["--mean", "long.vec", "a.wav", "b.wav"], 1, "have 8 dimensions, the mean has 3"),
+        (["--p-target", "7", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1, not 7"),
+        (["--mean", "long.vec", "a.wav", "b.wav"], 1, "have 8 dimensions, but the mean has 3"),
     ],
 )
 def test_verify_refuses_in_one_line(run, exp, audio, tmp_path, arguments, code, message):

@@ -29,7 +29,7 @@ def cuts(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "frames, trials, message",
     [
-        (60, "a b target\na d nontarget\n", "trials: trial 2 needs d"),
+        (60, "a b target\na d nontarget\n", "trials: trial 2: d "),
         (60, "a b target\na c target\n", "trials: no nontarget trials"),
         (60, "a b\na c\n", "trials: the trials have no labels"),
         (4, "a b target\na c nontarget\n", "c: 4 frames, .*fewer than 5"),
