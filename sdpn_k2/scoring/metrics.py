@@ -9,7 +9,7 @@ into decisions, "same" when score >= t, and there are two kinds of error:
 
 Equal scores always fall on the same side of a threshold, so ties need no rule of their own.
 
-Everything here starts from one sort, held by :class:`ErrorRates`: O(n log n) once, then O(n) or less per metric. Arrays
+Everything here starts from one sort, held by ``ErrorRates``: O(n log n) once, then O(n) or less per metric. Arrays
 keep their type, so that 10^8 float32 scores take about 0.5 GB beside those given.
 
 References:
@@ -90,7 +90,7 @@ NIST_SRE = {
 class ErrorRates:
     """The sorted scores of a system, which give both error rates at every threshold.
 
-    Build it with :meth:`from_scores` or :meth:`from_split`, which check the scores.
+    Build it with ``from_scores`` or ``from_split``, which check the scores.
 
     Attributes:
         targets: scores of the target trials, ascending, shape (n_targets,), a float type.
@@ -109,7 +109,7 @@ class ErrorRates:
             is_target: shape (n,), True (or 1) for target trials.
 
         Raises:
-            InputError: see :meth:`from_split`; also different lengths, or labels that are neither 0 nor 1.
+            InputError: see ``from_split``; also different lengths, or labels that are neither 0 nor 1.
 
         >>> rates = ErrorRates.from_scores([0.8, 0.4, 0.5, 0.1], [1, 1, 0, 0])
         >>> float(rates.miss_rate(0.5)), float(rates.false_alarm_rate(0.5))
@@ -353,7 +353,7 @@ def min_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: float
 def actual_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> OperatingPoint:
     """Return the normalised detection cost at the Bayes threshold, for scores that are natural-log likelihood ratios.
 
-    The threshold is log(c_fa (1 - p_target)) - log(c_miss p_target); arguments and errors are those of :func:`min_dcf`.
+    The threshold is log(c_fa (1 - p_target)) - log(c_miss p_target); arguments and errors are those of ``min_dcf``.
     """
     cost = CostModel(p_target, c_miss, c_fa)
     threshold = cost.bayes_threshold
