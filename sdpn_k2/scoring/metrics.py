@@ -111,9 +111,10 @@ class ErrorRates:
         Raises:
             InputError: see ``from_split``; also different lengths, or labels that are neither 0 nor 1.
 
-        >>> rates = ErrorRates.from_scores([0.8, 0.4, 0.5, 0.1], [1, 1, 0, 0])
-        >>> float(rates.miss_rate(0.5)), float(rates.false_alarm_rate(0.5))
-        (0.5, 0.5)
+        Examples:
+            >>> rates = ErrorRates.from_scores([0.8, 0.4, 0.5, 0.1], [1, 1, 0, 0])
+            >>> float(rates.miss_rate(0.5)), float(rates.false_alarm_rate(0.5))
+            (0.5, 0.5)
         """
         scores = np.asarray(scores)
         is_target = np.asarray(is_target)
@@ -257,11 +258,12 @@ def eer(rates: ErrorRates, rule: str = "interpolated") -> OperatingPoint:
     Raises:
         InputError: unknown rule.
 
-    >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
-    >>> eer(rates).value
-    0.25
-    >>> eer(rates, "hull").value
-    0.125
+    Examples:
+        >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
+        >>> eer(rates).value
+        0.25
+        >>> eer(rates, "hull").value
+        0.125
     """
     if rule == "interpolated":
         return _interpolated_eer(rates)
@@ -337,9 +339,10 @@ def min_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: float
     Raises:
         InputError: a parameter outside its range.
 
-    >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
-    >>> min_dcf(rates, p_target=0.01)
-    OperatingPoint(value=0.25, threshold=0.6)
+    Examples:
+        >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
+        >>> min_dcf(rates, p_target=0.01)
+        OperatingPoint(value=0.25, threshold=0.6)
     """
     cost = CostModel(p_target, c_miss, c_fa)
     thresholds, misses, false_alarms = rates.corners
@@ -387,8 +390,9 @@ def cllr(rates: ErrorRates) -> float:
     Cllr = (mean over targets of log2(1 + e^-s) + mean over nontargets of log2(1 + e^s)) / 2, for scores s that are
     natural-log likelihood ratios.
 
-    >>> round(cllr(ErrorRates.from_split([2.0, 3.0], [-2.0, 1.0])), 4)
-    0.5827
+    Examples:
+        >>> round(cllr(ErrorRates.from_split([2.0, 3.0], [-2.0, 1.0])), 4)
+        0.5827
     """
 
     def mean_softplus(scores: np.ndarray, sign: float) -> float:

@@ -127,8 +127,9 @@ def check_finite(log_likelihoods: Tensor, what: str) -> None:
 def spans(speech: np.ndarray) -> List[Tuple[int, int]]:
     """Return the speech segments in labels bool (frames,): first frame, and the one after the last.
 
-    >>> spans(np.array([False, True, True, False, True]))
-    [(1, 3), (4, 5)]
+    Examples:
+        >>> spans(np.array([False, True, True, False, True]))
+        [(1, 3), (4, 5)]
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], speech, [False]]).astype(np.int8)))
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
