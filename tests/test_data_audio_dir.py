@@ -16,7 +16,7 @@ from sdpn_k2.data.audio_check import check_audio
 from sdpn_k2.data.corpora.audio_dir import prepare_audio_dir
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_map
-from sdpn_k2.kaldi.datadir.data_dir import validate as validate_data_dir
+from sdpn_k2.kaldi.datadir.validation import validate as validate_data_dir
 
 
 def noise(seconds: float = 0.5, rate: int = 16000, channels: int = 1, seed: int = 0) -> np.ndarray:

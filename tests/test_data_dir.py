@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops
+from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops, repair, validation
 
 KEYS = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=8)
 VALUES = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=8)
@@ -122,7 +122,7 @@ def test_speakers_and_utterances_turn_into_each_other():
 def plain(tmp_path):
     """A directory without segments: each recording is an utterance."""
     names = ["s1-a", "s1-b", "s2-a", "s2-b", "s3-a"]
-    data_dir.write_data_dir(
+    data_dir_ops.write_data_dir(
         tmp_path / "plain",
         {name: f"/audio/{name}.wav" for name in names},
         {name: name[:2] for name in names},
@@ -141,7 +141,7 @@ def segmented(tmp_path):
     """A directory with segments: two recordings of two speakers' utterances."""
     directory = tmp_path / "segmented"
     segments = {"s1-a": "r1 0 2", "s1-b": "r1 2.5 4", "s2-a": "r1 5 6.25", "s2-b": "r2 0.5 3", "s3-a": "r2 4 -1"}
-    data_dir.write_data_dir(
+    data_dir_ops.write_data_dir(
         directory,
         {"r1": "sox r1.mp3 -t wav - |", "r2": "r2.wav"},
         {name: name[:2] for name in segments},
@@ -157,8 +157,8 @@ def spoil(path, old, new):
 
 
 def test_good_directories_pass(plain, segmented):
-    assert data_dir.validate(plain) == 5
-    assert data_dir.validate(segmented, feats=False, text=False) == 5
+    assert validation.validate(plain) == 5
+    assert validation.validate(segmented, feats=False, text=False) == 5
 
 
 @pytest.mark.parametrize(
@@ -184,14 +184,14 @@ def test_good_directories_pass(plain, segmented):
 def test_first_bad_line_is_named(plain, name, old, new, where, words):
     spoil(plain / name, old, new)
     with pytest.raises(InputError) as error:
-        data_dir.validate(plain)
+        validation.validate(plain)
     assert_message(error, plain / where, *(word.format(d=plain) for word in words))
 
 
 @pytest.mark.parametrize("new", ["s2-a h\xe9llo you", "s2-a"])
 def test_text_may_be_foreign_or_empty(plain, new):
     spoil(plain / "text", "s2-a hello you", new)
-    assert data_dir.validate(plain) == 5
+    assert validation.validate(plain) == 5
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_text_may_be_foreign_or_empty(plain, new):
 def test_segments_and_recordings_must_agree(segmented, name, old, new, where, words):
     spoil(segmented / name, old, new)
     with pytest.raises(InputError) as error:
-        data_dir.validate(segmented, feats=False, text=False)
+        validation.validate(segmented, feats=False, text=False)
     assert_message(error, segmented / where, *(word.format(d=segmented) for word in words))
 
 
@@ -215,26 +215,26 @@ def test_what_must_be_there(plain, tmp_path):
     for name, option in (("feats.scp", "feats"), ("text", "text"), ("wav.scp", "wav")):
         (plain / name).rename(plain / "away")
         with pytest.raises(InputError, match=f"/{name}: "):
-            data_dir.validate(plain)
-        assert data_dir.validate(plain, **{option: False}) == 5
+            validation.validate(plain)
+        assert validation.validate(plain, **{option: False}) == 5
         (plain / "away").rename(plain / name)
     with pytest.raises(InputError, match="/nowhere: "):
-        data_dir.validate(tmp_path / "nowhere")
+        validation.validate(tmp_path / "nowhere")
     write(plain / "utt2spk", "")
     with pytest.raises(InputError, match="/utt2spk: "):
-        data_dir.validate(plain)
+        validation.validate(plain)
 
 
 def test_text_must_be_utf8(plain):
     write(plain / "text", (plain / "text").read_bytes().replace(b"s2-a hello", b"s2-a h\xe9llo"))
     with pytest.raises(InputError, match="/text:3: .*'s2-a'.* UTF-8"):
-        data_dir.validate(plain)
+        validation.validate(plain)
 
 
 def test_speaker_order_can_be_let_go(tmp_path):
     with pytest.raises(InputError, match="/utt2spk:2: speaker 's'"):
-        data_dir.write_data_dir(tmp_path / "d", {"a": "a.wav", "b": "b.wav"}, {"a": "t", "b": "s"})
-    assert data_dir.validate(tmp_path / "d", feats=False, text=False, speaker_order=False) == 2
+        data_dir_ops.write_data_dir(tmp_path / "d", {"a": "a.wav", "b": "b.wav"}, {"a": "t", "b": "s"})
+    assert validation.validate(tmp_path / "d", feats=False, text=False, speaker_order=False) == 2
 
 
 # fix
@@ -245,8 +245,8 @@ def test_fix_makes_a_directory_valid_again(plain):
     write(plain / "utt2spk", "s2-b s2\r\n\ns1-a s1\ns1-a s1\ns2-a s2\ns3-a s3\nzz-z zz\n")
     write(plain / "feats.scp", "s2-b /f:4\ns1-b /f:2\ns1-a /f:1\ns2-a\ns3-a /f:5\n")  # without a value
     write(plain / "spk2gender", "s1 f\ns2 m\n")  # without s3
-    notes = data_dir_ops.fix(plain)
-    assert data_dir.validate(plain) == 2
+    notes = repair.fix(plain)
+    assert validation.validate(plain) == 2
     assert data_dir.read_map(plain / "utt2spk") == {"s1-a": "s1", "s2-b": "s2"}
     assert (plain / "spk2utt").read_text() == "s1 s1-a\ns2 s2-b\n"
     assert (plain / "feats.scp").read_text() == "s1-a /f:1\ns2-b /f:4\n"
@@ -257,50 +257,50 @@ def test_fix_makes_a_directory_valid_again(plain):
 def test_fix_changes_nothing_that_is_right(plain, segmented):
     for directory in (plain, segmented):
         before = {path.name: path.read_bytes() for path in directory.iterdir()}
-        assert data_dir_ops.fix(directory) == ["kept all 5 utterances"]
+        assert repair.fix(directory) == ["kept all 5 utterances"]
         assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
 
 
 def test_fix_drops_bad_segments_and_lost_recordings(segmented):
     write(segmented / "segments", "s1-a r1 0 2\ns1-b r1 4 2.5\ns2-a r1 5\ns2-b r2 0.5 3\ns3-a r9 4 -1\n")
-    notes = data_dir_ops.fix(segmented)
+    notes = repair.fix(segmented)
     assert data_dir.read_map(segmented / "segments") == {"s1-a": "r1 0 2", "s2-b": "r2 0.5 3"}
     assert sum("dropped a segment" in note for note in notes) == 2
     write(segmented / "wav.scp", "r2 r2.wav\n")
-    data_dir_ops.fix(segmented)
+    repair.fix(segmented)
     assert data_dir.read_map(segmented / "utt2spk") == {"s2-b": "s2"}
     assert data_dir.read_map(segmented / "reco2dur") == {"r2": "5.5"}
-    data_dir.validate(segmented, feats=False, text=False)
+    validation.validate(segmented, feats=False, text=False)
 
 
 def test_fix_removes_a_derived_table_rather_than_utterances(plain):
     write(plain / "utt2num_frames", "s1-a 100\n")
-    (note, _) = data_dir_ops.fix(plain)
+    (note, _) = repair.fix(plain)
     assert "utt2num_frames" in note and " 4 ids" in note
-    assert data_dir.validate(plain) == 5 and not (plain / "utt2num_frames").exists()
+    assert validation.validate(plain) == 5 and not (plain / "utt2num_frames").exists()
 
 
 def test_fix_keeps_utterances_without_an_origin_or_a_warp(plain):
     write(plain / "utt2uniq", "s1-a x\nzz y\n")
     write(plain / "utt2warp", "s1-a 1.1\n")
-    assert data_dir_ops.fix(plain)[-1] == "kept all 5 utterances"
+    assert repair.fix(plain)[-1] == "kept all 5 utterances"
     assert data_dir.read_map(plain / "utt2uniq") == {
         "s1-a": "x", "s1-b": "s1-b", "s2-a": "s2-a", "s2-b": "s2-b", "s3-a": "s3-a",
     }  # fmt: skip
     assert not (plain / "utt2warp").exists() and (plain / ".backup/utt2warp").exists()
-    assert data_dir.validate(plain) == 5
+    assert validation.validate(plain) == 5
 
 
 def test_fix_leaves_choices_to_people(plain):
     before = (plain / "utt2spk").read_text()
     write(plain / "utt2spk", before + "s1-a s2\n")
     with pytest.raises(InputError, match="/utt2spk:6: 's1-a' .*'s2'.*'s1'"):
-        data_dir_ops.fix(plain)
+        repair.fix(plain)
     assert (plain / "utt2spk").read_text() == before + "s1-a s2\n"
     write(plain / "utt2spk", before)
     write(plain / "feats.scp", "zz /f:1\n")
     with pytest.raises(InputError, match="/plain: .* feats.scp, "):
-        data_dir_ops.fix(plain)
+        repair.fix(plain)
     assert (plain / "feats.scp").read_text() == "zz /f:1\n"
 
 
@@ -316,7 +316,7 @@ def test_subset_keeps_what_belongs_to_its_utterances(segmented, tmp_path):
     assert (out / "frame_shift").read_text() == "0.0125\n"
     data_dir_ops.subset(segmented, out, ["s2-b"])
     assert list(data_dir.read_map(out / "wav.scp")) == list(data_dir.read_map(out / "reco2dur")) == ["r2"]
-    data_dir.validate(out, feats=False, text=False)
+    validation.validate(out, feats=False, text=False)
     with pytest.raises(InputError, match="/none: "):
         data_dir_ops.subset(segmented, tmp_path / "none", ["unknown"])
 
@@ -328,7 +328,7 @@ def test_split_never_splits_a_speaker_and_loses_nothing(plain):
     assert not set(parts[0].values()) & set(parts[1].values())
     assert {**parts[0], **parts[1]} == data_dir.read_map(plain / "utt2spk")
     for number in (1, 2):
-        data_dir.validate(folder / str(number))
+        validation.validate(folder / str(number))
     assert [len(part) for part in parts] == [2, 3]
 
 
@@ -365,7 +365,7 @@ def test_combine(plain, segmented, tmp_path):
     data_dir_ops.copy(plain, other, ("", "-n"))
     out = tmp_path / "out"
     assert data_dir_ops.combine(out, [plain, other]) == []
-    assert data_dir.validate(out) == 10
+    assert validation.validate(out) == 10
     uniq = data_dir.read_map(out / "utt2uniq")  # whoever has none is itself
     assert uniq["s1-a"] == uniq["s1-a-n"] == "s1-a"
     write(plain / "utt2dur", "s1-a 1\n")
@@ -385,7 +385,7 @@ def test_combine_gives_segments_to_those_without(plain, segmented, tmp_path):
     write(plain / "utt2dur", "".join(f"{name} 3.25\n" for name in data_dir.read_map(plain / "utt2spk")))
     out = tmp_path / "out"
     data_dir_ops.combine(out, [plain, tmp_path / "s"])
-    assert data_dir.validate(out, feats=False, text=False) == 10
+    assert validation.validate(out, feats=False, text=False) == 10
     segments = data_dir.read_segments(out / "segments")
     assert segments["s1-a"] == ("s1-a", 0, 3.25) and segments["s1-a-x"] == ("r1", 0, 2)
     (plain / "utt2dur").unlink()
@@ -397,7 +397,7 @@ def test_combine_refuses_contradictions(plain, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(plain, other)
     data_dir_ops.combine(tmp_path / "same", [plain, other])  # the same utterances twice are one
-    assert data_dir.validate(tmp_path / "same") == 5
+    assert validation.validate(tmp_path / "same") == 5
     write(other / "wav.scp", (other / "wav.scp").read_text().replace("/audio/s2-b", "/elsewhere/s2-b"))
     with pytest.raises(InputError, match="other/wav.scp: 's2-b' .*'/elsewhere/s2-b.wav'.*'/audio/s2-b.wav'"):
         data_dir_ops.combine(tmp_path / "out", [plain, other])
@@ -416,12 +416,12 @@ def test_copy_renames_utterances_and_speakers(plain, segmented, tmp_path):
     assert data_dir.read_map(out / "utt2uniq")["p-s2-a-n"] == "s2-a"
     assert data_dir.read_map(out / "wav.scp")["p-s2-a-n"] == "/audio/s2-a.wav"
     assert data_dir.read_map(out / "spk2gender") == {"p-s1-m": "f", "p-s2-m": "m", "p-s3-m": "f"}
-    data_dir.validate(out, speaker_order=False)
+    validation.validate(out, speaker_order=False)
     data_dir_ops.copy(segmented, out, ("", "-n"))
     assert data_dir.read_map(out / "segments")["s2-a-n"] == "r1 5 6.25"
     assert data_dir.read_map(out / "wav.scp") == data_dir.read_map(segmented / "wav.scp")
     assert not (out / "text").exists()  # of the directory that was there before
-    data_dir.validate(out, feats=False, text=False)
+    validation.validate(out, feats=False, text=False)
     with pytest.raises(InputError, match="/plain: "):
         data_dir_ops.copy(plain, f"{plain}/../plain")
 
@@ -440,11 +440,11 @@ def test_subsegment(plain, segmented, tmp_path):
     assert list(data_dir.read_map(out / "wav.scp")) == ["s1-a", "s2-b"]
     assert data_dir.read_map(out / "utt2num_frames") == {"s1-a-1": "50", "s1-a-2": "50", "s2-b-1": "37"}
     assert data_dir.read_map(out / "utt2max_frames")["s1-a-2"] == "100"
-    assert data_dir.validate(out, text=False) == 3
+    assert validation.validate(out, text=False) == 3
 
     data_dir_ops.subsegment(segmented, cuts, out, write(tmp_path / "text", "s1-a-1 x\ns1-a-2 y\ns2-b-1 z\n"))
     assert data_dir.read_map(out / "segments")["s2-b-1"] == "r2 0.752 1.117"
-    assert data_dir.validate(out, feats=False) == 3
+    assert validation.validate(out, feats=False) == 3
 
     # Of a row range, a part.
     again = write(tmp_path / "again", "s1-a-2-x s1-a-2 0.1 0.3\n")

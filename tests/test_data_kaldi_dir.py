@@ -13,7 +13,9 @@ from lhotse import MonoCut, RecordingSet, SupervisionSet, validate_recordings_an
 from sdpn_k2.cli.prepare import prepare
 from sdpn_k2.data.corpora.kaldi_dir import prepare_kaldi_dirs
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir.data_dir import read_map, read_segments, validate, write_data_dir
+from sdpn_k2.kaldi.datadir.data_dir import read_map, read_segments
+from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
+from sdpn_k2.kaldi.datadir.validation import validate
 
 
 def audio(seconds: float = 2.0, seed: int = 0) -> np.ndarray:

@@ -15,7 +15,8 @@ from sdpn_k2.cli.prepare import prepare
 from sdpn_k2.data.corpora.voxceleb import prepare_voxceleb
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend.trials import read_trials
-from sdpn_k2.kaldi.datadir.data_dir import read_map, validate
+from sdpn_k2.kaldi.datadir.data_dir import read_map
+from sdpn_k2.kaldi.datadir.validation import validate
 
 
 def some_noise():

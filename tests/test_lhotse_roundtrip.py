@@ -32,10 +32,11 @@ from sdpn_k2.data.kaldi_exchange import read_kaldi_dir, write_kaldi_dir
 from sdpn_k2.data.manifest_files import load_manifest, write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi import tools
-from sdpn_k2.kaldi.datadir import data_dir_ops
-from sdpn_k2.kaldi.datadir.data_dir import read_map, write_data_dir
-from sdpn_k2.kaldi.datadir.data_dir import validate as validate_data_dir
+from sdpn_k2.kaldi.datadir import repair
+from sdpn_k2.kaldi.datadir.data_dir import read_map
+from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
+from sdpn_k2.kaldi.datadir.validation import validate as validate_data_dir
 from sdpn_k2.kaldi.formats.tables import TableWriter, read_table
 
 
@@ -189,7 +190,7 @@ def test_lhotses_export_with_the_spk2utt_it_lacks(audio, tmp_path):
     export_to_kaldi(*manifests, tmp_path / "data")
     with pytest.raises(InputError, match="data/spk2utt: "):
         read_kaldi_dir(tmp_path / "data")
-    data_dir_ops.fix(tmp_path / "data")
+    repair.fix(tmp_path / "data")
     back = read_kaldi_dir(tmp_path / "data")
     assert as_dicts(back[0]) == as_dicts(recordings)
     (ours,), (theirs,) = back[1], supervisions

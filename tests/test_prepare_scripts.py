@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpn_k2.kaldi.datadir.data_dir import validate
+from sdpn_k2.kaldi.datadir.validation import validate
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
 

@@ -15,7 +15,7 @@ from three_d_speaker import INTEROP
 from tiny_models import write_data
 
 from sdpn_k2.kaldi import tools
-from sdpn_k2.kaldi.datadir.data_dir import write_data_dir
+from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ import kaldi_native_io
 import numpy as np
 import pytest
 
-from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops
+from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops, validation
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / "utils" / "kaldi-bin"
@@ -65,7 +65,7 @@ def corpus(tmp_path):
         with wave.open(paths[name], "wb") as stream:
             stream.setparams((1, 2, 16000, 0, "NONE", "none"))
             stream.writeframes(np.clip(samples, -32768, 32767).astype("<i2").tobytes())
-    data_dir.write_data_dir(tmp_path / "data", paths, {name: name[:2] for name in paths})
+    data_dir_ops.write_data_dir(tmp_path / "data", paths, {name: name[:2] for name in paths})
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/fbank.conf").write_text("--dither=0  # the same every time\n--num-mel-bins=20\n")
     (tmp_path / "conf/mfcc.conf").write_text("--dither=0\n--frame-shift=12.5\n")
@@ -95,7 +95,7 @@ def test_fbank(call, corpus, tmp_path, nj):
     archives = {entry.rpartition(":")[0] for entry in data_dir.read_map(corpus / "feats.scp").values()}
     assert archives == {str(tmp_path / f"feats/raw_fbank_data.{job}.ark") for job in range(1, nj + 1)}
     assert (tmp_path / "exp/log/make_fbank_data.1.log").read_text().startswith("# compute-fbank-feats ")
-    assert data_dir.validate(corpus, text=False) == 21
+    assert validation.validate(corpus, text=False) == 21
 
 
 def test_compressed_by_default_and_old_features_kept(call, corpus, tmp_path):
@@ -124,7 +124,7 @@ def test_mfcc_with_segments(call, corpus, tmp_path):
     (tmp_path / "cut").mkdir()
     data_dir.write_map(tmp_path / "cut/segments", segments)
     recordings = data_dir.read_map(corpus / "wav.scp")
-    data_dir.write_data_dir(
+    data_dir_ops.write_data_dir(
         tmp_path / "cut",
         {name: recordings[name] for name in ("s0-u0", "s1-u1")},
         {name: name[:2] for name in segments},
@@ -163,7 +163,7 @@ def test_an_unreadable_recording_is_left_out(call, corpus, tmp_path):
     assert "1 of 21" in result.stderr and "log/make_fbank_data.*.log" in result.stderr
     assert len(data_dir.read_map(corpus / "feats.scp")) == 20
     succeeds(call("utils/fix_data_dir.sh", "data"))
-    assert data_dir.validate(corpus, text=False) == 20
+    assert validation.validate(corpus, text=False) == 20
 
     for name in ("s0-u0", "s2-u6"):
         (tmp_path / f"audio/{name}.wav").unlink()
@@ -225,7 +225,7 @@ def test_vad_from_the_same_pass_as_fbank(call, corpus, tmp_path, nj, compress):
         assert list(table) == list(expected) and len(table) == 21
         for key, value in table.items():
             np.testing.assert_array_equal(value, expected[key])
-    assert data_dir.validate(corpus, text=False) == 21
+    assert validation.validate(corpus, text=False) == 21
     assert not list((tmp_path / "log").glob("energy*"))
 
 
@@ -234,7 +234,7 @@ def test_vad_from_segments_leaves_out_those_shorter_than_a_frame(call, corpus, t
     (tmp_path / "cut").mkdir()
     data_dir.write_map(tmp_path / "cut/segments", {**segments, "s0-u0-b": "s0-u0 0.1 0.12"})
     wav = {name: path for name, path in data_dir.read_map(corpus / "wav.scp").items() if name.startswith("s0")}
-    data_dir.write_data_dir(tmp_path / "cut", wav, dict.fromkeys([*segments, "s0-u0-b"], "s0"))
+    data_dir_ops.write_data_dir(tmp_path / "cut", wav, dict.fromkeys([*segments, "s0-u0-b"], "s0"))
     result = call("steps/make_fbank.sh", "--nj", 1, "--vad-config", "conf/vad.conf", "cut")
     assert result.returncode == 1 and "1 of 8" in result.stderr  # more than 5 %
     assert list(decisions(tmp_path / "cut/vad.scp")) == list(segments) == list(matrices(tmp_path / "cut/feats.scp"))
@@ -253,7 +253,7 @@ def test_fbank_and_vad_are_kaldis(call, shared, tmp_path):
     golden = shared / "kaldi-golden"
     names = list(data_dir.read_map(golden / "wav.scp"))
     wav = {name: str(golden / path) for name, path in data_dir.read_map(golden / "wav.scp").items()}
-    data_dir.write_data_dir(tmp_path / "data", wav, {name: name for name in names})
+    data_dir_ops.write_data_dir(tmp_path / "data", wav, {name: name for name in names})
     (tmp_path / "fbank.conf").write_text("--dither=0\n--num-mel-bins=80\n--sample-frequency=16000\n")
     (tmp_path / "vad.conf").write_text(
         "--vad-energy-threshold=5.5\n--vad-energy-mean-scale=0.5\n"
@@ -289,7 +289,7 @@ def test_vad(call, corpus, tmp_path):
     assert {name: len(decision) for name, decision in voiced.items()} == frames
     # Loud and quiet tenths of a second alternate.
     assert all(0.2 < decision.mean() < 0.9 for decision in voiced.values())
-    assert data_dir.validate(corpus, text=False) == 21
+    assert validation.validate(corpus, text=False) == 21
     assert sorted(path.name for path in (tmp_path / "exp/vad").iterdir())[0] == "vad_data.1.log"
     result = call("sid/compute_vad_decision.sh", "--vad-config", "none.conf", "data")
     assert result.returncode == 1 and result.stderr.startswith("compute_vad_decision.sh: none.conf: ")

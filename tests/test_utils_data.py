@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpn_k2.kaldi.datadir import data_dir
+from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops, validation
 
 UTILS = Path(__file__).resolve().parents[1] / "utils"
 
@@ -35,7 +35,7 @@ def keys(path):
 def data(tmp_path):
     """Three speakers with 5, 3 and 2 utterances."""
     names = [f"s{speaker}-u{number}" for speaker, total in ((1, 5), (2, 3), (3, 2)) for number in range(total)]
-    data_dir.write_data_dir(
+    data_dir_ops.write_data_dir(
         tmp_path / "data",
         {name: f"/audio/{name}.wav" for name in names},
         {name: name[:2] for name in names},
@@ -191,7 +191,7 @@ def audio(tmp_path):
         with wave.open(paths[f"s{index}"], "wb") as stream:
             stream.setparams((1, 2, 16000, 0, "NONE", "none"))
             stream.writeframes(bytes(2 * (8000 + 1600 * index)))
-    data_dir.write_data_dir(tmp_path / "rec", paths, {name: name for name in paths})
+    data_dir_ops.write_data_dir(tmp_path / "rec", paths, {name: name for name in paths})
     return tmp_path / "rec"
 
 
@@ -207,7 +207,7 @@ def test_durations_from_audio(call, audio, options):
     assert "rec/utt2dur" in said(call("data/get_utt2dur.sh", *options, "rec"))
     assert "rec/reco2dur" in said(call("data/get_reco2dur.sh", "--frame-shift", "0.01", *options, "rec"))
     assert (audio / "utt2dur").stat().st_mtime_ns == before
-    assert data_dir.validate(audio, feats=False, text=False) == 5
+    assert validation.validate(audio, feats=False, text=False) == 5
 
 
 def test_frames_from_durations(call, audio):

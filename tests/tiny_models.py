@@ -8,7 +8,7 @@ import torch
 from tiny_config import TINY_MODEL
 
 from sdpn_k2.config import FeaturesConfig, load_config
-from sdpn_k2.kaldi.datadir.data_dir import write_data_dir
+from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.features.wave import to_wav_command
 from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir import data_dir_ops
+from sdpn_k2.kaldi.datadir import data_dir_ops, repair
 from sdpn_k2.kaldi.tools import script
 
 
@@ -26,7 +26,7 @@ def main(options, destination, *sources):
         raise InputError(f"--skip-fix must be true or false, got '{options.skip_fix}'")
     notes = data_dir_ops.combine(destination, sources, options.extra_files.split())
     if options.skip_fix == "false":
-        notes += data_dir_ops.fix(destination)
+        notes += repair.fix(destination)
     for note in notes:
         script.info(note)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops
+from sdpn_k2.kaldi.datadir import data_dir_ops, validation
 from sdpn_k2.kaldi.tools import script
 
 
@@ -27,7 +27,7 @@ def main(options, source, destination):
     data_dir_ops.copy(
         source, destination, (options.utt_prefix, options.utt_suffix), (options.spk_prefix, options.spk_suffix)
     )
-    number = data_dir.validate(
+    number = validation.validate(
         destination, feats=False, text=False, wav=False, speaker_order="--no-spk-sort" not in options.validate_opts
     )
     script.info(f"copied {number} utterances from {source} to {destination}")

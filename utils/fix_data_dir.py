@@ -17,12 +17,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sdpn_k2.kaldi.datadir import data_dir_ops
+from sdpn_k2.kaldi.datadir import repair
 from sdpn_k2.kaldi.tools import script
 
 
 def main(options, directory):
-    for note in data_dir_ops.fix(directory, options.utt_extra_files.split(), options.spk_extra_files.split()):
+    for note in repair.fix(directory, options.utt_extra_files.split(), options.spk_extra_files.split()):
         script.info(note)
 
 

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sdpn_k2.kaldi.datadir import data_dir
+from sdpn_k2.kaldi.datadir import validation
 from sdpn_k2.kaldi.tools import script
 
 
 def main(options, directory):
-    number = data_dir.validate(
+    number = validation.validate(
         directory,
         feats=not options.no_feats,
         text=not options.no_text,

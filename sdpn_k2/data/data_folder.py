@@ -31,9 +31,9 @@ from sdpn_k2.kaldi.datadir.data_dir import (
     UTTERANCE_TABLES,
     byte_order,
     trial_lists,
-    write_data_dir,
     write_map,
 )
+from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 
 AUGMENTATION = ("noise", "music", "speech", "rir")
 

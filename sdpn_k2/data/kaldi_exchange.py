@@ -28,8 +28,10 @@ from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
 from sdpn_k2.errors import InputError, error_context
-from sdpn_k2.kaldi.datadir.data_dir import Segment, read_map, read_numbers, validate, write_data_dir
+from sdpn_k2.kaldi.datadir.data_dir import Segment, read_map, read_numbers
+from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, sample_range
+from sdpn_k2.kaldi.datadir.validation import validate
 from sdpn_k2.kaldi.features.wave import parse_to_wav, read_header, to_wav_command
 from sdpn_k2.kaldi.formats.io import open_input, split_offset
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.files import make_folder
-from sdpn_k2.kaldi.datadir.data_dir import read_map, validate, write_map
+from sdpn_k2.kaldi.datadir.data_dir import read_map, write_map
 from sdpn_k2.kaldi.datadir.subsegments import check_no_overlap
 from sdpn_k2.kaldi.datadir.utterances import Part, cut_part, read_parts, read_wave_entry, sample_range
+from sdpn_k2.kaldi.datadir.validation import validate
 from sdpn_k2.kaldi.features.wave import Wave
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, parse_rspecifier, read_table, script_lines
 from sdpn_k2.pcm import from_int16

@@ -28,7 +28,8 @@ from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
 from sdpn_k2.data.recordings import make_recording, wav_scp_entry
 from sdpn_k2.data.trial_lists import write_trials
 from sdpn_k2.errors import InputError, Skipped
-from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, read_map, trial_lists, write_data_dir
+from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, read_map, trial_lists
+from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import Part, read_parts
 
 log = logging.getLogger(__name__)

@@ -1,24 +1,22 @@
-"""Operations on whole data directories: fix, subset, split, combine, copy and subsegment.
+"""Operations on whole data directories: write, subset, split, combine, copy and subsegment.
 
-Each function reads a directory, changes its tables in memory, and writes a directory with sorted tables. It handles
-frame_shift and the tables that :mod:`sdpn_k2.kaldi.datadir.data_dir` lists, and leaves other files behind. The results
+Most functions read a directory, change its tables in memory, and write a directory with sorted tables. They handle
+frame_shift and the tables that :mod:`sdpn_k2.kaldi.datadir.data_dir` lists, and leave other files behind. The results
 are those of Kaldi's scripts in utils/. Notes for the user are returned, not printed.
 """
 
-import shutil
 from pathlib import Path
-from typing import Callable, Collection, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Callable, Collection, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output
+from sdpn_k2.files import atomic_output, make_folder
 from sdpn_k2.kaldi.datadir import data_dir, lists
 from sdpn_k2.kaldi.datadir.data_dir import RECORDING_TABLES, SPEAKER_TABLES, UTTERANCE_TABLES, PathLike
+from sdpn_k2.kaldi.datadir.validation import validate
 
 Tables = Dict[str, Dict[str, str]]  # file name → key → the rest of the line
 
 ALL_TABLES = ("utt2spk", "segments", "wav.scp") + UTTERANCE_TABLES + SPEAKER_TABLES + RECORDING_TABLES
-# ``fix`` drops utterances that are missing from one of these tables, or whose speaker or recording is.
-NEEDED_TABLES = ("segments", "wav.scp", "text", "feats.scp", "vad.scp", "utt2lang", "cmvn.scp", "spk2gender")
 
 
 def read_tables(directory: PathLike) -> Tables:
@@ -59,6 +57,36 @@ def write_tables(directory: PathLike, tables: Tables, frame_shift_from: Optional
         raise InputError(f"{error.filename}: cannot write: {error.strerror}") from error
 
 
+def write_data_dir(
+    directory: PathLike,
+    wav: Mapping[str, str],
+    utt2spk: Mapping[str, str],
+    tables: Optional[Mapping[str, Mapping[str, object]]] = None,
+) -> None:
+    """Write wav.scp, utt2spk and spk2utt into ``directory``, which is created if missing.
+
+    Args:
+        directory: the data directory.
+        wav: recording → wav.scp entry.
+        utt2spk: utterance → speaker.
+        tables: further tables by file name.
+
+    Raises:
+        InputError: as :func:`data_dir.write_map`, or :func:`validate` finds an error in the result.
+    """
+    directory = Path(directory)
+    make_folder(directory)
+    data_dir.write_map(directory / "wav.scp", wav)
+    data_dir.write_map(directory / "utt2spk", utt2spk)
+    data_dir.write_map(
+        directory / "spk2utt",
+        data_dir.spk2utt({name: utt2spk[name] for name in sorted(utt2spk, key=data_dir.byte_order)}),
+    )
+    for name, table in (tables or {}).items():
+        data_dir.write_map(directory / name, table)
+    validate(directory, feats=False, text=False)
+
+
 def restrict(tables: Tables, utterances: Iterable[str]) -> Tables:
     """Keep the given utterances, their speakers and their recordings. Unknown ids are ignored."""
     utt2spk, segments = tables["utt2spk"], tables.get("segments")
@@ -76,119 +104,6 @@ def restrict(tables: Tables, utterances: Iterable[str]) -> Tables:
             wanted = recordings
         result[name] = {key: table[key] for key in wanted if key in table}
     return result
-
-
-# fix
-
-
-def fix(directory: PathLike, utterance_extra: Sequence[str] = (), speaker_extra: Sequence[str] = ()) -> List[str]:
-    """Repair a data directory in place: sort its tables, and drop utterances that are not in all of them.
-
-    First, blank lines, Windows line ends, repeated lines, keys without a value and invalid segments are removed. Then
-    utterances are dropped that lack their segment, recording, features, VAD, text or language, or whose speaker lacks
-    CMVN statistics or a gender, if there is such a table. Any other table that lacks an id is removed, except utt2uniq,
-    which is completed. The old files are kept in ``directory``/.backup.
-
-    Args:
-        directory: the data directory.
-        utterance_extra: file names of further tables from which lines of dropped utterances are removed.
-        speaker_extra: file names of further tables from which lines of dropped speakers are removed.
-
-    Raises:
-        InputError: a key has two different values, no utterance would be left, or a file cannot be written.
-    """
-    directory = Path(directory)
-    if not (directory / "utt2spk").is_file():
-        raise InputError(f"{directory / 'utt2spk'}: no such file (is this a data directory?)")
-    notes: List[str] = []
-    present = [name for name in ALL_TABLES if (directory / name).is_file()]
-    tables = {name: _read_leniently(directory / name, notes) for name in present}
-    if "segments" in tables:
-        tables["segments"] = _good_segments(tables["segments"], directory / "segments", notes)
-
-    total = len(tables["utt2spk"])
-    tables = restrict(tables, _complete_utterances(tables))
-    kept = len(tables["utt2spk"])
-    if not kept:
-        names = ", ".join(sorted(tables))
-        raise InputError(f"{directory}: no utterance is in all of {names}; nothing was changed")
-    speakers = set(tables["utt2spk"].values())
-    if "utt2uniq" in tables:
-        tables["utt2uniq"] = {name: tables["utt2uniq"].get(name, name) for name in tables["utt2spk"]}
-    for name in [name for name in tables if name not in NEEDED_TABLES]:
-        ids: Collection[str] = tables.get("wav.scp", {}) if name in RECORDING_TABLES else tables["utt2spk"]
-        if name in SPEAKER_TABLES:
-            ids = speakers
-        if len(tables[name]) < len(ids):
-            notes.append(f"removed {name}: it lacks {len(ids) - len(tables[name])} ids; create it again")
-            del tables[name]
-    extra: Tables = {}
-    for extra_names, kept_ids in ((utterance_extra, set(tables["utt2spk"])), (speaker_extra, speakers)):
-        for name in extra_names:
-            if name not in ALL_TABLES and (directory / name).is_file():
-                table = _read_leniently(directory / name, notes)
-                extra[name] = {key: table[key] for key in table if key in kept_ids}
-
-    backup = directory / ".backup"
-    backup.mkdir(exist_ok=True)
-    for name in [*present, *extra, "spk2utt"]:
-        if (directory / name).is_file():
-            shutil.copy2(directory / name, backup / name)
-    write_tables(directory, tables)
-    for name, table in extra.items():
-        data_dir.write_map(directory / name, table)
-    if kept < total:
-        notes.append(f"kept {kept} utterances out of {total}; old files are in {backup}")
-    else:
-        notes.append(f"kept all {total} utterances")
-    return notes
-
-
-def _complete_utterances(tables: Tables) -> List[str]:
-    """Return the utterances that are in all existing tables of NEEDED_TABLES."""
-    needed = {name: tables[name] for name in NEEDED_TABLES if name in tables}
-    segments, wav = needed.get("segments"), needed.pop("wav.scp", None)
-    speaker_tables = [table for name, table in needed.items() if name in SPEAKER_TABLES]
-    utterance_tables = [table for name, table in needed.items() if name not in SPEAKER_TABLES]
-    complete = []
-    for utterance, speaker in tables["utt2spk"].items():
-        if not all(utterance in table for table in utterance_tables):
-            continue
-        recording = segments[utterance].split()[0] if segments is not None else utterance
-        if all(speaker in table for table in speaker_tables) and (wav is None or recording in wav):
-            complete.append(utterance)
-    return complete
-
-
-def _read_leniently(path: Path, notes: List[str]) -> Dict[str, str]:
-    table: Dict[str, str] = {}
-    dropped = 0
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        fields = line.split(None, 1)
-        if not fields:
-            continue
-        key = fields[0].decode("utf-8", "surrogateescape")
-        value = fields[1].rstrip().decode("utf-8", "surrogateescape") if len(fields) > 1 else ""
-        if not value and path.name != "text":
-            dropped += 1
-        elif table.setdefault(key, value) != value:
-            raise InputError(
-                f"{path}:{number}: '{key}' has the value '{value}' here and '{table[key]}' before: remove one of them"
-            )
-    if dropped:
-        notes.append(f"{path.name}: dropped {dropped} lines without a value")
-    return table
-
-
-def _good_segments(segments: Dict[str, str], path: Path, notes: List[str]) -> Dict[str, str]:
-    good = {}
-    for utterance, value in segments.items():
-        try:
-            data_dir.parse_segment(utterance, value, str(path))
-            good[utterance] = value
-        except InputError as error:
-            notes.append(f"dropped a segment: {error}")
-    return good
 
 
 # subset, split
