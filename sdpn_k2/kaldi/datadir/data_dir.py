@@ -156,7 +156,7 @@ def _number(where: str, key: str, value: str) -> float:
     except ValueError:
         number = float("nan")
     if not abs(number) < float("inf"):
-        raise InputError(f"{where}: '{value}' of '{key}' is not a valid number")
+        raise InputError(f"{where}: '{key}' has '{value}', which is not a valid number")
     return number
 
 
