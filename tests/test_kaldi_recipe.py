@@ -23,7 +23,7 @@ OUR_TOOLS = ROOT / "utils" / "kaldi-bin"
 
 
 def environment():
-    """Our tools, the interpreter that runs the tests and the system: nothing of Kaldi."""
+    """Return an environment with our tools, the interpreter of the tests and the system, but without Kaldi."""
     path = [str(OUR_TOOLS), str(Path(sys.executable).parent), "/usr/bin", "/bin"]
     for folder in path[2:]:
         assert not os.path.exists(os.path.join(folder, "ivector-mean")), "Kaldi is installed: its tools would be tested"
@@ -42,7 +42,7 @@ CUT = {"scores_nonorm_smooth0.1": 600, "scores_simple": 600, "test_centered.txt"
 
 
 def first(items, kaldis):
-    """As many of our items as a cut file of Kaldi's has, otherwise all."""
+    """Return as many of our items as a cut file of Kaldi's has; for other files, return all."""
     return items[: CUT.get(kaldis.name)]
 
 
