@@ -35,6 +35,7 @@ _MODULES: Dict[str, Sequence[str]] = {
         "copy-matrix",
         "copy-feats",
         "copy-int-vector",
+        "select-feats",
         "subset-feats",
         "vector-scale",
     ),

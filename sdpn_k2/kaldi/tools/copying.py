@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from types import SimpleNamespace
-from typing import Any, Callable, Optional, Set
+from typing import Any, Callable, List, Optional, Set
 
 import numpy as np
 
@@ -246,3 +247,38 @@ def _first_fields(rxfilename: str) -> Set[str]:
                 raise InputError(f"{rxfilename}: empty line in the list of utterances")
             fields.add(line.split(None, 1)[0])
     return fields
+
+
+@tool(arguments=(3, 3))
+def select_feats(_options: SimpleNamespace, selection: str, rspecifier: str, wspecifier: str) -> None:
+    """Select columns of features, as cut -f selects fields.
+
+    <selection> lists columns and ranges of columns, counted from 0. A range such as 24-22 reverses the columns.
+
+    Usage: select-feats <selection> <in-rspecifier> <out-wspecifier>
+     e.g.: select-feats 0,24-22,3-12 scp:feats.scp ark,scp:feat-red.ark,feat-red.scp
+    """
+    columns = _parse_columns(selection)
+    done = 0
+    with read_table(rspecifier, "matrix") as reader, TableWriter(wspecifier, "matrix") as writer:
+        for key, features in reader:
+            if len(features) and max(columns) >= features.shape[1]:
+                raise InputError(
+                    f"{reader.where}: {key} has {features.shape[1]} columns, numbered from 0; "
+                    f"cannot select column {max(columns)}"
+                )
+            writer.write(key, features[:, columns] if len(features) else features)
+            done += 1
+    log(f"Selected {len(columns)} columns of {done} feature matrices.")
+
+
+def _parse_columns(selection: str) -> List[int]:
+    """Return the columns of a selection such as ``0,24-22,3-12``, in its order."""
+    columns: List[int] = []
+    for part in selection.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match:
+            raise InputError(f"'{selection}' is not a valid selection of columns (expected a list such as 0,3-12)")
+        first, last = int(match[1]), int(match[2] or match[1])
+        columns += range(first, last + 1) if first <= last else range(first, last - 1, -1)
+    return columns
