@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""How fast are the drop-in Kaldi tools, against kaldiio, kaldi_native_fbank and a plain Python loop?
+"""How fast are the drop-in Kaldi tools, compared with kaldiio, kaldi_native_fbank and a plain Python loop?
 
     python benchmarks/kaldi_tools.py [--parts start-up tables scoring fbank] [--vectors 1000000] [--trials 580000]
 
-Every tool runs as a whole process, as in a recipe. Times are the best of three, except for the long ones.
+Every tool runs as a process of its own, as in a recipe. Times are the best of three, except for long runs.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def report(name, seconds, remark=""):
 
 
 def best(function, times=3):
-    """The least of several durations in seconds."""
+    """Run a function several times; return the shortest duration in seconds."""
     durations = []
     for _ in range(times):
         start = time.perf_counter()
@@ -189,11 +189,15 @@ PARTS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--vectors", type=int, default=1_000_000, help="vectors of the table part (1 KB each)")
-    parser.add_argument("--trials", type=int, default=580_000, help="100000000 shows that memory is bounded")
+    parser.add_argument(
+        "--vectors", type=int, default=1_000_000, help="number of vectors in the table part (1 KB each)"
+    )
+    parser.add_argument(
+        "--trials", type=int, default=580_000, help="number of trials; 100000000 shows that memory is bounded"
+    )
     arguments = parser.parse_args()
     if len(arguments.parts) > 1:
-        # A process for each: the kernel counts the peak memory of a parent as its child's.
+        # One process for each part: the kernel counts the peak memory of a parent as its child's.
         for name in arguments.parts:
             limits = [f"--vectors={arguments.vectors}", f"--trials={arguments.trials}"]
             subprocess.run([sys.executable, __file__, "--parts", name, *limits], check=True)

@@ -1,4 +1,4 @@
-"""Run the drop-in tools as a recipe does, and read what they wrote with an independent library."""
+"""Run the drop-in tools as a recipe does, and read their output with an independent library."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def shell(command, folder, **environment):
 
 
 def succeed(command, folder, **environment):
-    """The same for a command that must succeed; returns its log."""
+    """Run a line of bash that must succeed; return its log."""
     result = shell(command, folder, **environment)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
@@ -34,7 +34,7 @@ def succeed(command, folder, **environment):
 
 
 def refuse(command, folder, **environment):
-    """The same for a command that must exit with 1 and one line that says why; returns that line."""
+    """Run a line of bash that must exit with 1 and one line that says why; return that line."""
     result = shell(command, folder, **environment)
     assert result.returncode == 1, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
@@ -43,14 +43,14 @@ def refuse(command, folder, **environment):
 
 
 def golden_line(shared, part):
-    """The one line among those that Kaldi ran which contains ``part``."""
+    """Return the one command line of Kaldi's that contains ``part``."""
     lines = [line for line in (shared / "kaldi-golden" / "COMMANDS.txt").read_text().splitlines() if part in line]
     assert len(lines) == 1, f"{part!r} is in {len(lines)} lines"
     return lines[0]
 
 
 def run_golden_line(shared, folder, part, inputs=()):
-    """Run that line on Kaldi's recordings and on ``inputs`` of Kaldi's files; return Kaldi's folder."""
+    """Run that line on Kaldi's recordings and on Kaldi's files ``inputs``; return Kaldi's folder."""
     golden = shared / "kaldi-golden"
     shutil.copytree(golden / "wav", folder / "wav", dirs_exist_ok=True)
     for name in ("wav.scp", *inputs):
@@ -60,7 +60,7 @@ def run_golden_line(shared, folder, part, inputs=()):
 
 
 def load(path):
-    """All of an archive (or script file) as a dictionary of arrays, in its order."""
+    """Load an archive or script file as a dictionary of arrays, in its order."""
     folder = os.getcwd()
     os.chdir(path.parent)  # script files name archives relative to where the tools ran
     try:
@@ -75,7 +75,7 @@ def write_ark(path, table):
 
 
 def speech_like(seed=0, seconds=1.0, rate=16000):
-    """Int16 samples with a falling spectrum, modulated in level, on a small offset: what features are made of."""
+    """Return int16 samples with a falling spectrum, a modulated level and a small offset, as speech has."""
     rng = np.random.default_rng(seed)
     count = int(seconds * rate)
     spectrum = np.fft.rfft(rng.standard_normal(count))

@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 
 def segment(folder, line, options=""):
-    """(start, end) in samples of what extract-segments makes of a line, or its warning."""
+    """Run extract-segments on one line; return the segment's (start, end) in samples, or the warning."""
     (folder / "segments").write_text(f"s {line}\n")
     (folder / "out.scp").write_text("s out.wav\n")
     (folder / "out.wav").unlink(missing_ok=True)

@@ -147,7 +147,7 @@ def test_log_lines_have_kaldis_shape(capfd):
 def test_exit_status(capfd):
     assert make_things(["0"]) == 1
     capfd.readouterr()
-    for word in ("pipe", "head"):  # its reader has seen enough: 128 + SIGPIPE, without an error
+    for word in ("pipe", "head"):  # the reader has closed the pipe: 128 + SIGPIPE, without an error
         assert make_things(["--print-args=false", word]) == 141
         assert capfd.readouterr().err == ""
     for arguments, message in (
@@ -193,6 +193,12 @@ def test_every_tool_explains_itself(name, capfd):
 
 
 @pytest.mark.parametrize("module", sorted(set(tools.MODULE_OF.values())))
+def test_tools_share_nothing_but_the_command_line(module):
+    source = (Path(tools.__file__).parent / f"{module}.py").read_text()
+    assert set(re.findall(r"sdpn_k2\.kaldi\.tools\.(\w+)", source)) == {"command_line"}
+
+
+@pytest.mark.parametrize("module", sorted(set(tools.MODULE_OF.values())))
 def test_tools_import_nothing_heavy(module):
     code = (
         f"import sys, sdpn_k2.kaldi.tools.{module}\n"
@@ -205,7 +211,7 @@ def test_tools_import_nothing_heavy(module):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_temporary_file(tmp_path, number):
     command = ["python3", BIN / "copy-vector", "ark:echo 'a [ 1 ]'; sleep 60 |", "ark:out"]
-    # Tests that run under nohup have SIGHUP ignored, and the tool leaves that so.
+    # Under nohup, tests inherit that SIGHUP is ignored, and the tool would keep it so.
     process = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)
     )

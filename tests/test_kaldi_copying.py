@@ -1,4 +1,4 @@
-"""The tools that copy, scale, add and measure: Kaldi's golden files, and what each option means."""
+"""The tools that copy, scale, add and measure: Kaldi's golden files, and the effect of each option."""
 
 import os
 
@@ -35,7 +35,7 @@ def read(rspecifier, kind="vector"):
 
 
 def last_digit(text, reference):
-    """Texts are equal but for the last of seven digits of some numbers."""
+    """Assert that texts are equal, except for the last of seven digits of some numbers."""
     ours, theirs = text.split(), reference.split()
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs):
@@ -215,7 +215,7 @@ def test_copy_feats_counts_frames_and_copies_single_files(run, tmp_path):
 
 
 def test_copy_int_vector_of_single_files(run, tmp_path):
-    # Kaldi's ReadIntegerVector: one width for all in binary, brackets in text.
+    # Kaldi's ReadIntegerVector: one width for all integers in binary, brackets in text.
     (tmp_path / "a").write_bytes(b"\0B\4\3\0\0\0\1\0\0\0\2\0\0\0\xff\xff\xff\xff")
     assert run("copy-int-vector", "--binary=false", tmp_path / "a", "-")[1] == "[ 1 2 -1 ]\n"
     (tmp_path / "b").write_text("[ 1 2 -1 ]\n")

@@ -1,4 +1,4 @@
-"""Random and damaged tables: every reader answers with values or with one InputError, never with another exception."""
+"""Random and damaged tables: every reader returns values or raises one InputError, never another exception."""
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def write(path, kind, entries, options=""):
 
 
 def read_everything(path, kind):
-    """Read in every way; return the entries read in order until something was wrong."""
+    """Read a table in every way; return the entries before the first error."""
     entries = []
     try:
         for entry in read_table(f"ark:{path}", kind):
@@ -172,7 +172,7 @@ def test_any_matrix_is_compressed_or_refused(matrix, method):
             compress(matrix, method)
         return
     if np.abs(matrix).max() > 1e37:
-        return  # on the verge of float's range the header overflows, in Kaldi as well
+        return  # near the limit of float the header overflows, in Kaldi as well
     expanded = compress(matrix, method).to_array()
     assert expanded.shape == matrix.shape
     if method in (1, 2, 3, 5):

@@ -23,7 +23,7 @@ OUR_TOOLS = ROOT / "utils" / "kaldi-bin"
 
 
 def environment():
-    """Our tools, the interpreter that runs the tests and the system: nothing of Kaldi."""
+    """Return an environment with our tools, the interpreter of the tests and the system, but without Kaldi."""
     path = [str(OUR_TOOLS), str(Path(sys.executable).parent), "/usr/bin", "/bin"]
     for folder in path[2:]:
         assert not os.path.exists(os.path.join(folder, "ivector-mean")), "Kaldi is installed: its tools would be tested"
@@ -42,7 +42,7 @@ CUT = {"scores_nonorm_smooth0.1": 600, "scores_simple": 600, "test_centered.txt"
 
 
 def first(items, kaldis):
-    """As many of our items as a cut file of Kaldi's has, otherwise all."""
+    """Return as many of our items as a cut file of Kaldi's has; for other files, return all."""
     return items[: CUT.get(kaldis.name)]
 
 
@@ -227,6 +227,7 @@ def chain(golden, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scores", "scores_nonorm_smooth0.1", "scores_multi", "scores_simple", "scores_adapt"])
 def test_the_chain_ends_in_kaldis_scores(chain, golden, name):
     same_scores(chain / name, golden / name)
@@ -234,10 +235,12 @@ def test_the_chain_ends_in_kaldis_scores(chain, golden, name):
     assert len((chain / name).read_text().splitlines()) == number
 
 
+@pytest.mark.slow
 def test_the_chain_ends_in_kaldis_cosines(chain, golden):
     same_cosines(chain / "scores_cosine", golden / "scores_cosine")
 
 
+@pytest.mark.slow
 def test_the_chain_ends_in_kaldis_error_rates(chain, golden):
     result = shell(f"compute-eer <({ROOT}/local/prepare_for_eer.py trials scores)", chain)
     assert result.stdout == (golden / "eer.txt").read_text()
@@ -248,11 +251,13 @@ def test_the_chain_ends_in_kaldis_error_rates(chain, golden):
         assert f"minDCF is {expected} at threshold" in result.stderr
 
 
+@pytest.mark.slow
 def test_clustering_from_our_own_plda(chain, golden):
     same_dense_scores(chain / "scores_dense.txt", golden / "scores_dense.txt")
     same_text(chain / "cluster_labels.txt", golden / "cluster_labels.txt")
 
 
+@pytest.mark.slow
 def test_clustering_by_a_known_number_of_speakers(chain):
     (chain / "reco2num_spk").write_text("te000 10\nte001 10\nte002 10\nte003 10\n")
     result = shell(
@@ -313,6 +318,7 @@ echo "minDCF(p-target=0.001): $mindcf2"
 """
 
 
+@pytest.mark.slow
 def test_scoring_stages_of_the_voxceleb_recipe(golden, tmp_path):
     """Stages 10 to 12 of Kaldi's egs/voxceleb/v2, on vectors of 48 dimensions."""
     for name in ("train", "test"):

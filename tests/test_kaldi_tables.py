@@ -123,7 +123,7 @@ def test_vectors_become_the_asked_float_type(golden):
 
 
 def test_many_vectors_of_changing_length_span_blocks(tmp_path):
-    # The reader has a fast way for vectors like the one before; change lengths, types and blocks under it.
+    # The reader has a shortcut for vectors that look like the last one: change lengths and cross blocks.
     lengths = RNG.choice([0, 1, 256, 300], 5000, p=[0.01, 0.01, 0.97, 0.01])
     vectors = {f"{'k' * (i % 7 + 1)}{i}": RNG.normal(size=n).astype(np.float32) for i, n in enumerate(lengths)}
     write(f"ark,scp:{tmp_path}/a.ark,{tmp_path}/a.scp", "vector", vectors)
@@ -472,7 +472,7 @@ def test_unsorted_reading_keeps_everything(tmp_path):
 
 
 def test_sorted_reading_streams(tmp_path):
-    # What lies behind the last key asked for is never looked at.
+    # Nothing after the last requested key is read.
     (tmp_path / "a").write_bytes(archive(tmp_path) + b"broken \0Bxx")
     for options in ("s", "s,cs"):
         with RandomReader(f"ark,{options}:{tmp_path}/a", "vector") as reader:
@@ -593,7 +593,7 @@ def test_pipes(tmp_path, monkeypatch):
     for command in ("| exit 4", "| head -c 1 > /dev/null; exit 4", "| (cat; exit 4) | cat > /dev/null"):
         with pytest.raises(InputError, match="exit status 4"):
             write(f"ark:{command}", "vector", {str(i): np.ones(1000) for i in range(2000)})
-    # Someone who stops reading early, as head does, is no failure.
+    # A reader that stops early, such as head, is not a failure.
     assert read_object("yes ' [ 1 2 ]' | head -n 3 |", "vector").tolist() == [1, 2]
     assert read_object("yes ' [ 1 2 ]' |", "vector").tolist() == [1, 2]
     with pytest.raises(InputError, match="ALLOW_PIPES"), pipes_allowed(False):

@@ -43,7 +43,7 @@ def write_model():
 
 
 def complaint(capfd):
-    """The one ERROR line of the last tool; nothing of Python's may be there."""
+    """Return the one ERROR line of the last tool, which must not print a traceback."""
     stderr = capfd.readouterr().err
     assert "Traceback" not in stderr
     (line,) = [line for line in stderr.splitlines() if line.startswith("ERROR")]

@@ -1,1 +1,1 @@
-"""Kaldi's file formats, tables and command-line tools, on NumPy alone."""
+"""Kaldi's file formats, data directories, features, back end and command-line tools, with NumPy alone."""

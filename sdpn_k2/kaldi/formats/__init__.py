@@ -1,1 +1,1 @@
-"""Kaldi's file formats: matrices, vectors and the tables that hold them."""
+"""Kaldi's file formats: vectors, matrices, and the tables that hold them."""

@@ -432,7 +432,7 @@ def load_vectors(rspecifier: str, dtype: npt.DTypeLike = np.float32) -> Tuple[Li
     """Load all vectors of a table as (keys, array of shape (n, dim)); an empty table gives an array of shape (0, 0).
 
     Raises:
-        InputError: a vector has not the dimension of the first (with the option ``p`` it is skipped with a warning).
+        InputError: a vector differs from the first in dimension (with the option ``p`` it is skipped with a warning).
     """
     keys: List[str] = []
     vectors: List[np.ndarray] = []
