@@ -105,6 +105,11 @@ def run(*words):
     return result.output
 
 
+def numbers(said):
+    """Return the numbers in the last line, after the file name."""
+    return [int(number) for number in re.findall(r"\d+", said.strip().splitlines()[-1].rpartition(": ")[2])]
+
+
 def test_manifests_come_back_from_kaldi_as_they_were(audio, tmp_path):
     recordings = recordings_of(audio)
     supervisions = supervisions_of(recordings)
@@ -112,7 +117,7 @@ def test_manifests_come_back_from_kaldi_as_they_were(audio, tmp_path):
     write_manifest(supervisions, tmp_path / "supervisions.jsonl.gz")
     manifests = (tmp_path / "recordings.jsonl.gz", tmp_path / "supervisions.jsonl.gz")
     said = run("lhotse", "to-kaldi", *manifests, tmp_path / "data")
-    assert "8 utterances of 5 speakers in 6 recordings" in said
+    assert numbers(said) == [8, 5, 6]
     validate_data_dir(tmp_path / "data", feats=False)
     assert read_map(tmp_path / "data" / "reco2file_and_channel") == {
         "blank": "blank 1",
@@ -336,7 +341,7 @@ def cuts(speech, tmp_path_factory):
 
 
 def test_stored_features_go_to_kaldi(cuts, tmp_path):
-    assert "feats.scp: 6 utterances" in run("lhotse", "export-feats", cuts, tmp_path / "data")
+    assert numbers(run("lhotse", "export-feats", cuts, tmp_path / "data")) == [6]
     ours = kaldiio.load_scp(str(tmp_path / "data" / "feats.scp"))
     stored = {cut.id: cut for cut in load_manifest(cuts)}
     assert set(ours) == set(stored)
@@ -410,7 +415,7 @@ def test_xvectors_on_cuts_and_back_and_in_shards(cuts, tmp_path):
     data = cuts.parent / "data"
     run("extract", "--device", "cpu", model, data, tmp_path / "x")
     said = run("lhotse", "attach-xvectors", cuts, f"scp:{tmp_path}/x/xvector.scp", tmp_path / "with.jsonl.gz")
-    assert "6 cuts with an x-vector, 0 without" in said
+    assert numbers(said) == [6, 0]
     vectors = dict(read_table(f"scp:{tmp_path}/x/xvector.scp", "vector"))
     attached = CutSet.from_file(tmp_path / "with.jsonl.gz")
     for cut in attached:
@@ -439,9 +444,9 @@ def test_some_cuts_have_no_xvector(cuts, tmp_path):
     write_manifest(renamed, tmp_path / "renamed.jsonl.gz")
     output = tmp_path / "o.jsonl.gz"
     said = run("lhotse", "attach-xvectors", tmp_path / "renamed.jsonl.gz", f"ark:{tmp_path}/some.ark", output)
-    assert "1 cuts with an x-vector, 5 without" in said
+    assert numbers(said) == [1, 5]
     said = run("lhotse", "export-xvectors", output, f"ark,t:{tmp_path}/o.txt")
-    assert "1 x-vectors; 5 cuts without" in said
+    assert numbers(said) == [1, 5]
     assert (tmp_path / "o.txt").read_text() == "cut-2  [ 1 1 1 ]\n"
 
 

