@@ -562,6 +562,9 @@ def test_what_kaldi_cannot_hold(audio, tmp_path, caplog):
     refused(r"'a' .*\[0, 1\]", [stereo], SupervisionSegment("a", "one", 0.0, 1.0, channel=[0, 1]))
     refused("'one' .* 5", [stereo], SupervisionSegment("a", "one", 0.0, 1.0, channel=5))
     refused("data: no utterances", [mono])
+    sides = [SupervisionSegment(f"a-{channel}", "one", 0.0, 1.0, channel=channel) for channel in (0, 1)]
+    named_as_a_side = SupervisionSegment("b", "one-1", 0.0, 1.0)
+    refused("'one-1'", [stereo, fastcopy(mono, id="one-1")], *sides, named_as_a_side)
     refused("utterance 'mono'", [mono], whole, whole)
     remote = Recording("far", [AudioSource("url", [0], "https://example.org/a.wav")], 16000, 16000, 1.0)
     refused("'far' .*url", [remote], SupervisionSegment("a", "far", 0.0, 1.0))
