@@ -8,8 +8,8 @@ from pathlib import Path
 from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.fbank_mfcc import FbankOptions
-from sdpn_k2.kaldi.tools.features import compute_fbank_feats
-from sdpn_k2.kaldi.tools.options import STANDARD_OPTIONS, parse
+from sdpn_k2.kaldi.tools.command_line import STANDARD_OPTIONS, parse
+from sdpn_k2.kaldi.tools.fbank_mfcc import compute_fbank_feats
 
 # Options of compute-fbank-feats → their keys in the configuration. Others have Kaldi's defaults, but without dither.
 KEYS = {
