@@ -160,7 +160,7 @@ def test_bad_topologies():
 # The model of log energy
 
 
-def test_log_energy_is_that_of_kaldis_frames_and_their_neighbours():
+def test_log_energy_of_kaldis_frames_and_their_neighbours():
     rng = np.random.default_rng(0)
     samples = (0.1 * rng.standard_normal(5000) + 0.3).astype(np.float32)  # with an offset, which counts for nothing
     found = log_energy(torch.from_numpy(samples), 16000).numpy()
@@ -173,7 +173,7 @@ def test_log_energy_is_that_of_kaldis_frames_and_their_neighbours():
     assert (log_energy(torch.full((2000,), 0.25), 16000) == np.float32(np.log(segmentation.SILENCE))).all()
 
 
-def test_gaussians_are_those_of_scikit_learn():
+def test_gaussians_equal_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     batch = []
     for quiet, loud, frames in ((-12, -4, 900), (-6, -2, 400)):
@@ -203,7 +203,7 @@ def test_evidence_for_speech_grows_with_energy_and_zeros_are_not_fitted():
     assert (gapped[250:650, 0] > gapped[250:650, 1]).all()
 
 
-def test_one_level_is_no_speech():
+def test_a_single_level_is_not_speech():
     noise = 0.01 * torch.randn(48000, generator=torch.Generator().manual_seed(0))
     recordings = [noise, torch.zeros(48000), torch.full((48000,), 0.5), torch.zeros(400), torch.zeros(0)]
     paths = segment([log_energy(samples, 16000) for samples in recordings])
@@ -211,7 +211,7 @@ def test_one_level_is_no_speech():
     assert not any(path.speech.any() for path in paths)
 
 
-def test_any_frame_classifier_can_be_used():
+def test_other_frame_classifiers():
     frames = [torch.randn(100, 24), torch.randn(60, 24)]
     frames[0][40:80, 3] += 20
 
@@ -376,7 +376,7 @@ def test_segments_of_a_data_directory_are_utterances(data, tmp_path):
         assert recording == wanted[0] and abs(start - wanted[1]) < 0.12 and abs(end - wanted[2]) < 0.12
 
 
-def test_rspecifiers_and_log_likelihoods_of_others(data, tmp_path):
+def test_rspecifiers_and_given_log_likelihoods(data, tmp_path):
     lines = (data / "wav.scp").read_text().splitlines(keepends=True)
     (tmp_path / "good.scp").write_text("".join([*lines[:2], lines[5]]))
     summary = detect(f"scp:{tmp_path / 'good.scp'}", tmp_path / "one")
@@ -394,7 +394,7 @@ def test_rspecifiers_and_log_likelihoods_of_others(data, tmp_path):
     np.testing.assert_array_equal(again["s1-a"], decisions["s1-a"])
 
 
-def test_the_channel_that_segments_name(tmp_path):
+def test_channel_in_segments(tmp_path):
     """Two channels have speech at different times; without a segments file the first is used."""
     folder = tmp_path / "data"
     folder.mkdir()
@@ -417,7 +417,7 @@ def test_the_channel_that_segments_name(tmp_path):
         (folder / "segments").unlink(missing_ok=True)
 
 
-def test_segments_beyond_the_end_and_segments_that_overlap(data, tmp_path, caplog):
+def test_segments_beyond_the_end_and_overlapping_segments(data, tmp_path, caplog):
     (data / "wav.scp").write_text((data / "wav.scp").read_text().splitlines(keepends=True)[0])
     (data / "segments").write_text("a s1-a 0.5 5.7\nb s1-a 1.1 5.85\nc s1-a 0.5 6.0\nd s1-a 7.0 8.0\n")
     for name in ("utt2spk", "spk2utt"):
@@ -429,7 +429,7 @@ def test_segments_beyond_the_end_and_segments_that_overlap(data, tmp_path, caplo
     assert "out/segments: 'a-" in overlaps
 
 
-def test_the_python_of_the_documentation():
+def test_python_of_the_documentation():
     text = (ROOT / "docs" / "vad.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^(?:    from sdpn_k2.*\n)+\n(?:    .*\n)+", text, flags=re.MULTILINE)
     energies = torch.tensor([0.0] * 50 + [1.0] * 60)
@@ -476,7 +476,7 @@ def test_bad_input_is_one_line(data, tmp_path):
         ("raise OSError('libtorch_cuda.so: cannot open shared object file')", "libtorch_cuda.so: cannot open"),
     ],
 )
-def test_without_a_k2_that_works(data, tmp_path, monkeypatch, caplog, fault, words):
+def test_without_a_working_k2(data, tmp_path, monkeypatch, caplog, fault, words):
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "k2.py").write_text(fault + "\n")
