@@ -24,6 +24,9 @@ class Skipped(NamedTuple):
     key: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"'{self.key}': {self.reason}"
+
 
 @contextlib.contextmanager
 def error_context(where: object) -> Iterator[None]:
@@ -53,6 +56,11 @@ def check_skipped(
 ) -> None:
     """Fail if too much was skipped to continue with the rest.
 
+    >>> check_skipped([Skipped("u1", "silent")], 10, where="train")
+    Traceback (most recent call last):
+        ...
+    sdpn_k2.errors.InputError: train: 1 of 10 utterances cannot be used (at most 5 %); the first is 'u1': silent
+
     Args:
         skipped: the skipped items.
         total: number of items, including those skipped.
@@ -65,8 +73,7 @@ def check_skipped(
         InputError: more than ``max_share`` of the items, or all of them, were skipped.
     """
     if skipped and (len(skipped) > max_share * total or len(skipped) == total):
-        first, limit = skipped[0], f"at most {100 * max_share:g} %" + (f", see {option}" if option else "")
+        limit = f"at most {100 * max_share:g} %" + (f", see {option}" if option else "")
         raise InputError(
-            f"{where}: {len(skipped)} of {total} {what} cannot be used ({limit}); "
-            f"the first is '{first.key}': {first.reason}"
+            f"{where}: {len(skipped)} of {total} {what} cannot be used ({limit}); the first is {skipped[0]}"
         )

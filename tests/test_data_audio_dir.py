@@ -1,4 +1,4 @@
-"""Folders of audio: ids, tables, manifests and trials, and every kind of bad input."""
+"""Folders of audio: ids, tables, manifests, trials and bad input."""
 
 import gzip
 import json
@@ -81,7 +81,7 @@ def test_whole_folder(root, tmp_path):
     assert not (data / "manifests/recordings_music.jsonl.gz").exists()
 
 
-def test_audio_comes_at_16_khz_from_the_wanted_channel(root, tmp_path):
+def test_recordings_are_at_16_khz_and_use_the_chosen_channel(root, tmp_path):
     stereo = np.stack([noise(1.0, seed=1), 0.1 * noise(1.0, seed=2)], axis=1)
     for path in (root / "train").rglob("*.wav"):
         write(path, stereo)
@@ -95,7 +95,7 @@ def test_audio_comes_at_16_khz_from_the_wanted_channel(root, tmp_path):
     assert "--channel 1 " in read_map(data / "train" / "wav.scp")["s1-take0"]
 
 
-def test_parts_that_lie_elsewhere_and_stale_files(root, tmp_path):
+def test_other_folders_and_stale_files(root, tmp_path):
     data = tmp_path / "data"
     prepare_audio_dir(root, data)
     for name in ("feats.scp", "utt2num_frames", "trials_old"):
@@ -109,7 +109,7 @@ def test_parts_that_lie_elsewhere_and_stale_files(root, tmp_path):
     assert {path.name for path in (data / "test").iterdir()} == {"spk2utt", "trials", "utt2dur", "utt2spk", "wav.scp"}
 
 
-def test_backups_and_folders_are_no_trial_lists(root, tmp_path):
+def test_backups_and_folders_are_not_trial_lists(root, tmp_path):
     (root / "test" / "trials_old").mkdir()
     (root / "notes" / "trials.bak").write_text("")
     for name in ("trials~", "trials.bak", "trials_b.orig"):
@@ -119,7 +119,7 @@ def test_backups_and_folders_are_no_trial_lists(root, tmp_path):
     assert sorted(path.name for path in (tmp_path / "data" / "test").glob("trials*")) == ["trials", "trials_b-2"]
 
 
-def test_utterances_are_sorted_by_speaker_whatever_the_folders_are_called(root, tmp_path):
+def test_utterances_are_sorted_by_speaker_for_any_folder_names(root, tmp_path):
     for folder in ("anna", "anna-maria", "anna(2)", "anna+b", "anna 3"):
         for take in "azA":
             write(root / "test" / folder / f"{take}.wav", noise())
@@ -136,7 +136,7 @@ def test_utterances_are_sorted_by_speaker_whatever_the_folders_are_called(root, 
     fails(root, tmp_path / "data", "'anna maria' and 'anna-maria' .*'anna_maria'")
 
 
-def test_manifests_are_the_same_bytes_each_time(root, tmp_path):
+def test_manifests_are_reproducible_to_the_byte(root, tmp_path):
     for name in ("a", "b"):
         prepare_audio_dir(root, tmp_path / name)
     for path in (tmp_path / "a" / "manifests").iterdir():
@@ -160,7 +160,7 @@ BAD = {
     "no samples": (lambda path: write(path, np.zeros(0)), "0 samples"),
     "too short": (lambda path: write(path, noise(0.06)), "960 samples, at least 0.065 s"),
     "empty file": (lambda path: path.write_bytes(b""), "the file is empty"),
-    "not audio": (lambda path: path.write_text("hello, this is no audio"), "cannot decode"),
+    "not audio": (lambda path: path.write_text("hello, this is not audio"), "cannot decode"),
     "header only": (lambda path: path.write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt "), "cannot decode"),
     "truncated wav": (truncated_wav, "truncated"),
     "truncated flac": (truncated_flac, "cannot decode"),
@@ -191,7 +191,7 @@ def test_one_bad_utterance_is_skipped_counted_and_reported(kind, root, tmp_path,
     assert not (data / "manifests" / "skipped_train").exists()
 
 
-def test_streamed_wav_has_no_length_in_its_header_and_is_good(tmp_path):
+def test_streamed_wav_without_length_in_its_header_is_usable(tmp_path):
     path = write(tmp_path / "a.wav", noise())
     content = path.read_bytes()
     path.write_bytes(content[:4] + b"\xff" * 4 + content[8:40] + b"\xff" * 4 + content[44:])
@@ -211,7 +211,7 @@ def test_commands(tmp_path):
             check_audio(command)
 
 
-def test_trials_of_skipped_audio_are_left_out(root, tmp_path, caplog):
+def test_trials_of_skipped_audio_are_dropped(root, tmp_path, caplog):
     write(root / "test" / "bob" / "phone.flac", np.zeros(8000), 8000)
     prepare_audio_dir(root, tmp_path / "data", max_bad=30)
     assert len((tmp_path / "data" / "test" / "trials").read_text().splitlines()) == 2
@@ -245,7 +245,7 @@ def test_file_name_that_is_not_utf8(root, tmp_path):
     fails(root, tmp_path / "data", "udcff.wav': .*UTF-8")
 
 
-def test_one_id_twice(root, tmp_path):
+def test_duplicate_id(root, tmp_path):
     write(root / "train" / "s1" / "take0.flac", noise())
     fails(root, tmp_path / "data", "'s1-take0': .*take0.flac and .*take0.wav")
 
@@ -264,7 +264,7 @@ def test_a_failed_preparation_does_not_look_complete(root, tmp_path):
     fails(root, tmp_path / "data", "test: 1 of 4 .*'bob-1'")
 
 
-def test_channel_that_is_not_there(root, tmp_path):
+def test_missing_channel(root, tmp_path):
     fails(root, tmp_path / "data", "take0.wav: channel 1 .*1 channel", channel=1)
 
 
@@ -284,18 +284,18 @@ def test_bad_trials(root, tmp_path, trials, message):
     assert not (tmp_path / "data" / "test" / "trials").exists()
 
 
-def test_name_in_trials_that_fits_two_utterances(root, tmp_path):
+def test_ambiguous_name_in_trials(root, tmp_path):
     write(root / "test" / "eve" / "phone.wav", noise())
     fails(root, tmp_path / "data", "test/trials: 'phone' .*<speaker>/phone")
 
 
-def test_corpus_and_data_in_one_place(root):
+def test_corpus_and_data_in_the_same_folder(root):
     before = sorted(root.rglob("*"))
     fails(root, root, f"{root}/train: .*data folder")
     assert sorted(root.rglob("*")) == before
 
 
-def test_speech(speech, tmp_path):
+def test_demo_corpus(speech, tmp_path):
     assert prepare_audio_dir(speech, tmp_path) == ["test"]
     assert len(read_map(tmp_path / "train" / "utt2spk")) == 16
     assert (tmp_path / "test" / "trials").read_text() == (speech / "test" / "trials").read_text()

@@ -1,4 +1,4 @@
-"""The demo corpus: the same bytes for the same seed, as many and as long as promised, and speakers that differ."""
+"""The demo corpus: reproducible bytes, documented sizes, distinct speakers."""
 
 import itertools
 import json
@@ -60,12 +60,12 @@ def test_trials_are_all_pairs_of_the_test_set(demo):
         assert (kind == "target") == (enroll.split("-")[0] == test.split("-")[0])
 
 
-def test_same_seed_same_bytes_whatever_the_jobs(demo, tmp_path):
+def test_same_seed_gives_same_bytes_with_any_number_of_jobs(demo, tmp_path):
     make_demo(tmp_path / "again", seed=3, num_jobs=1, **SIZES)
     assert contents(tmp_path / "again") == contents(demo)
 
 
-def test_another_seed_other_speech_and_an_old_demo_is_replaced(demo, tmp_path):
+def test_another_seed_gives_other_speech_and_replaces_an_old_demo(demo, tmp_path):
     root = tmp_path / "audio"
     shutil.copytree(demo, root)
     before = contents(root)
@@ -85,7 +85,7 @@ def test_impulse_responses_start_with_the_direct_path_and_decay(demo):
         assert energy[len(energy) * 3 // 4] < 1e-3 * energy[0]
 
 
-def test_test_speakers_have_voices_of_their_own():
+def test_test_speakers_share_no_voices_with_training():
     speakers = draw_speakers(0, 60, 20)
     voices = {subset: [s.variant for s in speakers if s.subset == subset] for subset in ("train", "test")}
     assert len(voices["train"]) == 60 and len(voices["test"]) == 20
@@ -98,7 +98,7 @@ def test_texts_vary():
     assert len({draw_text(rng) for _ in range(1000)}) == 1000
 
 
-def test_what_is_not_a_demo_is_left_alone(tmp_path):
+def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=re.escape(str(tmp_path))):
         make_demo(tmp_path, **SIZES)

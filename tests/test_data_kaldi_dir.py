@@ -1,4 +1,4 @@
-"""Existing Kaldi data directories: pipes, segments, rates, and what can be wrong with them."""
+"""Existing Kaldi data directories: pipes, segments, rates and bad input."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ def audio(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def corpus(tmp_path) -> Path:
-    """train with segments, a file, a pipe, and a stereo file at another rate; test without segments."""
+    """Write train with segments, a file, a pipe and a stereo file at another rate, and test without segments."""
     for index in range(3):
         soundfile.write(tmp_path / f"rec{index}.wav", audio(seed=index), 16000)
     soundfile.write(tmp_path / "rec3.flac", np.stack([audio(3, 3), audio(3, 4)], 1)[: 3 * 8000], 8000)
@@ -138,7 +138,7 @@ def test_wav_scp_pointing_nowhere_and_failing_pipes(corpus, tmp_path, caplog):
         ("0.5 0.56", "0.06 s from 0.5 s of recording 'rec0'"),
     ],
 )
-def test_segment_behind_its_recording_or_too_short(corpus, tmp_path, caplog, segment, reason):
+def test_segment_after_its_recording_or_too_short(corpus, tmp_path, caplog, segment, reason):
     replace(corpus / "train" / "segments", "ann-1 rec0 0 0.8", f"ann-1 rec0 {segment}")
     prepare_kaldi_dirs(corpus / "train", {}, tmp_path / "data")
     assert "ann-1" not in read_map(tmp_path / "data" / "train" / "utt2spk")
@@ -158,7 +158,7 @@ def test_segment_behind_its_recording_or_too_short(corpus, tmp_path, caplog, seg
         ("wav.scp", "rec0 ", "rec1 ", "wav.scp:2: .*'rec1'"),
     ],
 )
-def test_tables_that_do_not_fit(corpus, tmp_path, file, old, new, message):
+def test_inconsistent_tables(corpus, tmp_path, file, old, new, message):
     replace(corpus / "train" / file, old, new)
     with pytest.raises(InputError, match=message):
         prepare_kaldi_dirs(corpus / "train", {"test": corpus / "test"}, tmp_path / "data")

@@ -1,4 +1,4 @@
-"""Manifests that cannot be read, or hold something else: one line that names file and line, from every command."""
+"""Broken manifests: every command reports file and line in a single line."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ def broken(folder, name):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         return path, r"half.jsonl.gz: .* line \d+: Compressed file ended before"
     if name == "flipped":
-        path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 100)  # no such kind of block
+        path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 100)  # not a valid block
         return path, "flipped.jsonl.gz: .* line 0: Error -3"
     if name == "text":
         path.write_text("one two\n")
@@ -71,7 +71,7 @@ def test_commands_on_cuts(name, command, tmp_path, monkeypatch):
     assert not any(path.is_file() for path in tmp_path.glob("out*"))
 
 
-def test_the_manifests_of_to_kaldi(tmp_path):
+def test_manifests_of_to_kaldi(tmp_path):
     recordings, supervisions, data = (tmp_path / name for name in ("r.jsonl.gz", "s.jsonl.gz", "data"))
     write_manifest(RECORDINGS, recordings)
     write_manifest(SUPERVISIONS, supervisions)
@@ -87,7 +87,7 @@ def test_the_manifests_of_to_kaldi(tmp_path):
 
 @pytest.mark.parametrize("items, kind", [(CUTS, CutSet), (RECORDINGS, RecordingSet), (SUPERVISIONS, SupervisionSet)])
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_whole_manifest_is_read_anew_each_time(items, kind, packed, tmp_path):
+def test_every_iteration_reads_the_whole_manifest(items, kind, packed, tmp_path):
     path = tmp_path / "items.jsonl.gz"
     write_manifest(items, path)
     if not packed:

@@ -1,4 +1,4 @@
-"""VoxCeleb in miniature: who is trained on, who is evaluated, ids, lists, m4a and wrong roots."""
+"""VoxCeleb in miniature: training and evaluation speakers, ids, trial lists, m4a and wrong roots."""
 
 import itertools
 import shutil
@@ -47,7 +47,7 @@ def load(data: Path, name: str):
     )
 
 
-def test_all_of_it(tree, tmp_path):
+def test_whole_corpus(tree, tmp_path):
     data = tmp_path / "data"
     lists = run(tree, data, musan=tree / "musan", rirs_noises=tree / "RIRS_NOISES")
     assert lists == ["o", "o_cleaned", "e", "e_cleaned", "h", "h_cleaned"]
@@ -75,8 +75,8 @@ def test_all_of_it(tree, tmp_path):
     ]  # fmt: skip
 
 
-def test_no_evaluated_speaker_and_no_test_speaker_is_trained_on(tree, tmp_path):
-    # Also where dev and test of VoxCeleb2 lie in one folder, and only the metadata tell them apart.
+def test_neither_evaluated_nor_test_speakers_are_trained_on(tree, tmp_path):
+    # Also if dev and test of VoxCeleb2 share a folder, and only the metadata distinguish them.
     merged = tree / "vox2" / "wav"
     for speaker in [*(tree / "vox2").glob("vox2_*/*/aac/*")]:
         shutil.move(str(speaker), str(merged / speaker.name))
@@ -103,7 +103,7 @@ def test_no_evaluated_speaker_and_no_test_speaker_is_trained_on(tree, tmp_path):
     assert not (tmp_path / "wrong" / "train").exists()
 
 
-def test_only_what_the_lists_name_is_prepared(tree, tmp_path):
+def test_only_utterances_in_the_lists_are_prepared(tree, tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()
     shutil.move(str(tree / "vox1" / "veri_test2.txt"), str(lists / "voxceleb1_test_v2.txt"))
@@ -142,10 +142,10 @@ def test_command_line(tree, tmp_path):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "data/manifests/recordings_music.jsonl.gz").exists()
     result = CliRunner().invoke(prepare, ["voxceleb", "", *arguments[1:3]])
-    assert isinstance(result.exception, InputError) and "no VOXCELEB1 given" in str(result.exception)
+    assert isinstance(result.exception, InputError) and "VOXCELEB1" in str(result.exception)
 
 
-def test_lhotse_recipes_that_would_fetch_or_mix_are_not_used(tree, tmp_path, monkeypatch):
+def test_lhotse_recipes_that_download_are_not_used(tree, tmp_path, monkeypatch):
     import lhotse.recipes.voxceleb as recipe
 
     def refuse(*args, **kwargs):

@@ -15,7 +15,7 @@ CONF = Path(__file__).resolve().parents[1] / "egs" / "voxceleb" / "conf"
 
 
 @pytest.mark.parametrize("name", ["sdpn", "sdpn_small"])
-def test_the_recipe_trains_on_what_it_stores(name):
+def test_the_recipe_trains_on_the_features_it_stores(name):
     arguments = ["--config", str(CONF / f"{name}.yaml"), "--set", "seed=3", "--fbank-config", str(CONF / "fbank.conf")]
     done = CliRunner().invoke(config, arguments)
     assert done.exit_code == 0, done.output
@@ -38,12 +38,12 @@ def test_the_recipe_trains_on_what_it_stores(name):
         (FeaturesConfig(), "--low-frequency=20", "4.*--low-frequency=20"),
     ],
 )
-def test_other_features_are_refused(tmp_path, features, options, message):
+def test_different_features_are_refused(tmp_path, features, options, message):
     path = tmp_path / "fbank.conf"
     path.write_text(f"{(CONF / 'fbank.conf').read_text()}{options}\n")
     with pytest.raises(InputError, match=message):
         check_fbank_config(path, features)
 
 
-def test_models_on_another_front_end_see_no_stored_features(tmp_path):
+def test_models_with_another_front_end_ignore_stored_features(tmp_path):
     check_fbank_config(tmp_path / "nowhere", FeaturesConfig(kind="melspec", num_mel_bins=64))

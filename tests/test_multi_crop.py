@@ -1,4 +1,4 @@
-"""Crops of recordings that are not as usual: of another rate, or silent in places."""
+"""Multi-crop batches: crops of usual and unusual recordings, replacements, and the order of utterances."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_recordings_of_another_rate_are_resampled(tmp_path, rate, seconds):
 
 
 @pytest.mark.parametrize("span", [60.0, 0.1])
-def test_silence_of_some_crops_is_no_fault_of_the_utterance(tmp_path, monkeypatch, span):
+def test_an_utterance_may_have_silent_crops(tmp_path, monkeypatch, span):
     monkeypatch.setattr(multi_crop, "MAX_SPAN_SECONDS", span)
     samples = np.zeros(160000)
     samples[::16000] = 0.5
@@ -58,7 +58,7 @@ def test_a_corpus_without_usable_utterances_is_refused(tmp_path, workers):
 
 
 @pytest.mark.parametrize("seconds, fits", [(1.0, True), (1.1, False)])
-def test_a_corpus_cut_to_the_length_of_a_crop_may_be_trained_on(tmp_path, seconds, fits):
+def test_utterances_may_be_as_short_as_a_crop(tmp_path, seconds, fits):
     soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 16000)
     # 98 frames of 25 ms every 10 ms: cuts with features end as their frames are counted.
     cuts = [Recording.from_file(tmp_path / "a.wav").to_cut().truncate(duration=0.98)]

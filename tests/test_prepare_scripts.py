@@ -58,6 +58,7 @@ def test_help_and_usage(script):
 def test_one_line_for_bad_input(tmp_path):
     done = run("local/prepare_audio_dir.sh", tmp_path / "nowhere", tmp_path / "data")
     assert done.returncode == 1
-    assert done.stderr == f"sdpn-k2: error: {tmp_path}/nowhere: no such folder\n"
+    assert done.stderr.startswith(f"sdpn-k2: error: {tmp_path}/nowhere: ") and done.stderr.count("\n") == 1
     done = run("local/prepare_voxceleb.sh", "", tmp_path, tmp_path / "data")
-    assert done.returncode == 1 and done.stderr == "sdpn-k2: error: no VOXCELEB1 given: its name is empty\n"
+    assert done.returncode == 1 and done.stderr.startswith("sdpn-k2: error: ") and done.stderr.count("\n") == 1
+    assert "VOXCELEB1" in done.stderr

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import re
+import sys
 import textwrap
 
 import kaldiio
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from kaldi_support import ROOT, load, shell, speech_like, succeed, write_ark
+from kaldi_support import ROOT, load, speech_like, succeed, write_ark
 from scipy.io import wavfile
 from sklearn.mixture import GaussianMixture
 
@@ -125,18 +126,6 @@ def test_torch_decodes_as_a_float64_viterbi(check):
     check(find_decoder("torch"))
 
 
-def test_k2_decodes_as_a_float64_viterbi():
-    pytest.importorskip("k2")
-    from sdpn_k2.signal.k2_segmentation import topology_fsa
-
-    for check in CHECKS:
-        check(find_decoder("k2"))
-    fsa = topology_fsa(Topology(min_speech=2, min_nonspeech=3, to_speech_cost=5.0, to_nonspeech_cost=7.0))
-    assert fsa.shape[0] == 1 + 3 + 2 + 1
-    assert fsa.num_arcs == 2 + 2 + 1 + 2 * 3  # starts, chains, and from each last state: stay, change, end
-    assert sorted(fsa.scores[fsa.scores != 0].tolist()) == [-7.0, -5.0]
-
-
 def test_ties_go_to_speech_and_then_to_later_segments():
     """All segmentations of 7 frames, scores in whole numbers so that many tie, against the rule of the docstring."""
     rng = np.random.default_rng(0)
@@ -171,7 +160,7 @@ def test_bad_topologies():
 # The model of log energy
 
 
-def test_log_energy_is_that_of_kaldis_frames_and_their_neighbours():
+def test_log_energy_of_kaldis_frames_and_their_neighbours():
     rng = np.random.default_rng(0)
     samples = (0.1 * rng.standard_normal(5000) + 0.3).astype(np.float32)  # with an offset, which counts for nothing
     found = log_energy(torch.from_numpy(samples), 16000).numpy()
@@ -184,7 +173,7 @@ def test_log_energy_is_that_of_kaldis_frames_and_their_neighbours():
     assert (log_energy(torch.full((2000,), 0.25), 16000) == np.float32(np.log(segmentation.SILENCE))).all()
 
 
-def test_gaussians_are_those_of_scikit_learn():
+def test_gaussians_equal_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     batch = []
     for quiet, loud, frames in ((-12, -4, 900), (-6, -2, 400)):
@@ -214,7 +203,7 @@ def test_evidence_for_speech_grows_with_energy_and_zeros_are_not_fitted():
     assert (gapped[250:650, 0] > gapped[250:650, 1]).all()
 
 
-def test_one_level_is_no_speech():
+def test_a_single_level_is_not_speech():
     noise = 0.01 * torch.randn(48000, generator=torch.Generator().manual_seed(0))
     recordings = [noise, torch.zeros(48000), torch.full((48000,), 0.5), torch.zeros(400), torch.zeros(0)]
     paths = segment([log_energy(samples, 16000) for samples in recordings])
@@ -222,7 +211,7 @@ def test_one_level_is_no_speech():
     assert not any(path.speech.any() for path in paths)
 
 
-def test_any_frame_classifier_can_be_used():
+def test_other_frame_classifiers():
     frames = [torch.randn(100, 24), torch.randn(60, 24)]
     frames[0][40:80, 3] += 20
 
@@ -270,8 +259,18 @@ def test_a_quarter_fewer_errors_than_compute_vad_on_real_speech(judge, shared):
     assert error_ratio(judge, list(judge.recordings(shared / "corpora", "test", 8))) <= 0.75
 
 
-def test_k2_and_torch_agree_on_noisy_speech(noisy):
+def test_k2_decodes_as_torch_does(noisy):
     pytest.importorskip("k2")
+    from sdpn_k2.signal.k2_segmentation import topology_fsa
+
+    for check in CHECKS:
+        check(find_decoder("k2"))
+
+    fsa = topology_fsa(Topology(min_speech=2, min_nonspeech=3, to_speech_cost=5.0, to_nonspeech_cost=7.0))
+    assert fsa.shape[0] == 1 + 3 + 2 + 1
+    assert fsa.num_arcs == 2 + 2 + 1 + 2 * 3  # starts, chains, and from each last state: stay, change, end
+    assert sorted(fsa.scores[fsa.scores != 0].tolist()) == [-7.0, -5.0]
+
     topology = Topology()
     values = two_gaussians([log_energy(torch.from_numpy(recording.samples), 16000) for recording in noisy])
     for frames, ours, theirs in zip(values, viterbi(values, topology), find_decoder("k2")(values, topology)):
@@ -319,8 +318,8 @@ def detect(source, output, **options):
 def test_command_writes_for_kaldi_and_lhotse(data, tmp_path):
     log = succeed("sdpn-k2 vad --backend torch data out | tee printed", tmp_path)
     for name in ("s3-tiny", "s4-junk", "s5-gone"):
-        assert log.count(f"skipped utterance {name}") == 1
-    assert "3 utterances, 3 skipped" in (tmp_path / "printed").read_text()
+        assert sum(name in line for line in log.splitlines()) == 1
+    assert re.match("out: 3 .* 3 ", (tmp_path / "printed").read_text())
     decisions = load(tmp_path / "out" / "vad.scp")
     assert list(decisions) == ["s1-a", "s1-b", "s2-silent"] and not decisions["s2-silent"].any()
     for name, vector in decisions.items():
@@ -377,7 +376,7 @@ def test_segments_of_a_data_directory_are_utterances(data, tmp_path):
         assert recording == wanted[0] and abs(start - wanted[1]) < 0.12 and abs(end - wanted[2]) < 0.12
 
 
-def test_rspecifiers_and_log_likelihoods_of_others(data, tmp_path):
+def test_rspecifiers_and_given_log_likelihoods(data, tmp_path):
     lines = (data / "wav.scp").read_text().splitlines(keepends=True)
     (tmp_path / "good.scp").write_text("".join([*lines[:2], lines[5]]))
     summary = detect(f"scp:{tmp_path / 'good.scp'}", tmp_path / "one")
@@ -395,7 +394,7 @@ def test_rspecifiers_and_log_likelihoods_of_others(data, tmp_path):
     np.testing.assert_array_equal(again["s1-a"], decisions["s1-a"])
 
 
-def test_the_channel_that_segments_name(tmp_path):
+def test_channel_in_segments(tmp_path):
     """Two channels have speech at different times; without a segments file the first is used."""
     folder = tmp_path / "data"
     folder.mkdir()
@@ -418,19 +417,19 @@ def test_the_channel_that_segments_name(tmp_path):
         (folder / "segments").unlink(missing_ok=True)
 
 
-def test_segments_beyond_the_end_and_segments_that_overlap(data, tmp_path, caplog):
+def test_segments_beyond_the_end_and_overlapping_segments(data, tmp_path, caplog):
     (data / "wav.scp").write_text((data / "wav.scp").read_text().splitlines(keepends=True)[0])
     (data / "segments").write_text("a s1-a 0.5 5.7\nb s1-a 1.1 5.85\nc s1-a 0.5 6.0\nd s1-a 7.0 8.0\n")
     for name in ("utt2spk", "spk2utt"):
         (data / name).write_text("".join(f"{key} {key}\n" for key in "abcd"))
     summary = detect(data, tmp_path / "out")
     assert (summary.utterances, summary.skipped) == (2, 2)
-    assert "skipped utterance c: goes from 0.5 to 6 s, but recording s1-a lasts 5.4 s" in caplog.text
-    (overlaps,) = [line for line in caplog.text.splitlines() if "overlaps" in line]
-    assert "out/segments: 'a-" in overlaps and "extract-windows" in overlaps
+    assert re.search("utterance c: .* 0.5 .* 6 s.* s1-a .* 5.4 s", caplog.text)
+    (overlaps,) = [line for line in caplog.text.splitlines() if "extract-windows" in line]
+    assert "out/segments: 'a-" in overlaps
 
 
-def test_the_python_of_the_documentation():
+def test_python_of_the_documentation():
     text = (ROOT / "docs" / "vad.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^(?:    from sdpn_k2.*\n)+\n(?:    .*\n)+", text, flags=re.MULTILINE)
     energies = torch.tensor([0.0] * 50 + [1.0] * 60)
@@ -455,18 +454,18 @@ def test_bad_input_is_one_line(data, tmp_path):
         assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
         return str(error.value)
 
-    assert "neither a data directory nor an rspecifier" in message(tmp_path / "nowhere")
-    assert "none.scp: cannot read" in message("scp:none.scp")
+    assert message(tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'}: ")
+    assert "none.scp: " in message("scp:none.scp")
     (tmp_path / "bad.scp").write_text((data / "wav.scp").read_text().splitlines(keepends=True)[3])
-    assert "bad.scp: no usable utterances" in message(f"scp:{tmp_path / 'bad.scp'}")
+    assert "bad.scp: " in message(f"scp:{tmp_path / 'bad.scp'}")
     (data / "segments").write_text("s1-a s1-a 2.0 1.0\n")
-    assert f"{data / 'segments'}:1: 's1-a' goes from 2.0 to 1.0 s" in message(data)
+    assert message(data).startswith(f"{data / 'segments'}:1: 's1-a'")
     (data / "segments").unlink()
     (data / "spk2utt").write_text("s1 s1-a\n")
     assert f"{data / 'spk2utt'}:1: " in message(data)
     for duration in ("nan", "inf", "0"):
         result = CliRunner().invoke(cli, ["vad", "--min-speech", duration, str(data), str(tmp_path / "out")])
-        assert f"--min-speech={duration}: expected a number of seconds" in str(result.exception)
+        assert f"--min-speech={duration}: " in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -477,14 +476,18 @@ def test_bad_input_is_one_line(data, tmp_path):
         ("raise OSError('libtorch_cuda.so: cannot open shared object file')", "libtorch_cuda.so: cannot open"),
     ],
 )
-def test_without_a_k2_that_works(data, tmp_path, fault, words):
+def test_without_a_working_k2(data, tmp_path, monkeypatch, caplog, fault, words):
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "k2.py").write_text(fault + "\n")
-    result = shell("sdpn-k2 vad --backend k2 data out", tmp_path, PYTHONPATH=str(fake))
-    lines = result.stderr.strip().splitlines()
-    assert result.returncode == 1 and len(lines) == 1 and words in lines[0] and "backend torch" in lines[0]
-    assert not (tmp_path / "out").exists()
-    log = succeed("sdpn-k2 vad --backend auto data out", tmp_path, PYTHONPATH=str(fake))
-    assert sum(words in line and "decoding with torch" in line for line in log.splitlines()) == 1
-    assert (tmp_path / "out" / "vad.ark").is_file()
+    monkeypatch.syspath_prepend(fake)
+    for name in ("k2", "sdpn_k2.signal.k2_segmentation"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    caplog.set_level("INFO")
+    assert find_decoder("auto") is viterbi
+    assert sum(words in line and "torch" in line for line in caplog.messages) == 1
+    result = CliRunner().invoke(cli, ["vad", "--backend", "k2", str(data), str(tmp_path / "out")])
+    message = str(result.exception)
+    assert isinstance(result.exception, InputError) and "\n" not in message
+    assert words in message and "backend torch" in message and not (tmp_path / "out").exists()

@@ -76,8 +76,8 @@ def scan_audio(
     check_skipped(
         scan.skipped, len(locations), where=what, what="audio files", max_share=max_bad / 100, option="--max-bad"
     )
-    for name, reason in scan.skipped[:NUM_REPORTED]:
-        log.warning("%s: skipping '%s': %s", what, name, reason)
+    for item in scan.skipped[:NUM_REPORTED]:
+        log.warning("%s: skipping %s", what, item)
     if scan.skipped:
         log.warning("%s: skipped %d of %d audio files", what, len(scan.skipped), len(locations))
     return scan

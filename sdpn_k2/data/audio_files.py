@@ -1,4 +1,4 @@
-"""Find audio files, and name what is found."""
+"""Find audio files and give them ids."""
 
 from __future__ import annotations
 

@@ -79,44 +79,12 @@ def write_kaldi_dir(
     if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory}: already exists and is not empty; remove it, or use another name")
     by_id = {recording.id: recording for recording in recordings}
-    utterances: Dict[str, SupervisionSegment] = {}
-    for supervision in supervisions:
-        if supervision.recording_id not in by_id:
-            raise InputError(
-                f"utterance '{supervision.id}' refers to recording '{supervision.recording_id}', which is "
-                "not in the recordings"
-            )
-        if isinstance(supervision.channel, (list, tuple)) and len(supervision.channel) != 1:
-            raise InputError(f"utterance '{supervision.id}' has channels {supervision.channel}: Kaldi allows one")
-        name = f"{supervision.speaker}-{supervision.id}" if prefix_speaker and supervision.speaker else supervision.id
-        if name in utterances:
-            raise InputError(f"duplicate utterance '{name}'")
-        utterances[name] = supervision
+    utterances = _named(supervisions, by_id, prefix_speaker)
     if not utterances:
         raise InputError(f"{directory}: no utterances to write")
     _warn_of_loss(by_id, utterances.values())
-
-    channels: Dict[str, Set[int]] = defaultdict(set)
-    kept: Dict[Tuple[str, int], str] = {}
-    for supervision in utterances.values():
-        channels[supervision.recording_id].add(_channel(supervision))
-        if ENTRY_FIELD in (supervision.custom or {}):
-            kept[supervision.recording_id, _channel(supervision)] = str(supervision.custom[ENTRY_FIELD])
-    # Copies of a recording, as after speed perturbation, share a kept id: none of them may use it.
-    uses = Counter(kept.values())
-    kept = {file: entry for file, entry in kept.items() if uses[entry] == 1}
-    entries = {
-        (recording, channel): kept.get((recording, channel), _entry(recording, channel, used))
-        for recording, used in channels.items()
-        for channel in used
-    }  # recording and channel → id in wav.scp
+    entries = _wav_scp_ids(utterances.values())
     wav = {entry: _wav_entry(by_id[recording], channel) for (recording, channel), entry in entries.items()}
-    if len(wav) < len(entries):
-        duplicate = Counter(entries.values()).most_common(1)[0][0]
-        raise InputError(
-            f"two recordings would have the id '{duplicate}' in wav.scp, since channels become recording-1, "
-            "recording-2 …: rename one of them"
-        )
 
     speaker_of = {name: supervision.speaker or name for name, supervision in utterances.items()}
     segments = {name: _segment(supervision, entries) for name, supervision in utterances.items()}
@@ -140,7 +108,53 @@ def write_kaldi_dir(
             entry: (recording, channel + 1) for (recording, channel), entry in entries.items()
         }
     _write_whole(directory, wav, speaker_of, {name: table for name, table in tables.items() if table})
-    return Exchange(len(channels), len(utterances), len(set(speaker_of.values())))
+    num_recordings = len({recording for recording, _ in entries})
+    return Exchange(num_recordings, len(utterances), len(set(speaker_of.values())))
+
+
+def _named(
+    supervisions: Iterable[SupervisionSegment], recordings: Dict[str, Recording], prefix_speaker: bool
+) -> Dict[str, SupervisionSegment]:
+    """Map Kaldi's utterance ids to the supervisions. Raises InputError."""
+    utterances: Dict[str, SupervisionSegment] = {}
+    for supervision in supervisions:
+        if supervision.recording_id not in recordings:
+            raise InputError(
+                f"utterance '{supervision.id}' refers to recording '{supervision.recording_id}', which is "
+                "not in the recordings"
+            )
+        if isinstance(supervision.channel, (list, tuple)) and len(supervision.channel) != 1:
+            raise InputError(f"utterance '{supervision.id}' has channels {supervision.channel}: Kaldi allows one")
+        name = f"{supervision.speaker}-{supervision.id}" if prefix_speaker and supervision.speaker else supervision.id
+        if name in utterances:
+            raise InputError(f"duplicate utterance '{name}'")
+        utterances[name] = supervision
+    return utterances
+
+
+def _wav_scp_ids(supervisions: Iterable[SupervisionSegment]) -> Dict[Tuple[str, int], str]:
+    """Map each used recording and channel to its id in wav.scp. Raises InputError."""
+    channels: Dict[str, Set[int]] = defaultdict(set)
+    kept: Dict[Tuple[str, int], str] = {}
+    for supervision in supervisions:
+        channels[supervision.recording_id].add(_channel(supervision))
+        if ENTRY_FIELD in (supervision.custom or {}):
+            kept[supervision.recording_id, _channel(supervision)] = str(supervision.custom[ENTRY_FIELD])
+    # Copies of a recording, as after speed perturbation, share a kept id: none of them may use it.
+    uses = Counter(kept.values())
+    kept = {file: entry for file, entry in kept.items() if uses[entry] == 1}
+    entries = {
+        (recording, channel): kept.get((recording, channel), _entry(recording, channel, used))
+        for recording, used in channels.items()
+        for channel in used
+    }
+    duplicate, uses_of_it = Counter(entries.values()).most_common(1)[0]
+    if uses_of_it > 1:
+        raise InputError(
+            f"two recordings would have the id '{duplicate}' in wav.scp, since channels become recording-1, "
+            "recording-2 …: rename one of them"
+        )
+    return entries
 
 
 def _write_whole(directory: Path, wav: Dict[str, str], speaker_of: Dict[str, str], tables: Dict[str, dict]) -> None:

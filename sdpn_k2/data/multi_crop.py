@@ -290,10 +290,9 @@ def multi_crop_loader(
         }
     for batch in DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pin, **options):
         if len(batch.ids) < batches.share:
-            first = batch.skipped[0]
             raise InputError(
                 f"{dataset.cuts.path}: too few usable utterances are left to fill a batch; "
-                f"the first skipped is '{first.key}': {first.reason}"
+                f"the first skipped is {batch.skipped[0]}"
             )
         yield batch
 

@@ -173,5 +173,5 @@ def _fit_segments(source: Path, parts: Sequence[Part], scan: Scan) -> tuple[dict
         else:
             segments[utterance] = Segment(recording, start, end)
     if not segments:
-        raise InputError(f"{source / 'segments'}: no segment lies within its recording")
+        raise InputError(f"{source / 'segments'}: there are no usable segments")
     return segments, skipped
