@@ -287,15 +287,15 @@ def take_range(value: Any, range_: str, name: str) -> np.ndarray:
 class RandomReader:
     """Looks values up by key.
 
-    A script file is loaded as a list of names. An archive without options is loaded as a whole on the first access. With
-    the option ``s`` (sorted), an archive is read only as far as needed; with ``s`` and ``cs`` (keys are looked up in
-    sorted order), one value is in memory at a time.
+    A script file is loaded as a list of names. An archive without options is loaded as a whole on the first access.
+    With the option ``s`` (sorted), an archive is read only as far as needed; with ``s`` and ``cs`` (keys are looked up
+    in sorted order), one value is in memory at a time.
 
     Args:
         rspecifier: the table.
         kind: the kind of its values, a key of HOLDERS.
-        key_map: rspecifier of a table of tokens, such as utt2spk, that maps the keys looked up to the keys of the table;
-            "" for none.
+        key_map: rspecifier of a table of tokens, such as utt2spk, that maps the keys looked up to the keys of the
+            table; "" for none.
 
     Raises:
         InputError: a duplicate key, a broken table, or keys out of order although ``s`` or ``cs`` promised them sorted.
@@ -347,7 +347,7 @@ class RandomReader:
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of ``key``, or ``default`` if the key is not in the table."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 (this is get)
 
     def require(self, key: str) -> Any:
         """Return the value of ``key``; raise InputError if the key is not in the table."""
