@@ -1,9 +1,9 @@
 """Confidence intervals of error rates by resampling speakers.
 
 Trials that share a speaker are not independent, so resampling trials gives intervals that are far too narrow. Instead,
-each draw takes speakers with replacement. The target trials of a speaker drawn c times count c times, and a nontarget
-trial between speakers drawn c and d times counts c d times [Poh07]. The interval holds the middle part of the metric's
-values over the draws (percentile bootstrap).
+each draw takes speakers with replacement. The target trials of a speaker drawn c times count c times. A nontarget trial
+between speakers drawn c and d times counts c d times [Poh07]. The interval holds the middle part of the metric's values
+over the draws (percentile bootstrap).
 
 References:
 ----------
