@@ -1,11 +1,13 @@
 """Small random models, and data directories of synthetic speech."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
 import torch
+from tiny_config import TINY_MODEL
 
-from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig
+from sdpn_k2.config import FeaturesConfig, load_config
 from sdpn_k2.kaldi.datadir.data_dir import write_data_dir
 from sdpn_k2.kaldi.features.wave import to_wav_command
 from sdpn_k2.methods.sdpn import SDPN
@@ -17,15 +19,8 @@ MELSPEC = FeaturesConfig(kind="melspec", low_freq=0.0, scale=1.0)
 
 def write_model(path: Path, features: FeaturesConfig = FBANK, embedding_dim: int = 24) -> Path:
     """Write a checkpoint with random weights, and with running statistics that are not the initial ones."""
-    model = ModelConfig(
-        channels=32,
-        attention_channels=8,
-        se_channels=8,
-        embedding_dim=embedding_dim,
-        mlp_hidden_dim=16,
-        projection_dim=8,
-    )
-    config = Config(features=features, model=model, objective=ObjectiveConfig(num_prototypes=8))
+    config = load_config(None, [*TINY_MODEL, f"model.embedding_dim={embedding_dim}"])
+    config = dataclasses.replace(config, features=features)
     torch.manual_seed(0)
     method = SDPN(config).train()
     with torch.no_grad():

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Tuple
 
 from torch import Tensor
 
-from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig, config_from_dict, config_to_dict
+from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig
 from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.methods.network import Network
 from sdpn_k2.models.checkpoint import FORMAT, Checkpoint
@@ -71,10 +71,11 @@ def convert_3dspeaker(path: Path, scale: float = 1.0) -> Conversion:
 
     branches = {name: _without_prefix(content[name]) for name in ("student", "teacher") if name in content}
     sizes, num_bins = _sizes(branches["teacher"], f"{path}: teacher")
-    features = FeaturesConfig(kind="melspec", num_mel_bins=num_bins, low_freq=0.0, scale=scale)
     prototypes = content.get("prototypes") if _has_our_mlp(branches["teacher"]) else None
-    objective = ObjectiveConfig() if prototypes is None else ObjectiveConfig(num_prototypes=len(prototypes))
-    config = Config(features=features, model=sizes, objective=objective)
+    with error_context(path):
+        features = FeaturesConfig(kind="melspec", num_mel_bins=num_bins, low_freq=0.0, scale=scale)
+        objective = ObjectiveConfig() if prototypes is None else ObjectiveConfig(num_prototypes=len(prototypes))
+        config = Config(features=features, model=sizes, objective=objective)
 
     model: Dict[str, Tensor] = {}
     left_out = [key for key in content if key in _TRAINER_STATE]
@@ -91,8 +92,6 @@ def convert_3dspeaker(path: Path, scale: float = 1.0) -> Conversion:
                 f"{sizes.projection_dim} dimensions"
             )
         model["prototypes.weight"] = prototypes.detach().clone()
-    with error_context(path):
-        config_from_dict(config_to_dict(config), str(path))  # as when it is loaded again
     return Conversion(Checkpoint(0, config, model, {}), left_out)
 
 
@@ -136,7 +135,7 @@ def _sizes(tensors: Mapping[str, Tensor], where: str) -> Tuple[ModelConfig, int]
     mlp = {}
     if _has_our_mlp(tensors):
         mlp = {"mlp_hidden_dim": size("head.mlp.0.weight"), "projection_dim": size("head.mlp.6.weight")}
-    config = ModelConfig(
+    sizes = dict(
         channels=size("backbone.blocks.0.conv.conv.weight"),
         attention_channels=size("backbone.asp.tdnn.conv.conv.weight"),
         se_channels=size("backbone.blocks.1.se_block.conv1.conv.weight"),
@@ -144,7 +143,8 @@ def _sizes(tensors: Mapping[str, Tensor], where: str) -> Tuple[ModelConfig, int]
         embedding_dim=size("backbone.fc.conv.weight"),
         **mlp,
     )
-    return config, size("backbone.blocks.0.conv.conv.weight", 1)
+    with error_context(where):
+        return ModelConfig(**sizes), size("backbone.blocks.0.conv.conv.weight", 1)
 
 
 def _has_our_mlp(tensors: Mapping[str, Tensor]) -> bool:

@@ -4,8 +4,8 @@
 
 A path through a recording is a sequence of segments, alternately speech and non-speech, that covers all frames. Its
 score is the sum of the frames' log-likelihoods, each under the class of its segment, minus the cost of each change.
-:class:`Topology` defines the allowed paths. :func:`viterbi` finds the best one with torch, and
-:func:`sdpn_k2.signal.k2_segmentation.viterbi` finds it with k2.
+``Topology`` defines the allowed paths. ``viterbi`` finds the best one with torch, and
+``sdpn_k2.signal.k2_segmentation.viterbi`` finds it with k2.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def segment(
     Args:
         frames: input of ``classify``, (frames, …) for each recording; by default log energies (frames,).
         topology: the allowed segmentations and their costs.
-        classify: the frame classifier, by default :func:`two_gaussians`. Its result includes priors, if there are any.
-        decode: by default :func:`viterbi`; see :func:`sdpn_k2.signal.decoders.find_decoder` for other backends.
+        classify: the frame classifier, by default ``two_gaussians``. Its result includes priors, if there are any.
+        decode: by default ``viterbi``; see ``sdpn_k2.signal.decoders.find_decoder`` for other backends.
 
     Raises:
         InputError: the classifier did not return finite log-likelihoods (frames, 2) for each recording.
@@ -127,8 +127,9 @@ def check_finite(log_likelihoods: Tensor, what: str) -> None:
 def spans(speech: np.ndarray) -> List[Tuple[int, int]]:
     """Return the speech segments in labels bool (frames,): first frame, and the one after the last.
 
-    >>> spans(np.array([False, True, True, False, True]))
-    [(1, 3), (4, 5)]
+    Examples:
+        >>> spans(np.array([False, True, True, False, True]))
+        [(1, 3), (4, 5)]
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], speech, [False]]).astype(np.int8)))
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
@@ -167,7 +168,7 @@ def two_gaussians(log_energies: Sequence[Tensor]) -> List[Tensor]:
     Gaussians' weights are fitted but not applied. A recording with a single level (``MIN_CONTRAST``) has no speech.
 
     Args:
-        log_energies: (frames,) for each recording, from :func:`log_energy`.
+        log_energies: (frames,) for each recording, from ``log_energy``.
 
     Returns:
         Float64 (frames, 2) for each recording, on the device of its log energies.

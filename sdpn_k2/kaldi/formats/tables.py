@@ -161,8 +161,9 @@ def read_table(rspecifier: str, kind: str) -> TableReader:
         InputError: while iterating: the table is cut short, has a wrong header or an impossible size (the message names
             key and offset), a file is missing, or a command failed. With the option ``p``, damage causes a warning.
 
-    >>> [(key, vector.tolist()) for key, vector in read_table("ark:echo 'a [ 1 2 ]' |", "vector")]
-    [('a', [1.0, 2.0])]
+    Examples:
+        >>> [(key, vector.tolist()) for key, vector in read_table("ark:echo 'a [ 1 2 ]' |", "vector")]
+        [('a', [1.0, 2.0])]
     """
     return TableReader(rspecifier, kind)
 
@@ -300,9 +301,10 @@ class RandomReader:
     Raises:
         InputError: a duplicate key, a broken table, or keys out of order although ``s`` or ``cs`` promised them sorted.
 
-    >>> with RandomReader("ark:echo 'a [ 1 2 ]' |", "vector") as vectors:
-    ...     "a" in vectors, "b" in vectors, vectors["a"].tolist()
-    (True, False, [1.0, 2.0])
+    Examples:
+        >>> with RandomReader("ark:echo 'a [ 1 2 ]' |", "vector") as vectors:
+        ...     "a" in vectors, "b" in vectors, vectors["a"].tolist()
+        (True, False, [1.0, 2.0])
     """
 
     def __init__(self, rspecifier: str, kind: str, key_map: str = ""):
@@ -462,12 +464,13 @@ class TableWriter:
     Raises:
         InputError: the output cannot be written, a key is empty or has blanks, or a value is of another kind.
 
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with TableWriter(f"ark,t:{folder}/x.ark", "vector") as writer:
-    ...         writer.write("a", np.array([1.0, 2.0]))
-    ...     print(pathlib.Path(folder, "x.ark").read_text().strip())
-    a  [ 1 2 ]
+    Examples:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with TableWriter(f"ark,t:{folder}/x.ark", "vector") as writer:
+        ...         writer.write("a", np.array([1.0, 2.0]))
+        ...     print(pathlib.Path(folder, "x.ark").read_text().strip())
+        a  [ 1 2 ]
     """
 
     def __init__(self, wspecifier: str, kind: str, compression_method: int = 0):
