@@ -1,9 +1,9 @@
 """Confidence intervals of error rates by resampling speakers.
 
 Trials that share a speaker are not independent, so resampling trials gives intervals that are far too narrow. Instead,
-each draw takes speakers with replacement. The target trials of a speaker drawn c times count c times, and a nontarget
-trial between speakers drawn c and d times counts c d times [Poh07]. The interval holds the middle part of the metric's
-values over the draws (percentile bootstrap).
+each draw takes speakers with replacement. The target trials of a speaker drawn c times count c times. A nontarget trial
+between speakers drawn c and d times counts c d times [Poh07]. The interval holds the middle part of the metric's values
+over the draws (percentile bootstrap).
 
 References:
 ----------
@@ -11,7 +11,7 @@ References:
          sample bootstraps", IEEE TPAMI 29, 2007.
 """
 
-from typing import Dict, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -120,60 +120,84 @@ def bootstrap_intervals(
     }
     applications.update((name, NIST_SRE[name]) for name in evaluations)
     costs = list(dict.fromkeys(cost for of_one in applications.values() for cost in of_one))
-    n_speakers = int(max(speakers.enroll.max(), speakers.test.max())) + 1
     present = np.unique(np.concatenate((speakers.enroll, speakers.test)))
     if len(present) < 2:
         raise InputError("intervals need trials of at least 2 speakers")
-    order = np.argsort(scores, kind="stable")
-    ordered, target = scores[order], is_target[order]
-    # Trials below each distinct score, and below +inf: where the error rates change.
-    ends = np.append(np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))), len(ordered))
-    target_places, nontarget_places = np.flatnonzero(target), np.flatnonzero(~target)
-    target_ends = np.searchsorted(target_places, ends)
-    nontarget_ends = np.searchsorted(nontarget_places, ends)
-    target_speakers = speakers.enroll[order[target_places]]
-    pairs = [side[order[nontarget_places]] for side in speakers]
-    # Contribution of each trial to Cllr, and place of the Bayes thresholds among the distinct scores.
-    target_bits = np.logaddexp(0.0, -ordered[target_places].astype(np.float64)) / np.log(2.0)
-    nontarget_bits = np.logaddexp(0.0, ordered[nontarget_places].astype(np.float64)) / np.log(2.0)
-    bayes = np.searchsorted(ends, [np.searchsorted(ordered, cost.bayes_threshold) for cost in costs])
-
+    trials = _SortedTrials(scores, is_target, speakers, costs)
     rng = np.random.default_rng(seed)
-    eers, cllrs = np.empty((2, n_draws))
-    least, actual = np.empty((2, n_draws, len(costs)))
-    done = 0
-    while done < n_draws:
-        drawn = present[rng.integers(0, len(present), len(present))]
-        counts = np.bincount(drawn, minlength=n_speakers).astype(np.float64)
-        target_times, nontarget_times = counts[target_speakers], counts[pairs[0]] * counts[pairs[1]]
-        miss = _cumulative(target_times)[target_ends]
-        fa = _cumulative(nontarget_times)[nontarget_ends]
-        if miss[-1] == 0.0 or fa[-1] == 0.0:  # drawn: one speaker only, or only speakers without target trials
-            continue
-        cllrs[done] = (target_times @ target_bits / miss[-1] + nontarget_times @ nontarget_bits / fa[-1]) / 2.0
-        miss /= miss[-1]
-        fa = 1.0 - fa / fa[-1]
-        eers[done], _ = crossing(miss, fa)
-        for i, cost in enumerate(costs):
-            dcf = cost.c_miss * cost.p_target * miss + cost.c_fa * (1.0 - cost.p_target) * fa
-            least[done, i], actual[done, i] = dcf.min() / cost.default_cost, dcf[bayes[i]] / cost.default_cost
-        done += 1
+    draws: List[_Draw] = []
+    while len(draws) < n_draws:
+        draw = trials.draw(np.bincount(present[rng.integers(0, len(present), len(present))], minlength=present[-1] + 1))
+        if draw is not None:
+            draws.append(draw)
+    least, actual = np.array([draw.min_dcf for draw in draws]), np.array([draw.actual_dcf for draw in draws])
     tails = np.array([(1.0 - level) / 2.0, (1.0 + level) / 2.0])
 
-    def interval(values: np.ndarray) -> Interval:
+    def interval(values: Sequence[float]) -> Interval:
         return Interval(*map(float, np.quantile(values, tails)))
 
     def dcf_interval(values: np.ndarray, application: Union[float, str]) -> Interval:
         return interval(values[:, [costs.index(cost) for cost in applications[application]]].mean(axis=1))
 
     return Intervals(
-        interval(eers),
+        interval([draw.eer for draw in draws]),
         {p_target: dcf_interval(least, p_target) for p_target in p_targets},
         {p_target: dcf_interval(actual, p_target) for p_target in p_targets},
         {name: {"min": dcf_interval(least, name), "actual": dcf_interval(actual, name)} for name in evaluations},
-        interval(cllrs),
+        interval([draw.cllr for draw in draws]),
         len(present),
     )
+
+
+class _Draw(NamedTuple):
+    """Metrics of one draw; the costs have the order of the cost models, shape (n_costs,) each."""
+
+    eer: float
+    cllr: float
+    min_dcf: np.ndarray
+    actual_dcf: np.ndarray
+
+
+class _SortedTrials:
+    """Trials in the order of their scores, for metrics in which a trial counts as often as its speakers are drawn."""
+
+    def __init__(
+        self, scores: np.ndarray, is_target: np.ndarray, speakers: TrialSpeakers, costs: Sequence[CostModel]
+    ) -> None:
+        order = np.argsort(scores, kind="stable")
+        ordered, target = scores[order], is_target[order]
+        # Trials below each distinct score, and below +inf: where the error rates change.
+        ends = np.append(np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))), len(ordered))
+        targets, nontargets = np.flatnonzero(target), np.flatnonzero(~target)
+        self.target_ends, self.nontarget_ends = np.searchsorted(targets, ends), np.searchsorted(nontargets, ends)
+        self.target_speakers = speakers.enroll[order[targets]]
+        self.nontarget_speakers = [side[order[nontargets]] for side in speakers]
+        # Contribution of each trial to Cllr, in bits.
+        self.target_bits = np.logaddexp(0.0, -ordered[targets].astype(np.float64)) / np.log(2.0)
+        self.nontarget_bits = np.logaddexp(0.0, ordered[nontargets].astype(np.float64)) / np.log(2.0)
+        self.costs = costs
+        self.bayes = np.searchsorted(ends, [np.searchsorted(ordered, cost.bayes_threshold) for cost in costs])
+
+    def draw(self, counts: np.ndarray) -> Optional[_Draw]:
+        """Return the metrics when each speaker counts ``counts`` times, shape (n_speakers,).
+
+        Return None without targets or without nontargets: one speaker only, or only speakers without target trials.
+        """
+        counts = counts.astype(np.float64)
+        target_times = counts[self.target_speakers]
+        nontarget_times = counts[self.nontarget_speakers[0]] * counts[self.nontarget_speakers[1]]
+        miss = _cumulative(target_times)[self.target_ends]
+        fa = _cumulative(nontarget_times)[self.nontarget_ends]
+        if miss[-1] == 0.0 or fa[-1] == 0.0:
+            return None
+        cllr = (target_times @ self.target_bits / miss[-1] + nontarget_times @ self.nontarget_bits / fa[-1]) / 2.0
+        miss /= miss[-1]
+        fa = 1.0 - fa / fa[-1]
+        least, actual = np.empty((2, len(self.costs)))
+        for i, cost in enumerate(self.costs):
+            dcf = cost.c_miss * cost.p_target * miss + cost.c_fa * (1.0 - cost.p_target) * fa
+            least[i], actual[i] = dcf.min() / cost.default_cost, dcf[self.bayes[i]] / cost.default_cost
+        return _Draw(crossing(miss, fa)[0], float(cllr), least, actual)
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:

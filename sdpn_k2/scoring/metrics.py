@@ -189,8 +189,8 @@ class ErrorRates:
     def corners(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The thresholds at which no other threshold is better in one error and as good in the other, ascending.
 
-        Raising a threshold to the next target score adds no miss, so only target scores are candidates, and of those
-        with equal false alarms only the lowest. +inf, which rejects everything, comes last. Every linear cost has its
+        Raising a threshold to the next target score adds no miss, so only target scores are candidates. Of those with
+        equal false alarms only the lowest is one. +inf, which rejects everything, comes last. Every linear cost has its
         minimum at a corner, and the convex hull of the ROC has its vertices there.
 
         Returns:
@@ -408,7 +408,7 @@ def min_cllr(rates: ErrorRates) -> float:
     """Return Cllr after the best monotone recalibration of the scores, when only their order counts [Brummer06].
 
     Pooling adjacent violators gives every trial on one edge of the ROC's convex hull the same likelihood ratio, the
-    edge's slope, so that the sum runs over edges instead of trials [Brummer13].
+    edge's slope [Brummer13]. The sum therefore runs over edges instead of trials.
     """
     _, misses, false_alarms = rates.hull
     target_share = np.diff(misses) / len(rates.targets)
