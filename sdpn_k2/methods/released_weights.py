@@ -64,55 +64,60 @@ def convert_3dspeaker(path: Path, scale: float = 1.0) -> Conversion:
     if not 0 < scale < math.inf:
         raise InputError(f"scale is {scale:g}; it must be a finite number above 0")
     content = load_torch_file(path)
-    _check_origin(path, content)
+    with error_context(path):
+        return _convert(content, scale)
+
+
+def _convert(content: Any, scale: float) -> Conversion:
+    _check_origin(content)
     unknown = sorted(map(str, set(content) - {"student", "teacher", "prototypes"} - _TRAINER_STATE))
     if unknown:
-        raise InputError(f"{path}: unknown entries: {_some(unknown)}")
+        raise InputError(f"unknown entries: {_some(unknown)}")
 
-    branches = {name: _without_prefix(content[name]) for name in ("student", "teacher") if name in content}
-    sizes, num_bins = _sizes(branches["teacher"], f"{path}: teacher")
-    prototypes = content.get("prototypes") if _has_our_mlp(branches["teacher"]) else None
-    with error_context(path):
-        features = FeaturesConfig(kind="melspec", num_mel_bins=num_bins, low_freq=0.0, scale=scale)
-        objective = ObjectiveConfig() if prototypes is None else ObjectiveConfig(num_prototypes=len(prototypes))
-        config = Config(features=features, model=sizes, objective=objective)
+    networks = {name: _without_prefix(content[name]) for name in ("student", "teacher") if name in content}
+    with error_context("teacher"):
+        sizes, num_bins = _sizes(networks["teacher"])
+    prototypes = content.get("prototypes") if _has_our_mlp(networks["teacher"]) else None
+    config = Config(
+        features=FeaturesConfig(kind="melspec", num_mel_bins=num_bins, low_freq=0.0, scale=scale),
+        model=sizes,
+        objective=ObjectiveConfig() if prototypes is None else ObjectiveConfig(num_prototypes=len(prototypes)),
+    )
 
     model: Dict[str, Tensor] = {}
     left_out = [key for key in content if key in _TRAINER_STATE]
     if prototypes is None and content.get("prototypes") is not None:
         left_out.append("prototypes")
-    for name, tensors in branches.items():
-        converted = _convert_branch(tensors, config, f"{path}: {name}")
+    for name, tensors in networks.items():
+        with error_context(name):
+            converted = _convert_network(tensors, config)
         model.update({f"{name}.{key}": tensor for key, tensor in converted.items()})
         left_out += [f"{name}'s {key}" for key in _head_left_out(tensors)]
     if prototypes is not None:
-        if tuple(prototypes.shape) != (len(prototypes), sizes.projection_dim):
-            raise InputError(
-                f"{path}: prototypes have shape {tuple(prototypes.shape)}, but projections have "
-                f"{sizes.projection_dim} dimensions"
-            )
+        if prototypes.shape[1] != sizes.projection_dim:
+            shape = tuple(prototypes.shape)
+            raise InputError(f"prototypes have shape {shape}, but projections have {sizes.projection_dim} dimensions")
         model["prototypes.weight"] = prototypes.detach().clone()
     return Conversion(Checkpoint(0, config, model, {}), left_out)
 
 
-def _check_origin(path: Path, content: Any) -> None:
+def _check_origin(content: Any) -> None:
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        raise InputError(f"{path}: already a checkpoint of sdpn_k2; it needs no conversion")
+        raise InputError("already a checkpoint of sdpn_k2; it needs no conversion")
     teacher = content.get("teacher") if isinstance(content, dict) else None
     names = map(str, teacher) if isinstance(teacher, dict) else ()
     if not any(re.match(r"(module\.)?backbone\.blocks\.", name) for name in names):
         raise InputError(
-            f"{path}: not SDPN or RDINO weights of 3D-Speaker (no teacher with module.backbone.blocks.*); "
-            f"{describe(content)}"
+            f"not SDPN or RDINO weights of 3D-Speaker (no teacher with module.backbone.blocks.*); {describe(content)}"
         )
     for key in ("student", "teacher"):
         values = content.get(key, {})
         if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
-            raise InputError(f"{path}: {key} is not a dict of tensors")
+            raise InputError(f"{key} is not a dict of tensors")
     prototypes = content.get("prototypes")
     if prototypes is not None and not (isinstance(prototypes, Tensor) and prototypes.ndim == 2):
         shape = f"of shape {tuple(prototypes.shape)}" if isinstance(prototypes, Tensor) else type(prototypes).__name__
-        raise InputError(f"{path}: prototypes should be a tensor of two dimensions, not {shape}")
+        raise InputError(f"prototypes should be a tensor of two dimensions, not {shape}")
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
@@ -120,14 +125,14 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     return {key[len("module.") :] if key.startswith("module.") else key: tensor for key, tensor in tensors.items()}
 
 
-def _sizes(tensors: Mapping[str, Tensor], where: str) -> Tuple[ModelConfig, int]:
+def _sizes(tensors: Mapping[str, Tensor]) -> Tuple[ModelConfig, int]:
     """Read the sizes of the model, and the number of mel bins, from the shapes of its tensors."""
 
     def size(name: str, dim: int = 0) -> int:
         if name not in tensors:
-            raise InputError(f"{where}: missing {name}")
+            raise InputError(f"missing {name}")
         if tensors[name].ndim <= dim:
-            raise InputError(f"{where}: {name} has shape {tuple(tensors[name].shape)}")
+            raise InputError(f"{name} has shape {tuple(tensors[name].shape)}")
         return tensors[name].shape[dim]
 
     piece = re.compile(r"backbone\.blocks\.1\.res2net_block\.blocks\.\d+\.conv\.conv\.weight")
@@ -135,7 +140,7 @@ def _sizes(tensors: Mapping[str, Tensor], where: str) -> Tuple[ModelConfig, int]
     mlp = {}
     if _has_our_mlp(tensors):
         mlp = {"mlp_hidden_dim": size("head.mlp.0.weight"), "projection_dim": size("head.mlp.6.weight")}
-    sizes = dict(
+    sizes = ModelConfig(
         channels=size("backbone.blocks.0.conv.conv.weight"),
         attention_channels=size("backbone.asp.tdnn.conv.conv.weight"),
         se_channels=size("backbone.blocks.1.se_block.conv1.conv.weight"),
@@ -143,8 +148,7 @@ def _sizes(tensors: Mapping[str, Tensor], where: str) -> Tuple[ModelConfig, int]
         embedding_dim=size("backbone.fc.conv.weight"),
         **mlp,
     )
-    with error_context(where):
-        return ModelConfig(**sizes), size("backbone.blocks.0.conv.conv.weight", 1)
+    return sizes, size("backbone.blocks.0.conv.conv.weight", 1)
 
 
 def _has_our_mlp(tensors: Mapping[str, Tensor]) -> bool:
@@ -159,7 +163,7 @@ def _head_left_out(tensors: Mapping[str, Tensor]) -> List[str]:
     return [key for key in tensors if _OUTPUT_LAYERS.match(key) or (key.startswith("head.") and not has_mlp)]
 
 
-def _convert_branch(tensors: Mapping[str, Tensor], config: Config, where: str) -> Dict[str, Tensor]:
+def _convert_network(tensors: Mapping[str, Tensor], config: Config) -> Dict[str, Tensor]:
     """Rename the tensors of the student or teacher to ours; every one must be known, present and of the right shape."""
     ours = Network(config).state_dict()
     theirs = {name: _their_name(name) for name in ours if name.startswith("encoder.") or _has_our_mlp(tensors)}
@@ -168,7 +172,7 @@ def _convert_branch(tensors: Mapping[str, Tensor], config: Config, where: str) -
     unknown = sorted(set(tensors) - set(theirs.values()) - left_out)
     problems = [f"{what} {_some(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
     if problems:
-        raise InputError(f"{where}: {'; '.join(problems)}")
+        raise InputError(f"{'; '.join(problems)}")
     converted = {}
     for name, expected in ours.items():
         if name not in theirs:
@@ -177,9 +181,7 @@ def _convert_branch(tensors: Mapping[str, Tensor], config: Config, where: str) -
         # Squeeze-excitation and the last layer are 1×1 convolutions there, linear layers here.
         shape = tuple(tensor.shape)
         if shape not in (tuple(expected.shape), tuple(expected.shape) + (1,)):
-            raise InputError(
-                f"{where}: {theirs[name]} has shape {shape}; the other tensors need {tuple(expected.shape)}"
-            )
+            raise InputError(f"{theirs[name]} has shape {shape}; the other tensors need {tuple(expected.shape)}")
         converted[name] = tensor.detach().reshape(expected.shape).to(expected.dtype).clone()
     return converted
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any, ContextManager, List
 
@@ -13,7 +13,7 @@ import torch
 
 from sdpn_k2.errors import InputError
 
-# Torch 2.5 reads Python's numbers safely, and more types where it is told so.
+# Torch 2.5 reads Python's numbers safely, and other types that it is given.
 _READS_NUMBERS = hasattr(torch.serialization, "safe_globals")
 
 
@@ -28,22 +28,22 @@ def load_torch_file(path: Path) -> Any:
     try:
         with open(path, "rb") as stream:
             head = stream.read(64)
-        members = _zip_members(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path}: not a checkpoint but a Git LFS pointer; run git lfs pull")
     if head.startswith(b"<"):
         raise InputError(f"{path}: not a checkpoint but a web page; download the file again")
-    if any(name.endswith("/constants.pkl") for name in members):
-        raise InputError(f"{path}: not a checkpoint but a TorchScript module; save its state dict")
     try:
-        with _numpy_scalars():
+        with _numpy_scalars(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*TorchScript")  # the error says so
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
         code = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
         harmless = code.group(1).startswith("numpy.") if code else "Unsupported operand" in str(error)
-        if members and harmless and not _READS_NUMBERS:
+        if "TorchScript" in str(error):
+            reason = "not a checkpoint but a TorchScript module; save its state dict"
+        elif harmless and not _READS_NUMBERS and head.startswith(b"PK\3\4"):
             reason = f"torch {torch.__version__} cannot read all of it safely; use torch 2.5 or later"
         elif code:
             reason = f"refused, since {code.group(1)} could run code; ask for a file of tensors alone (a state dict)"
@@ -56,14 +56,6 @@ def describe(content: Any) -> str:
     """Name what a loaded file holds, for the message that it is not what was expected."""
     names = ", ".join(map(str, list(content)[:4])) if isinstance(content, dict) else type(content).__name__
     return f"it holds: {names or 'nothing'}"
-
-
-def _zip_members(path: Path) -> List[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except zipfile.BadZipFile:
-        return []
 
 
 def _numpy_scalars() -> ContextManager[None]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from sdpn_k2.config import Config
-from sdpn_k2.errors import InputError, Skipped
+from sdpn_k2.errors import InputError, Skipped, error_context
 from sdpn_k2.inference.extraction import Extractor
-from sdpn_k2.inference.utterance_features import read_features
+from sdpn_k2.inference.utterance_features import check_embeddable, read_features
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
@@ -43,11 +43,8 @@ class DevTrials:
             if isinstance(item, Skipped):
                 raise InputError(f"{data_dir}: utterance '{item.key}': {item.reason}")
             name, features = item
-            if len(features) < EcapaTdnn.MIN_FRAMES or not torch.isfinite(features).all():
-                raise InputError(
-                    f"{data_dir}: utterance '{name}' has NaN or infinite features or fewer than {EcapaTdnn.MIN_FRAMES} "
-                    f"frames ({len(features)}): remove it from the directory and its trials"
-                )
+            with error_context(f"{data_dir}: utterance '{name}'"):
+                check_embeddable(features)
             self.ids.append(name)
             self.fbanks.append(features.cpu())
         # Score random vectors, so that unusable trials are an error before the run starts.
