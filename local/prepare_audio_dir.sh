@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
-# Prepares a folder of audio: lhotse manifests and Kaldi data directories.
+# Prepares a folder of audio: writes lhotse manifests and Kaldi data directories.
 #
 # Usage: local/prepare_audio_dir.sh [options] <root> <data>
-#   <root>/train/<speaker>/<utterance>.wav   training set (its speaker labels are not trained on)
-#   <root>/<set>/<speaker>/<utterance>.wav   evaluation sets: those with a file <root>/<set>/trials
+# Example: local/prepare_audio_dir.sh --noise-dir /corpora/noise /corpora/mine data/mine
+#
+#   <root>/train/<speaker>/<utterance>.wav   training set (training ignores its speaker labels)
+#   <root>/<set>/<speaker>/<utterance>.wav   evaluation sets: folders with a file <root>/<set>/trials
 #   <root>/{noise,music,speech,rir}          for augmentation, each optional
-# A part that lies elsewhere is named by its option.
+# Use the options for parts that lie elsewhere.
 set -euo pipefail
 
 nj=$(nproc)     # threads
-channel=0       # channel to use of recordings with several, from 0
-max_bad=5       # per cent of unusable audio, per set, above which to give up
+channel=0       # channel to use in multi-channel files (0-based)
+max_bad=5       # give up if more than this percentage of a set cannot be used
 train_dir=
 test_dir=
 noise_dir=
 rir_dir=
 
-. utils/parse_options.sh
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(readlink -f "$0")")/../utils/parse_options.sh"
 [ $# -eq 2 ] || { echo "Usage: $0 [options] <root> <data> (see --help)" >&2; exit 1; }
 root=$1
 data=$2
@@ -24,4 +27,4 @@ data=$2
 sdpn-k2 prepare audio-dir --nj "$nj" --channel "$channel" --max-bad "$max_bad" \
   ${train_dir:+--train-dir "$train_dir"} ${test_dir:+--test-dir "$test_dir"} \
   ${noise_dir:+--noise-dir "$noise_dir"} ${rir_dir:+--rir-dir "$rir_dir"} "$root" "$data"
-local/validate_manifests.sh "$data"
+"$(dirname "$(readlink -f "$0")")/validate_manifests.sh" "$data"

@@ -1,26 +1,22 @@
 #!/usr/bin/env python3
-"""Join scores with the labels of their trials for compute-eer: lines '<score> <target|nontarget>', as in Kaldi.
+"""Join scores with the labels of their trials: print lines '<score> <target|nontarget>' for compute-eer.
 
-compute-eer <(local/prepare_for_eer.py data/test/trials exp/scores)
+Usage: local/prepare_for_eer.py trials scores > output
+
+    compute-eer <(local/prepare_for_eer.py data/test/trials exp/scores)
 """
 
-import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
-from sdpn_k2.errors import InputError
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.kaldi.backend.trials import labelled_scores
+from sdpn_k2.kaldi.tools import script
 
 
-def main() -> None:
-    if len(sys.argv) != 3:
-        sys.exit(f"Usage: {sys.argv[0]} <trials> <scores>")
-    for _, scores, labels in labelled_scores(*sys.argv[1:]):
-        sys.stdout.buffer.write(b"".join(b"%b %b\n" % pair for pair in zip(scores, labels)))
+def main(_options, trials, scores):
+    for _, words, labels in labelled_scores(trials, scores):
+        sys.stdout.buffer.write(b"".join(b"%b %b\n" % pair for pair in zip(words, labels)))
 
 
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"prepare_for_eer.py: {error}")
+script.run(main, __doc__, arguments=(2, 2))

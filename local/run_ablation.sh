@@ -1,28 +1,32 @@
 #!/usr/bin/env bash
-# The paper's questions as one grid of trainings, each followed by extraction, cosine scoring and measuring: DINO; SDPN;
-# without L_DR, without L_ME, with fixed prototypes; 64 to 1024 prototypes; 2 or 4 local crops; without augmentation; other
-# dimension regularisations. Trainings that are done are skipped, what was stopped is taken up again.
+# Answers the paper's questions with a grid of trainings, each followed by extraction, cosine scoring and evaluation.
 #
-# Usage (in egs/voxceleb, after run.sh --stop-stage 2): local/run_ablation.sh [options] <data> <out>
-#  e.g.: local/run_ablation.sh --seeds 3 --nj 4 --cmd "slurm.pl --gpu 1" data/voxceleb exp/ablation
+# Usage: local/run_ablation.sh [options] <data> <out>
+# Example: local/run_ablation.sh --seeds 3 --nj 4 --cmd "slurm.pl --gpu 1" data/voxceleb exp/ablation
 #
-# Every training is one job of --cmd, an experiment folder <out>/<run>/seed<N>, and may be looked at with sdpn-k2 report.
-# The end is <out>/ABLATION.md and <out>/ablation.html.
+# Run it in egs/voxceleb after run.sh --stop-stage 2. The grid compares DINO; SDPN; SDPN without L_DR, without L_ME and
+# with fixed prototypes; 64 to 1024 prototypes; 2 or 4 local crops; no augmentation; and other dimension
+# regularisations. Finished trainings are skipped, and stopped ones resume. Each training is one job of --cmd and leaves
+# an experiment folder <out>/<run>/seed<N>, which sdpn-k2 report can show. At the end, <out>/ABLATION.md and
+# <out>/ablation.html compare them all.
 set -euo pipefail
 
 config=conf/sdpn_small.yaml   # base configuration
 config_set=                   # overrides of it, such as "train.steps=100 dino.num_outputs=4096"
 seeds=2                       # trainings of each run
-only=                         # runs, such as "sdpn dino"; default: all (see: sdpn-k2 ablate jobs)
-nj=1                          # trainings at once
+only=                         # runs to train, such as "sdpn dino" (default: all that sdpn-k2 ablate jobs lists)
+nj=1                          # parallel trainings
 cmd=run.pl                    # job launcher
-device=auto                   # cpu, cuda, auto
+device=auto                   # cpu, cuda or auto
 
-. ./path.sh
-. utils/parse_options.sh
+# shellcheck disable=SC1091  # the caller's
+[ ! -f ./path.sh ] || . ./path.sh
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(readlink -f "$0")")/../utils/parse_options.sh"
 [ $# -eq 2 ] || { echo "Usage: $0 [options] <data> <out> (see --help)" >&2; exit 1; }
 data=$1
 out=$2
+PATH=$PATH:$(dirname "$(readlink -f "$0")")/../utils
 
 grid=(--config "$config" --seeds "$seeds")
 for setting in $config_set; do grid+=(--set "$setting"); done

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Lets lhotse check that recordings and supervisions of every prepared set agree.
+# Lets lhotse check that the recordings and supervisions of every prepared set agree.
 #
 # Usage: local/validate_manifests.sh <data>
+# Example: local/validate_manifests.sh data/demo
 set -euo pipefail
 
-. utils/parse_options.sh
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(readlink -f "$0")")/../utils/parse_options.sh"
 [ $# -eq 1 ] || { echo "Usage: $0 <data>" >&2; exit 1; }
 data=$1
 

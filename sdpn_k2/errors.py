@@ -29,11 +29,12 @@ class Skipped(NamedTuple):
 def error_context(where: object) -> Iterator[None]:
     """Prefix the InputErrors raised inside with ``where`` (a file, or an utterance) and a colon.
 
-    >>> with error_context("data/wav.scp"):
-    ...     raise InputError("line 3: expected a key and a file")
-    Traceback (most recent call last):
-        ...
-    sdpn_k2.errors.InputError: data/wav.scp: line 3: expected a key and a file
+    Examples:
+        >>> with error_context("data/wav.scp"):
+        ...     raise InputError("line 3: expected a key and a file")
+        Traceback (most recent call last):
+            ...
+        sdpn_k2.errors.InputError: data/wav.scp: line 3: expected a key and a file
     """
     try:
         yield

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Decides for each frame, by its energy, whether it is speech: writes vad.scp into a data directory.
+# Decides for each frame, by its energy, whether it is speech; writes vad.scp into a data directory.
 #
 # Usage: sid/compute_vad_decision.sh [options] <data-dir> [<log-dir> [<vad-dir>]]
 # Example: sid/compute_vad_decision.sh --nj 8 --cmd "$train_cmd" data/train exp/make_vad/train vad
 #
-# The features of <data-dir> must have the log energy as their first dimension, as MFCCs do. Writes archives into
-# <vad-dir> (default: <data-dir>/data) and logs into <log-dir> (default: <data-dir>/log).
+# The first dimension of the features in <data-dir> must be the log energy, as in MFCC features. Writes archives into
+# <vad-dir> (default: <data-dir>/data) and logs into <log-dir> (default: <data-dir>/log). For fbank features, see
+# steps/make_fbank.sh --vad-config.
 
 nj=4
 cmd=run.pl
 vad_config=conf/vad.conf
-# shellcheck disable=SC1091
+# shellcheck disable=SC1091  # the caller's
 [ ! -f ./path.sh ] || . ./path.sh
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "$(readlink -f "$0")")/../utils/parse_options.sh"
@@ -34,7 +35,7 @@ mkdir -p "$logdir" "$vad_dir"
 vad_dir=$(cd "$vad_dir" && pwd)
 utterances=$(wc -l < "$data/feats.scp")
 if [ "$nj" -gt "$utterances" ]; then
-  echo "compute_vad_decision.sh: $utterances jobs instead of $nj, since there are no more utterances"
+  echo "compute_vad_decision.sh: running $utterances jobs instead of $nj, one for each utterance"
   nj=$utterances
 fi
 
@@ -50,7 +51,7 @@ rm "${parts[@]}"
 
 made=$(wc -l < "$data/vad.scp")
 if [ "$made" -lt "$utterances" ]; then
-  echo "compute_vad_decision.sh: $((utterances - made)) of $utterances utterances have no decisions," \
+  echo "compute_vad_decision.sh: $((utterances - made)) of $utterances utterances have no decisions;" \
     "see $logdir/vad_$name.*.log" >&2
 fi
 echo "compute_vad_decision.sh: made VAD decisions of $made utterances of $data"

@@ -1,6 +1,6 @@
-# shellcheck shell=bash disable=SC2154
-# Sourced by make_fbank.sh and make_mfcc.sh, which say what the variables and arguments are.
-# Besides their options it wants root, kind (fbank or mfcc) and config (the configuration file of compute-fbank-feats).
+# shellcheck shell=bash disable=SC2154  # make_fbank.sh and make_mfcc.sh set the variables
+# Sourced by make_fbank.sh and make_mfcc.sh, which describe the options and arguments. Besides the options it reads
+# root, kind (fbank or mfcc), config (the configuration file of compute-fbank-feats) and vad_config.
 set -euo pipefail
 script=make_$kind.sh
 
@@ -13,15 +13,20 @@ logdir=${2:-$data/log}
 ark_dir=${3:-$data/data}
 name=$(basename "$data")
 
-for file in "$data/wav.scp" "$config"; do
+for file in "$data/wav.scp" "$config" ${vad_config:+"$vad_config"}; do
   [ -f "$file" ] || { echo "$script: $file: no such file" >&2; exit 1; }
 done
+setting() { sed -n "s/#.*//; s/^ *--$1=\([^ ]*\).*/\1/p" "$config" | tail -n 1; }
+if [ "$vad_config" ] && [ "$(setting use-energy)$(setting htk-compat)" ]; then
+  echo "$script: --vad-config needs a $config without --use-energy and --htk-compat" >&2
+  exit 1
+fi
 if [ -f "$data/feats.scp" ]; then
   mkdir -p "$data/.backup"
   echo "$script: moving $data/feats.scp to $data/.backup"
   mv "$data/feats.scp" "$data/.backup"
 fi
-# What was made from the features before says nothing about these.
+# The old features' numbers of frames do not describe the new ones.
 rm -f "$data/utt2num_frames"
 "$root/utils/validate_data_dir.sh" --no-text --no-feats "$data"
 
@@ -29,43 +34,59 @@ mkdir -p "$logdir" "$ark_dir"
 ark_dir=$(cd "$ark_dir" && pwd)
 utterances=$(wc -l < "$data/utt2spk")
 if [ "$nj" -gt "$utterances" ]; then
-  echo "$script: $utterances jobs instead of $nj, since there are no more utterances"
+  echo "$script: running $utterances jobs instead of $nj, one for each utterance"
   nj=$utterances
 fi
 
-write_frames=
-if $write_utt2num_frames; then write_frames=--write-num-frames=ark,t:$logdir/utt2num_frames.JOB; fi
-write_durations=
-if $write_utt2dur; then write_durations=--write-utt2dur=ark,t:$logdir/utt2dur.JOB; fi
-vtln=()
-if [ -f "$data/utt2warp" ]; then
-  vtln=("--vtln-map=ark:$data/utt2warp")
-elif [ -f "$data/spk2warp" ]; then
-  vtln=("--vtln-map=ark:$data/spk2warp" "--utt2spk=ark:$data/utt2spk")
-fi
-
-parts=()
 list=wav.scp
 if [ -f "$data/segments" ]; then list=segments; fi
+parts=()
 for ((job = 1; job <= nj; job++)); do
   parts+=("$logdir/${list%.scp}_$name.$job")
   "$root/utils/create_data_link.pl" "$ark_dir/raw_${kind}_$name.$job.ark"
 done
 "$root/utils/split_scp.pl" "$data/$list" "${parts[@]}"
 
+# The job: read the audio | compute features | store them.
+compute=("compute-$kind-feats")
+if [ -f "$data/utt2warp" ]; then
+  compute+=("--vtln-map=ark:$data/utt2warp")
+elif [ -f "$data/spk2warp" ]; then
+  compute+=("--vtln-map=ark:$data/spk2warp" "--utt2spk=ark:$data/utt2spk")
+fi
+if $write_utt2dur; then compute+=("--write-utt2dur=ark,t:$logdir/utt2dur.JOB"); fi
+compute+=(--verbose=2 "--config=$config")
+
+store=(copy-feats "--compress=$compress")
+if $write_utt2num_frames; then store+=("--write-num-frames=ark,t:$logdir/utt2num_frames.JOB"); fi
 ark=$ark_dir/raw_${kind}_$name.JOB
+store+=(ark:- "ark,scp:$ark.ark,$ark.scp")
+
+if [ "$vad_config" ]; then
+  # Kaldi's select-feats cannot handle the empty features of an utterance that is shorter than a frame.
+  frame_length=$(awk -v ms="$(setting frame-length)" 'BEGIN { print (ms ? ms : 25) / 1000 }')
+  compute+=(--use-energy=true --htk-compat=false "--min-duration=$frame_length")
+fi
 if [ "$list" = segments ]; then
-  # shellcheck disable=SC2086
-  $cmd JOB=1:"$nj" "$logdir/make_${kind}_$name.JOB.log" \
-    extract-segments "scp,p:$data/wav.scp" "$logdir/segments_$name.JOB" ark:- \| \
-    "compute-$kind-feats" ${vtln[@]+"${vtln[@]}"} $write_durations --verbose=2 --config="$config" ark:- ark:- \| \
-    copy-feats --compress="$compress" $write_frames ark:- "ark,scp:$ark.ark,$ark.scp"
+  compute=(extract-segments "scp,p:$data/wav.scp" "$logdir/segments_$name.JOB" ark:- \| "${compute[@]}" ark:- ark:-)
 else
-  # shellcheck disable=SC2086
+  compute+=("scp,p:$logdir/wav_$name.JOB" ark:-)
+fi
+
+if [ "$vad_config" ]; then
+  # A named pipe takes a copy of the features to compute-vad, which needs column 0 (the log energy); the other columns
+  # are stored. The energy is compressed first, since compute_vad_decision.sh reads compressed features as well.
+  vad=$ark_dir/vad_$name.JOB
+  energy=$logdir/energy_$name.JOB
+  bins=$(setting num-mel-bins)
   $cmd JOB=1:"$nj" "$logdir/make_${kind}_$name.JOB.log" \
-    "compute-$kind-feats" ${vtln[@]+"${vtln[@]}"} $write_durations --verbose=2 --config="$config" \
-    "scp,p:$logdir/wav_$name.JOB" ark:- \| \
-    copy-feats --compress="$compress" $write_frames ark:- "ark,scp:$ark.ark,$ark.scp"
+    rm -f "$energy" \&\& mkfifo "$energy" \&\& \( \
+    \( select-feats 0 ark:- ark:- \| copy-feats "--compress=$compress" ark:- ark:- \| \
+    compute-vad "--config=$vad_config" ark:- "ark,scp:$vad.ark,$vad.scp" \) \< "$energy" \& \
+    "${compute[@]}" \| tee "$energy" \| select-feats "1-${bins:-23}" ark:- ark:- \| "${store[@]}" \; \
+    features=\$? \; wait \$! \&\& exit \$features \)
+else
+  $cmd JOB=1:"$nj" "$logdir/make_${kind}_$name.JOB.log" "${compute[@]}" \| "${store[@]}"
 fi
 
 gather() { # pattern output
@@ -74,18 +95,18 @@ gather() { # pattern output
   mv "$2.tmp" "$2"
 }
 gather "$ark.scp" "$data/feats.scp"
+if [ "$vad_config" ]; then gather "$vad.scp" "$data/vad.scp"; fi
 if $write_utt2num_frames; then gather "$logdir/utt2num_frames.JOB" "$data/utt2num_frames"; fi
 if $write_utt2dur; then gather "$logdir/utt2dur.JOB" "$data/utt2dur"; fi
-shift_ms=$(sed -n 's/#.*//; s/^ *--frame-shift=\([0-9.]*\).*/\1/p' "$config" | tail -n 1)
-awk -v ms="${shift_ms:-10}" 'BEGIN { printf "%.6g\n", ms / 1000 }' > "$data/frame_shift"
+awk -v ms="$(setting frame-shift)" 'BEGIN { printf "%.6g\n", (ms ? ms : 10) / 1000 }' > "$data/frame_shift"
 mkdir -p "$data/conf"
 cp "$config" "$data/conf/$kind.conf"
-rm -f "${parts[@]}" "$logdir"/utt2num_frames.[0-9]* "$logdir"/utt2dur.[0-9]*
+rm -f "${parts[@]}" "$logdir"/utt2num_frames.[0-9]* "$logdir"/utt2dur.[0-9]* "$logdir/energy_$name".[0-9]*
 
 made=$(wc -l < "$data/feats.scp")
 if [ "$made" -lt "$utterances" ]; then
-  echo "$script: $((utterances - made)) of $utterances utterances have no features," \
-    "see $logdir/make_${kind}_$name.*.log; utils/fix_data_dir.sh $data leaves them out" >&2
+  echo "$script: $((utterances - made)) of $utterances utterances have no features; see" \
+    "$logdir/make_${kind}_$name.*.log, and drop them with utils/fix_data_dir.sh $data" >&2
   if [ $((made * 100)) -lt $((utterances * 95)) ]; then
     echo "$script: more than 5 % failed" >&2
     exit 1

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Computes MFCC features of a data directory, in parallel jobs, compressed.
+# Computes MFCC features of a data directory in parallel jobs and stores them compressed.
 #
 # Usage: steps/make_mfcc.sh [options] <data-dir> [<log-dir> [<mfcc-dir>]]
 # Example: steps/make_mfcc.sh --nj 8 --cmd "$train_cmd" --mfcc-config conf/mfcc.conf data/train exp/make_mfcc mfcc
 #
-# Reads wav.scp and, if there is one, segments. Writes archives into <mfcc-dir> (default: <data-dir>/data), logs into
-# <log-dir> (default: <data-dir>/log) and, into the data directory, feats.scp, frame_shift, conf/mfcc.conf, and
-# utt2num_frames and utt2dur unless they are switched off. An utterance that cannot be read is left out; it is an error
-# when that happens to more than 5 % of them.
+# Reads wav.scp and, if it exists, segments. Writes archives into <mfcc-dir> (default: <data-dir>/data) and logs into
+# <log-dir> (default: <data-dir>/log). Writes feats.scp, frame_shift, conf/mfcc.conf, utt2num_frames and utt2dur into
+# the data directory.
+# Utterances that cannot be read are skipped; the script fails if they are more than 5 %.
 
 nj=4
 cmd=run.pl
@@ -15,7 +15,7 @@ mfcc_config=conf/mfcc.conf
 compress=true
 write_utt2num_frames=true
 write_utt2dur=true
-# shellcheck disable=SC1091
+# shellcheck disable=SC1091  # the caller's
 [ ! -f ./path.sh ] || . ./path.sh
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "$(readlink -f "$0")")/../utils/parse_options.sh"
@@ -24,5 +24,6 @@ root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
 kind=mfcc
 config=$mfcc_config
+vad_config=
 # shellcheck source=steps/make_features.sh
 . "$root/steps/make_features.sh"

@@ -17,8 +17,6 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend.trials import read_trials
 from sdpn_k2.kaldi.datadir.data_dir import read_map, validate
 
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg, which is not installed")
-
 
 def some_noise():
     for seed in itertools.count():
@@ -112,8 +110,7 @@ def test_only_what_the_lists_name_is_prepared(tree, tmp_path):
     assert set(read_map(tmp_path / "data" / "vox1" / "utt2spk").values()) == set(VOX1_TEST)
 
 
-@needs_ffmpeg
-def test_m4a_through_ffmpeg(tree, tmp_path):
+def test_m4a_through_ffmpeg(ffmpeg, tree, tmp_path):
     wav = tree / "vox2/vox2_dev_aac/dev/aac/id00012/5r0dWxy17C8/00001.wav"
     original = soundfile.read(wav)[0]
     encode(wav)

@@ -77,9 +77,18 @@ def test_the_reference_has_every_public_name():
     assert sorted(described) == sorted(set(sdpn_k2.__all__) - {"__version__"})
 
 
+def public_modules():
+    return {getattr(sdpn_k2, name).__module__ for name in sdpn_k2.__all__ if name != "__version__"}
+
+
+def test_docstrings_of_the_reference_are_markdown():
+    for name in public_modules():
+        text = Path(importlib.import_module(name).__file__).read_text(encoding="utf-8")
+        assert not re.search(r":(class|data|func|meth|mod):`", text), f"{name}: write ``name``, as the site does"
+
+
 def test_examples_in_docstrings():
-    modules = {getattr(sdpn_k2, name).__module__ for name in sdpn_k2.__all__ if name != "__version__"}
-    results = [doctest.testmod(importlib.import_module(name)) for name in sorted({*modules, *EXAMPLES})]
+    results = [doctest.testmod(importlib.import_module(name)) for name in sorted({*public_modules(), *EXAMPLES})]
     assert not sum(result.failed for result in results)
     assert sum(result.attempted for result in results) >= 10
 

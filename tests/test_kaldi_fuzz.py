@@ -19,7 +19,7 @@ from sdpn_k2.kaldi.formats.tables import (
     read_table,
     take_range,
 )
-from sdpn_k2.kaldi.tools.options import STANDARD_OPTIONS, Option, parse
+from sdpn_k2.kaldi.tools.command_line import STANDARD_OPTIONS, Option, parse
 
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 BINARY_KINDS = [

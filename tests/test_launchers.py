@@ -1,4 +1,4 @@
-"""run.pl and queue.pl: commands, logs, exit statuses, limits, and what a grid is asked for (a stand-in for qsub)."""
+"""run.pl and queue.pl: commands, logs, exit statuses, limits, and requests to a grid (a stand-in for qsub)."""
 
 import os
 import re
@@ -126,7 +126,7 @@ def test_jobs_are_picked_by_their_earlier_end(run, tmp_path):
     assert run("--pick", "failed", "JOB=1:4", "log/x.JOB.log", *command).returncode == 0
     assert [len((tmp_path / f"ran.{job}").read_text()) // 2 for job in (1, 2, 3, 4)] == [1, 2, 3, 1]
     result = run("--pick", "good", "JOB=1:3", "log/x.JOB.log", *command)
-    assert result.returncode == 1 and "--pick takes" in result.stderr
+    assert result.returncode == 1 and "--pick" in result.stderr and "'good'" in result.stderr
 
 
 def test_killed_job(run, tmp_path):
@@ -165,25 +165,26 @@ def test_each_job_has_graphics_cards_of_its_own(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "arguments, parts",
     [
-        (["JOB=1:3", "x.log", "true"], "run.pl: 3 jobs cannot share the log x.log: put JOB into its name"),
-        (["N=0:3", "x.log", "true"], "run.pl: invalid job range N=0:3: expected JOB=first:last, 1 or more and rising"),
-        (["N=3:1", "x.log", "true"], "run.pl: invalid job range N=3:1: expected JOB=first:last, 1 or more and rising"),
-        (["JOB=1:x", "x.log", "true"], "run.pl: expected a job range such as JOB=1:8, or a log file, got 'JOB=1:x'"),
-        (["x.log"], "run.pl: usage: run.pl [options] [JOB=1:n] log-file command arguments..."),
-        (["--max-jobs-run", "two", "x.log", "true"], "run.pl: option --max-jobs-run needs a number, got 'two'"),
-        (["file/x.log", "true"], "run.pl: file: File exists"),
+        (["JOB=1:3", "x.log", "true"], ["3 jobs", "x.log", "JOB"]),
+        (["N=0:3", "x.log", "true"], ["N=0:3"]),
+        (["N=3:1", "x.log", "true"], ["N=3:1"]),
+        (["JOB=1:x", "x.log", "true"], ["'JOB=1:x'"]),
+        (["x.log"], ["usage: run.pl"]),
+        (["--max-jobs-run", "two", "x.log", "true"], ["--max-jobs-run", "'two'"]),
+        (["file/x.log", "true"], ["file: File exists"]),
     ],
 )
-def test_unusable_command_lines(run, tmp_path, arguments, message):
+def test_unusable_command_lines(run, tmp_path, arguments, parts):
     (tmp_path / "file").write_text("")
     result = run(*arguments)
-    assert (result.returncode, result.stdout, result.stderr) == (1, "", message + "\n")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith("run.pl: ") and all(part in result.stderr for part in parts)
 
 
 def test_forgotten_job_range_is_guessed(run):
-    assert "probably JOB=1:$nj is missing" in run("x.JOB.log", "false").stderr
+    assert "JOB=1:$nj" in run("x.JOB.log", "false").stderr
 
 
 def test_jobs_end_with_the_launcher(tmp_path):
@@ -353,13 +354,7 @@ def test_both_folders_have_the_launchers():
         assert (UTILS / name).resolve() == UTILS / "parallel" / name
 
 
-def test_default_configurations_are_shown_to_be_kaldis_language():
+def test_default_configurations_use_kaldis_language():
     for name in ("slurm.pl", "queue.pl"):
         default = re.search(r'DEFAULT = """\\\n(.*?)"""', (UTILS / name).read_text(), re.DOTALL)[1]
         assert {line.split()[0] for line in default.splitlines()} == {"command", "option"}
-
-
-@pytest.mark.parametrize("name", ["run.pl", "slurm.pl", "queue.pl"])
-def test_help_shows_an_example(run, name):
-    result = run("--help", launcher=name)
-    assert result.returncode == 0 and f"utils/{name} " in result.stdout and "JOB=1:8" in result.stdout

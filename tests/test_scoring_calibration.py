@@ -13,7 +13,7 @@ from sdpn_k2.scoring.calibration import (
     train_calibration,
     write_calibration,
 )
-from sdpn_k2.scoring.trial_list import Scores, read_trials
+from sdpn_k2.scoring.trial_arrays import Scores, read_trials
 
 
 def two_systems(n=4000, seed=0):

@@ -14,7 +14,7 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.embeddings import read_embeddings
-from sdpn_k2.scoring.trial_list import match_scores, read_scores, read_trials
+from sdpn_k2.scoring.trial_arrays import match_scores, read_scores, read_trials
 
 
 def run(command, *arguments, **options):

@@ -6,7 +6,7 @@ import pytest
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import bootstrap_intervals, trial_speakers
-from sdpn_k2.scoring.trial_list import Trials
+from sdpn_k2.scoring.trial_arrays import Trials
 
 
 def all_trials(n_speakers, n_utterances, seed, spread=0.5):

@@ -15,7 +15,7 @@ from sdpn_k2.scoring.embeddings import (
     transform,
     whiten,
 )
-from sdpn_k2.scoring.trial_list import Trials, match_scores, read_scores, read_trials
+from sdpn_k2.scoring.trial_arrays import Trials, match_scores, read_scores, read_trials
 
 
 def make(n, dim=16, seed=0, prefix="u"):

@@ -1,4 +1,4 @@
-"""utils/setup_env.sh and utils/run_tests.sh: which Python they find."""
+"""utils/setup_env.sh and utils/run_tests.sh: which Python they find, and what they install."""
 
 import os
 import shutil
@@ -8,9 +8,9 @@ import pytest
 from kaldi_support import ROOT
 
 
-def run_tests(folder, *arguments, path):
+def bash(folder, *arguments, path):
     return subprocess.run(
-        [shutil.which("bash"), "utils/run_tests.sh", *arguments],
+        [shutil.which("bash"), *arguments],
         cwd=folder,
         env={"PATH": str(path), "HOME": str(folder)},
         capture_output=True,
@@ -18,14 +18,19 @@ def run_tests(folder, *arguments, path):
     )
 
 
-def checkout(tmp_path):
-    """A bare checkout, and a PATH with the little that the scripts need and no Python."""
+def run_tests(folder, *arguments, path):
+    return bash(folder, "utils/run_tests.sh", *arguments, path=path)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Make a bare checkout; return a PATH with the few programs that the scripts need, and no Python."""
     (tmp_path / "utils").mkdir()
-    for name in ("utils/setup_env.sh", "utils/run_tests.sh", "setup.cfg", "constraints.txt"):
+    for name in ("utils/setup_env.sh", "utils/run_tests.sh", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
     path = tmp_path / "bin"
     path.mkdir()
-    for name in ("bash", "cat", "cksum", "dirname"):
+    for name in ("bash", "cat", "cksum", "dirname", "mkdir", "cp"):
         os.symlink(shutil.which(name), path / name)
     return path
 
@@ -36,49 +41,79 @@ def script(path, text):
     path.chmod(0o755)
 
 
-def test_without_python_3_9_there_is_no_k2(tmp_path):
-    path = checkout(tmp_path)
+def python(tmp_path, path, folder):
+    """Make an interpreter at ``path``.
+
+    Its venv in ``folder`` has a pip that writes what it is asked for into pip.log, and a python3 that does the same in
+    python.log.
+    """
+    script(tmp_path / "venv" / "pip", f'[ "$1" = --version ] || echo "$*" >> {tmp_path}/pip.log')
+    script(tmp_path / "venv" / "python3", f'echo "$*" >> {tmp_path}/python.log')
+    script(tmp_path / "venv" / "activate", f"PATH={folder}:$PATH VIRTUAL_ENV={folder.parent}")
+    copy = f'[ "$1" != -m ] || {{ mkdir -p {folder} && cp {tmp_path}/venv/* {folder}; }}'
+    script(path, f'[ "$1" != -c ] || [ -z "$2" ] || exit 1; {copy}')
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_without_python_3_9_there_is_no_k2(tmp_path, path):
     script(path / "python3.9", "echo 'pyenv: python3.9: command not found' >&2; exit 127")  # as pyenv's shims are
     result = run_tests(tmp_path, "--k2", path=path)
     assert result.returncode == 77
-    assert result.stderr == "setup_env.sh: no Python 3.9 here (python3.9 on PATH, or in pyenv), so no k2\n"
+    assert result.stderr.startswith("setup_env.sh: ") and "3.9" in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / ".venv-k2").exists()
 
 
-def test_python_3_9_of_pyenv_makes_the_environment_of_k2(tmp_path):
-    path = checkout(tmp_path)
+def test_python_3_9_of_pyenv_makes_the_environment_of_k2(tmp_path, path):
     script(path / "pyenv", f"echo {tmp_path}/pyenv")
     script(path / "python3.9", "exit 127")
-    # An interpreter whose venv has a pip that notes what it is asked for, and a python3 that runs nothing.
-    folder = tmp_path / ".venv-k2" / "bin"
-    script(tmp_path / "venv" / "pip", f'[ "$1" = --version ] || echo "$*" >> {tmp_path}/pip.log')
-    script(tmp_path / "venv" / "python3", f'echo "$*" >> {tmp_path}/python.log')
-    script(tmp_path / "venv" / "activate", f"PATH={folder}:$PATH")
-    for name in ("mkdir", "cp"):
-        os.symlink(shutil.which(name), path / name)
-    copy = f'[ "$1" != -m ] || {{ mkdir -p {folder} && cp {tmp_path}/venv/* {folder}; }}'
-    script(tmp_path / "pyenv" / "versions" / "3.9.1" / "bin" / "python3.9", copy)
-    for _ in range(2):  # the second time nothing is to be installed
+    python(tmp_path, tmp_path / "pyenv" / "versions" / "3.9.1" / "bin" / "python3.9", tmp_path / ".venv-k2" / "bin")
+    for _ in range(2):  # the second time there is nothing to install
         result = run_tests(tmp_path, "--k2", "-k", "plda", path=path)
         assert result.returncode == 0, result.stderr
-    asked = (tmp_path / "pip.log").read_text().splitlines()
+    asked = lines(tmp_path / "pip.log")
     assert len(asked) == 1 and asked[0].endswith(f"-c {tmp_path}/constraints.txt -e {tmp_path}[k2,test]")
-    assert (tmp_path / "python.log").read_text().splitlines()[-2:] == ["-c import k2", "-m pytest -k plda"]
+    imported, pytest_call = lines(tmp_path / "python.log")[-2:]
+    assert imported == "-c import k2"
+    assert pytest_call.startswith("-m pytest -n auto ") and pytest_call.endswith(" -k plda")
 
 
-@pytest.mark.parametrize("left", ["python3 without pip", "nothing that starts"])
-def test_a_broken_environment_is_made_anew(tmp_path, left):
-    path = checkout(tmp_path)
+@pytest.mark.parametrize("arguments", [["-n", "0", "-x"], ["-n3"], ["--numprocesses=2"], ["--pdb"]])
+def test_processes_are_the_users_choice(tmp_path, path, arguments):
+    python(tmp_path, path / "python3", tmp_path / ".venv" / "bin")
+    assert run_tests(tmp_path, *arguments, path=path).returncode == 0
+    assert lines(tmp_path / "python.log")[-1] == " ".join(["-m pytest", *arguments])
+
+
+def test_extras_are_added_and_stay(tmp_path, path):
+    python(tmp_path, path / "python3", tmp_path / ".venv" / "bin")
+    for extra in ("", "test", "demo", "", "lint,test", "demo,lint"):
+        result = bash(
+            tmp_path, "-c", f"set -eu; sdpn_k2_extra={extra}; . utils/setup_env.sh; command -v pip", path=path
+        )
+        assert result.returncode == 0 and result.stdout == f"{tmp_path}/.venv/bin/pip\n", result.stderr
+    asked = [line.rpartition("-e ")[2] for line in lines(tmp_path / "pip.log")]
+    assert asked == [str(tmp_path) + extras for extras in ("", "[test]", "[test,demo]", "[test,demo,lint]")]
+    with open(tmp_path / "pyproject.toml", "a") as stream:
+        stream.write("# changed\n")
+    assert bash(tmp_path, "-c", ". utils/setup_env.sh", path=path).returncode == 0
+    assert lines(tmp_path / "pip.log")[-1].endswith("[test,demo,lint]") and len(lines(tmp_path / "pip.log")) == 5
+
+
+@pytest.mark.parametrize("remains", ["python3 without pip", "nothing that starts"])
+def test_a_broken_environment_is_made_anew(tmp_path, path, remains):
     folder = tmp_path / ".venv" / "bin"
-    if left == "python3 without pip":  # what venv leaves where the system's Python has no ensurepip
+    if remains == "python3 without pip":  # what venv leaves if the system's Python has no ensurepip
         script(folder / "python3", "")
     else:  # what an upgrade of the system's Python leaves
         script(folder / "pip", "")
         (folder / "pip").write_text(f"#!{folder}/python3\n")
         (folder / "python3").symlink_to(tmp_path / "gone")
-        made_of = b"".join((tmp_path / name).read_bytes() for name in ("setup.cfg", "constraints.txt"))
+        made_of = b"".join((tmp_path / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
         checksum = subprocess.run(["cksum"], input=made_of, stdout=subprocess.PIPE).stdout.decode()
-        (tmp_path / ".venv" / ".installed").write_text(checksum)
+        (tmp_path / ".venv" / ".installed").write_text(f"{checksum}\n")
     script(path / "python3", f'[ "$1" = -m ] && echo "$*" >> {tmp_path}/python.log')
-    subprocess.run([shutil.which("bash"), "-c", ". utils/setup_env.sh"], cwd=tmp_path, env={"PATH": str(path)})
-    assert (tmp_path / "python.log").read_text() == f"-m venv --clear {tmp_path}/.venv\n"
+    bash(tmp_path, "-c", ". utils/setup_env.sh", path=path)
+    assert lines(tmp_path / "python.log") == [f"-m venv --clear {tmp_path}/.venv"]

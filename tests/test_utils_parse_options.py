@@ -1,4 +1,4 @@
-"""utils/parse_options.sh, sourced by a script as recipes do."""
+"""utils/parse_options.sh, sourced by a script."""
 
 import subprocess
 from pathlib import Path
@@ -69,22 +69,23 @@ def test_command_line_wins_over_config_wherever_it_stands(thing, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "arguments, parts",
     [
-        (["--njobs", "8"], "thing.sh: invalid option --njobs (--help lists the options)"),
-        (["--", "8"], "thing.sh: invalid option -- (--help lists the options)"),
-        (["--nj;id", "8"], "thing.sh: invalid option --nj;id (--help lists the options)"),
-        (["--nj=8"], "thing.sh: options are written --name value, got '--nj=8'"),
-        (["--nj"], "thing.sh: option --nj needs a value"),
-        (["--use-gpu", "yes"], "thing.sh: option --use-gpu takes true or false, got 'yes'"),
-        (["--config", "nowhere.conf"], "thing.sh: --config nowhere.conf: no such file, or not readable"),
-        (["--config"], "thing.sh: option --config needs a file"),
-        (["--cmd", ""], "thing.sh: empty argument to the option --cmd (was cmd.sh sourced?)"),
+        (["--njobs", "8"], ["--njobs"]),
+        (["--", "8"], ["-- "]),
+        (["--nj;id", "8"], ["--nj;id"]),
+        (["--nj=8"], ["'--nj=8'"]),
+        (["--nj"], ["--nj"]),
+        (["--use-gpu", "yes"], ["--use-gpu", "'yes'", "true", "false"]),
+        (["--config", "nowhere.conf"], ["nowhere.conf"]),
+        (["--config"], ["--config"]),
+        (["--cmd", ""], ["--cmd", "cmd.sh"]),
     ],
 )
-def test_mistakes_end_the_script_with_one_line(thing, arguments, message):
+def test_mistakes_end_the_script_with_one_line(thing, arguments, parts):
     result = thing(*arguments)
-    assert (result.returncode, result.stdout, result.stderr) == (1, "", message + "\n")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith("thing.sh: ") and all(part in result.stderr for part in parts)
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Turns every shell variable set so far into an option of the script that sources this file.
+# Turns each shell variable that a script has set into an option of that script, which sources this file.
 #
 # Example, at the head of a script:
 #     nj=4            # number of jobs
 #     use_gpu=false
 #     . utils/parse_options.sh
-# after which `script.sh --nj 8 --use-gpu true data/train` has set nj and use_gpu, and left data/train as $1.
+# Now `script.sh --nj 8 --use-gpu true data/train` sets nj and use_gpu, and leaves data/train as $1.
 #
-#   --some-name VALUE  sets some_name, which must exist already; where it was true or false, VALUE must be one of them
-#   --config FILE      sources FILE first; options on the command line win over it, wherever they stand. In a script
-#                      that has set the variable config, it is an option as any other
-#   --help, -h         prints $help_message, or the script's opening comment and its options with their defaults
+#   --some-name VALUE  set some_name, which must exist; if its default is true or false, VALUE must be true or false
+#   --config FILE      source FILE first, so that options on the command line win, wherever they stand; an ordinary
+#                      option in scripts that have set the variable config
+#   --help, -h         print $help_message, or else the script's opening comment and its options with their defaults
 # Options end at the first argument that does not begin with two dashes.
 
-# Prints the opening comment of script $1 and the variables it sets before it comes here.
+# Print the opening comment of script $1 and the variables that it sets before it sources this file.
 _print_script_help() {
   local line in_comment=true assignment='^([A-Za-z_][A-Za-z0-9_]*)=(.*)$'
   while IFS= read -r line; do
@@ -39,7 +39,7 @@ for ((_arg = 1; _arg <= $#; _arg += 2)); do
     config=${!_next:-}
     [ -n "$config" ] || _option_error "option --config needs a file"
     [[ -r $config && ! -d $config ]] || _option_error "--config $config: no such file, or not readable"
-    # Without a slash, bash would look for the file on PATH.
+    # Without a slash, bash would search PATH for the file.
     case $config in */*) ;; *) config=./$config ;; esac
     # shellcheck disable=SC1090
     . "$config"
@@ -51,7 +51,7 @@ while [ $# -gt 0 ]; do
     --help | -h)
       if [ -n "${help_message:-}" ]; then printf '%b\n' "$help_message"; else _print_script_help "$0"; fi
       exit 0 ;;
-    --*=*) _option_error "options are written --name value, got '$1'" ;;
+    --*=*) _option_error "expected --name value, got '$1'" ;;
     --*)
       _name=${1#--}
       _name=${_name//-/_}
@@ -60,7 +60,7 @@ while [ $# -gt 0 ]; do
       [ $# -ge 2 ] || _option_error "option $1 needs a value"
       case ${!_name} in
         true | false)
-          case $2 in true | false) ;; *) _option_error "option $1 takes true or false, got '$2'" ;; esac ;;
+          case $2 in true | false) ;; *) _option_error "option $1 must be true or false, got '$2'" ;; esac ;;
       esac
       printf -v "$_name" '%s' "$2"
       shift 2 ;;
@@ -68,9 +68,9 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-# A recipe whose cmd.sh was not sourced passes --cmd "$train_cmd" with nothing in it.
+# A recipe that did not source cmd.sh passes an empty --cmd "$train_cmd".
 if [ -n "${cmd+set}" ] && [ -z "$cmd" ]; then
-  _option_error "empty argument to the option --cmd (was cmd.sh sourced?)"
+  _option_error "option --cmd is empty; source cmd.sh first"
 fi
 
 unset _arg _next _name _own_config

@@ -1,16 +1,26 @@
 #!/usr/bin/env bash
-# Sets up the environment (see setup_env.sh) and runs the tests.
+# Sets up the environment (see setup_env.sh) and runs the tests, on several processes unless you choose -n yourself.
 #
-# Usage: bash utils/run_tests.sh [--k2] [pytest arguments]      for example: bash utils/run_tests.sh -k plda -x
+# Usage: bash utils/run_tests.sh [--k2] [pytest arguments]
+# Example: bash utils/run_tests.sh -k plda -x
 #
-# --k2: with k2, under Python 3.9 and the torch that k2 was built for; exit status 77 where there is no Python 3.9.
+# --k2: test with k2, under Python 3.9 and the torch that k2 was built for; exit with 77 if Python 3.9 is not installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-sdpn_k2_extra=test
+
+sdpn_k2_extra="test"
 if [ "${1:-}" = --k2 ]; then
-  sdpn_k2_extra=k2,test
+  sdpn_k2_extra="k2,test"
   shift
 fi
+# shellcheck source=utils/setup_env.sh
 . utils/setup_env.sh
-[ "$sdpn_k2_extra" = test ] || python3 -c "import k2"
-exec python3 -m pytest "$@"
+[ "$sdpn_k2_extra" = "test" ] || python3 -c "import k2"
+
+processes=(-n auto --maxprocesses 8 --dist loadfile)
+for argument; do
+  case $argument in -n* | --numprocesses* | --pdb) processes=() ;; esac
+done
+# Processes that each use all cores would slow each other down.
+if [ ${#processes[@]} -gt 0 ]; then export OMP_NUM_THREADS=1; fi
+exec python3 -m pytest ${processes[@]+"${processes[@]}"} "$@"

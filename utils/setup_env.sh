@@ -1,60 +1,69 @@
-#!/usr/bin/env bash
-# Sourced: activates a Python environment in which sdpn_k2 runs, and makes it first where there is none.
+# shellcheck shell=bash
+# Sourced: activates a Python environment that has sdpn_k2, and makes it on first use.
 #
-# Usage: . utils/setup_env.sh               or, with extras of pyproject.toml:  sdpn_k2_extra=test; . utils/setup_env.sh
+# Usage: . utils/setup_env.sh
+# With extras of pyproject.toml: sdpn_k2_extra=test,lint; . utils/setup_env.sh
 #
-# Where the python3 on PATH has the package already, that one is used. Else .venv in the project is, made with
+# If the python3 on PATH has the package and the extras, the script leaves it as it is. Otherwise it activates .venv in
+# the project, which it makes with
 #   python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e .
-# and made complete again whenever pyproject.toml or constraints.txt change.
+# and updates when pyproject.toml or constraints.txt change, or an extra is missing.
 #
-# With the extra k2 (sdpn_k2_extra=k2 or k2,test) it is .venv-k2, 3.4 GB large, whose Python is 3.9: PyPI has k2 for no
-# other. Where there is no Python 3.9, as python3.9 on PATH or in pyenv, the status is 77.
+# With the extra k2 (such as sdpn_k2_extra=k2,test) the environment is .venv-k2 (3.4 GB). It needs Python 3.9, the only
+# version for which PyPI has k2, as python3.9 on PATH or in pyenv. Without it, the status is 77.
 
 sdpn_k2_setup_env() {
-  local root venv python extra want have
+  local root venv python extra all wanted sum="" installed="" extras=${sdpn_k2_extra:-}
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-  extra=${sdpn_k2_extra:-}
   venv=$root/.venv
   python=python3
 
-  case ",$extra," in
+  case ",$extras," in
     *,k2,*)
       venv=$root/.venv-k2
-      # pyenv's own python3.9 on PATH runs only where that version is switched on.
+      # pyenv's python3.9 on PATH only runs while that version is active.
       for python in python3.9 "$(pyenv root 2>/dev/null)"/versions/3.9.*/bin/python3.9 "$venv/bin/python3" ""; do
         "${python:-false}" -c "" 2>/dev/null && break
       done
       if [ -z "$python" ]; then
-        echo "setup_env.sh: no Python 3.9 here (python3.9 on PATH, or in pyenv), so no k2" >&2
+        echo "setup_env.sh: k2 needs Python 3.9; put python3.9 on PATH, or install it with pyenv" >&2
         return 77
       fi ;;
     *)
       # From another folder, so that a mere checkout in the current one does not count.
       if [ "${VIRTUAL_ENV:-}" != "$venv" ] && (cd / && python3 -c '
-import importlib.metadata as metadata, importlib.util, sys
-metadata.version("sdpn_k2")
-sys.exit(len(sys.argv) > 1 and importlib.util.find_spec("pytest") is None)' $extra) 2>/dev/null; then
+import importlib.metadata as metadata, re, sys
+for requirement in metadata.requires("sdpn_k2"):
+    name, _, marker = requirement.partition(";")
+    extra = re.search(r"extra == .(\w+)", marker)
+    if extra and extra[1] in sys.argv[1].split(",") and "python_version" not in marker:
+        metadata.version(re.match(r"[\w.-]+", name)[0])' "$extras") 2>/dev/null; then
         return 0
       fi ;;
   esac
 
-  want="$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)${extra:+ }$extra"
-  have=$(cat "$venv/.installed" 2>/dev/null)
-  # What an upgrade of the system's Python leaves behind does not start any more.
-  [ -z "$have" ] || "$venv/bin/python3" -c "" 2>/dev/null || have=
-  # An environment with an extra serves those who need none.
-  if [ "$have" != "$want" ] && { [ -n "$extra" ] || [ "${have% *}" != "$want" ]; }; then
-    echo "Setting up $venv (pip install -c constraints.txt -e .${extra:+[$extra]}); this is done once" >&2
-    # Without pip it is not there, or is what a failed venv or a moved folder left.
+  wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)
+  # After an upgrade of the system's Python, the environment may not start any more.
+  if [ -f "$venv/.installed" ] && "$venv/bin/python3" -c "" 2>/dev/null; then
+    { read -r sum; read -r installed; } < "$venv/.installed"
+  fi
+  # Installed extras stay.
+  all=$installed
+  for extra in ${extras//,/ }; do
+    case ",$all," in *",$extra,"*) ;; *) all=${all:+$all,}$extra ;; esac
+  done
+  if [ "$sum" != "$wanted" ] || [ "$installed" != "$all" ]; then
+    echo "Setting up $venv (pip install -c constraints.txt -e .${all:+[$all]}), once" >&2
+    # Without pip, the environment is new, or the remains of a failed venv or a moved folder.
     "$venv/bin/pip" --version > /dev/null 2>&1 || "$python" -m venv --clear "$venv" || return 1
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
-      -c "$root/constraints.txt" -e "$root${extra:+[$extra]}" >&2 || {
-      echo "setup_env.sh: pip could not install the package; its message stands above" >&2
+      -c "$root/constraints.txt" -e "$root${all:+[$all]}" >&2 || {
+      echo "setup_env.sh: pip cannot install the package; see its message above" >&2
       return 1
     }
-    echo "$want" > "$venv/.installed"
+    printf '%s\n%s\n' "$wanted" "$all" > "$venv/.installed"
   fi
-  # shellcheck disable=SC1091
+  # shellcheck disable=SC1091  # pip's
   . "$venv/bin/activate"
 }
 

@@ -1,4 +1,5 @@
-# How jobs are run: run.pl on this machine; slurm.pl and queue.pl (Grid Engine) on clusters, for example
+# shellcheck shell=bash
+# How to run jobs: run.pl on this machine, slurm.pl or queue.pl (Grid Engine) on a cluster, for example
 #   export train_cmd="slurm.pl --mem 4G"
-# Extraction on GPUs adds --gpu 1 to it. Training (stage 3) runs where run.sh does.
+# Extraction on GPUs adds --gpu 1. Training (stage 3) runs where run.sh runs.
 export train_cmd="run.pl"

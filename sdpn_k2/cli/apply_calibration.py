@@ -14,7 +14,7 @@ def apply_calibration(calibration, scores, output):
     the trials of the first score file in its order; - is standard output.
     """
     from sdpn_k2.scoring.calibration import read_calibration, stack_scores
-    from sdpn_k2.scoring.trial_list import Scores, read_scores, write_scores
+    from sdpn_k2.scoring.trial_arrays import Scores, read_scores, write_scores
 
     trained = read_calibration(calibration)
     first = read_scores(scores[0])

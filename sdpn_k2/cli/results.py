@@ -15,7 +15,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 def results(data: Path, exp: Path) -> None:
     """Measure all scores of an experiment.
 
-    Compares EXP/scores/SET/TRIALS.BACKEND with DATA/SET/TRIALS and writes EXP/results.json and EXP/RESULTS.md.
+    Compares EXP/scores/SET/TRIALS.SCORING with DATA/SET/TRIALS and writes EXP/results.json and EXP/RESULTS.md.
     """
     from sdpn_k2.reporting.results import collect, table, write
 

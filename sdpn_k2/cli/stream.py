@@ -31,7 +31,7 @@ def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int,
     from sdpn_k2.kaldi.datadir.subsegments import Windowing
     from sdpn_k2.progress import log_to
 
-    cut = Windowing(**windowing).check()
+    cut = Windowing(**windowing)
     name = name or (Path(audio).stem if os.path.isfile(audio) else "stream")
     if name.split() != [name]:
         raise InputError(f"'{name}' has white space, which a key cannot have; choose another start with --name")

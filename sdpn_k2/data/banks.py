@@ -57,11 +57,11 @@ class Banks:
         self.max_seconds = config.augment.bank_gb * 2**30 / sample_bytes / max(1, len(self.sources))
         self.turn = self._turn(step)
         self.partial: Set[Path] = set()  # manifests too large to be on the device as a whole
-        banks = nn.ModuleDict(self._read_noise(self.turn, self.sources))
+        banks = self._read_noise(self.turn, self.sources)
         for kind, bank in banks.items():
             log.info("%s: %d recordings", kind, len(bank.lengths))
         rirs = self._read_rirs(manifests / "recordings_rir.jsonl.gz")
-        self.augment = Augment(config.augment, banks, rirs).to(device)
+        self.augment = Augment(config.augment, nn.ModuleDict(banks), rirs).to(device)
         self._reader = ThreadPoolExecutor(1)
         self._next: Optional[Future] = None
 
@@ -82,7 +82,7 @@ class Banks:
         return step // self.config.augment.rotate_steps
 
     def _read_noise(self, turn: int, kinds: Iterable[str]) -> Dict[str, NoiseBank]:
-        """Read the banks of ``turn`` on the host; for a GPU into pinned memory, so that copying does not delay a step."""
+        """Read the banks of ``turn`` on the host; for a GPU into pinned memory, so that copies do not delay a step."""
         banks = {kind: NoiseBank(self._read(self.sources[kind], turn, max_seconds=self.max_seconds)) for kind in kinds}
         if self.device.type == "cuda":
             for bank in banks.values():

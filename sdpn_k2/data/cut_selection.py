@@ -28,8 +28,8 @@ class CutSelection:
     def lines(self) -> str:
         """Return the summary for people."""
         return (
-            f"{self.utterances} utterances, {self.seconds / 3600:.2f} hours; {self.dropped_short} dropped as too short; "
-            f"{self.wrapped} shorter than a global crop, to be wrapped; "
+            f"{self.utterances} utterances, {self.seconds / 3600:.2f} hours; "
+            f"{self.dropped_short} dropped as too short; {self.wrapped} shorter than a global crop, to be wrapped; "
             f"{self.global_crops} global and {self.local_crops} local crops an epoch"
         )
 

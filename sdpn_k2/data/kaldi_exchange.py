@@ -344,8 +344,10 @@ def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Reco
             )
     parsed = {channel: parse_to_wav(entry) for channel, entry in entries.items()}
     try:
-        if len({arguments and arguments[:2] for arguments in parsed.values()}) == 1 and parsed[min(parsed)]:
-            path, rate, _ = parsed[min(parsed)]
+        files = {arguments and arguments[:2] for arguments in parsed.values()}
+        file = files.pop() if len(files) == 1 else None
+        if file is not None:
+            path, rate = file
             info = soundfile.info(path)
             source = AudioSource("file", list(range(info.channels)), path)
             recording = Recording(name, [source], info.samplerate, info.frames, info.frames / info.samplerate)

@@ -298,7 +298,7 @@ def multi_crop_loader(
         yield batch
 
 
-def _start_worker(ending: ctypes.c_bool, worker: int) -> None:
+def _start_worker(ending: Any, worker: int) -> None:
     """Prepare a loader process; the main process sets the shared ``ending`` when it exits."""
     torch.set_num_threads(1)
 

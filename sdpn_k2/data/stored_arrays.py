@@ -30,8 +30,8 @@ class Attached(NamedTuple):
 def export_features(cuts: Iterable[Cut], directory: Path) -> int:
     """Write the stored features of cuts as ``feats.{ark,scp}``, float32, under the cuts' ids; return their number.
 
-    Also write ``utt2num_frames`` and ``frame_shift``, and ``utt2spk`` and ``spk2utt`` if every cut has one speaker. A cut
-    of part of the stored features gets its part of the frames.
+    Also write ``utt2num_frames`` and ``frame_shift``, and ``utt2spk`` and ``spk2utt`` if every cut has one speaker. A
+    cut of part of the stored features gets its part of the frames.
 
     Raises:
         InputError: a cut without features or with unreadable ones, a duplicate id, different frame shifts, no cuts.

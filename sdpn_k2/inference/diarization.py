@@ -71,7 +71,6 @@ def extract_windows(
             dimensions; an old ``plda`` in ``output`` when ``backend`` is not given; recordings whose windows do not
             sort as Kaldi requires.
     """
-    windowing.check()
     table = data_dir / ("segments" if (data_dir / "segments").is_file() else "wav.scp")
     parts = {part.utterance: part for part in read_parts(data_dir)}
     if not parts:

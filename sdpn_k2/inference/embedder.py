@@ -46,7 +46,7 @@ class Embedder:
     def load(
         cls, checkpoint: Union[str, Path], device: Union[str, torch.device] = "cpu", max_duration: float = 60.0
     ) -> Embedder:
-        """Load a checkpoint; see :func:`sdpn_k2.load`."""
+        """Load a checkpoint; see ``sdpn_k2.load``."""
         path = Path(checkpoint)
         if path.is_dir():
             path = path / "final.pt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -52,7 +53,7 @@ def embed_stream(
         InputError: unreadable audio; another sample rate than the model's; windows too short to embed; no window left.
     """
     rate = extractor.sample_rate
-    length, shift, least = (round(seconds * rate) for seconds in windowing.check())
+    length, shift, least = (round(seconds * rate) for seconds in dataclasses.astuple(windowing))
     if extractor.front_end.num_frames(least) < EcapaTdnn.MIN_FRAMES:
         raise InputError(f"windows of {windowing.min_window:g} s are too short to embed; use a longer --min-window")
     live = name in ("", "-") or name.endswith("|") or not os.path.isfile(name)

@@ -25,7 +25,7 @@ import numpy as np
 from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.files import atomic_output
 from sdpn_k2.scoring.metrics import CostModel
-from sdpn_k2.scoring.trial_list import Scores, Trials, match_scores, read_scores
+from sdpn_k2.scoring.trial_arrays import Scores, Trials, match_scores, read_scores
 
 MAX_ITERATIONS = 100
 # Weight decay on standardised scores. It is too small to matter unless the development scores have no error, when the

@@ -8,7 +8,7 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_map, read_numbers
 from sdpn_k2.scoring.metrics import ErrorRates
-from sdpn_k2.scoring.trial_list import Trials
+from sdpn_k2.scoring.trial_arrays import Trials
 
 
 class Conditions(NamedTuple):

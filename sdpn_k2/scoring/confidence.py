@@ -17,7 +17,7 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.metrics import NIST_SRE, CostModel, crossing
-from sdpn_k2.scoring.trial_list import Trials
+from sdpn_k2.scoring.trial_arrays import Trials
 
 
 class Interval(NamedTuple):

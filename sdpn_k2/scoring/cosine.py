@@ -6,7 +6,7 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
-from sdpn_k2.scoring.trial_list import Trials
+from sdpn_k2.scoring.trial_arrays import Trials
 
 GATHER_BLOCK = 256  # trials per block: both blocks of 512-d embeddings stay in the second-level cache
 PRODUCT_BLOCK = 1 << 24  # cells of the score matrix per block

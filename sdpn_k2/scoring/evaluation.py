@@ -11,7 +11,7 @@ from sdpn_k2.errors import error_context
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import Interval, Intervals, bootstrap_intervals, trial_speakers
-from sdpn_k2.scoring.trial_list import Trials, check_labels_agree, match_scores, read_scores, read_trials
+from sdpn_k2.scoring.trial_arrays import Trials, check_labels_agree, match_scores, read_scores, read_trials
 
 
 class ScoredTrials(NamedTuple):

@@ -9,7 +9,7 @@ into decisions, "same" when score >= t, and there are two kinds of error:
 
 Equal scores always fall on the same side of a threshold, so ties need no rule of their own.
 
-Everything here starts from one sort, held by :class:`ErrorRates`: O(n log n) once, then O(n) or less per metric. Arrays
+Everything here starts from one sort, held by ``ErrorRates``: O(n log n) once, then O(n) or less per metric. Arrays
 keep their type, so that 10^8 float32 scores take about 0.5 GB beside those given.
 
 References:
@@ -90,7 +90,7 @@ NIST_SRE = {
 class ErrorRates:
     """The sorted scores of a system, which give both error rates at every threshold.
 
-    Build it with :meth:`from_scores` or :meth:`from_split`, which check the scores.
+    Build it with ``from_scores`` or ``from_split``, which check the scores.
 
     Attributes:
         targets: scores of the target trials, ascending, shape (n_targets,), a float type.
@@ -109,11 +109,12 @@ class ErrorRates:
             is_target: shape (n,), True (or 1) for target trials.
 
         Raises:
-            InputError: see :meth:`from_split`; also different lengths, or labels that are neither 0 nor 1.
+            InputError: see ``from_split``; also different lengths, or labels that are neither 0 nor 1.
 
-        >>> rates = ErrorRates.from_scores([0.8, 0.4, 0.5, 0.1], [1, 1, 0, 0])
-        >>> float(rates.miss_rate(0.5)), float(rates.false_alarm_rate(0.5))
-        (0.5, 0.5)
+        Examples:
+            >>> rates = ErrorRates.from_scores([0.8, 0.4, 0.5, 0.1], [1, 1, 0, 0])
+            >>> float(rates.miss_rate(0.5)), float(rates.false_alarm_rate(0.5))
+            (0.5, 0.5)
         """
         scores = np.asarray(scores)
         is_target = np.asarray(is_target)
@@ -257,11 +258,12 @@ def eer(rates: ErrorRates, rule: str = "interpolated") -> OperatingPoint:
     Raises:
         InputError: unknown rule.
 
-    >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
-    >>> eer(rates).value
-    0.25
-    >>> eer(rates, "hull").value
-    0.125
+    Examples:
+        >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
+        >>> eer(rates).value
+        0.25
+        >>> eer(rates, "hull").value
+        0.125
     """
     if rule == "interpolated":
         return _interpolated_eer(rates)
@@ -337,9 +339,10 @@ def min_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: float
     Raises:
         InputError: a parameter outside its range.
 
-    >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
-    >>> min_dcf(rates, p_target=0.01)
-    OperatingPoint(value=0.25, threshold=0.6)
+    Examples:
+        >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
+        >>> min_dcf(rates, p_target=0.01)
+        OperatingPoint(value=0.25, threshold=0.6)
     """
     cost = CostModel(p_target, c_miss, c_fa)
     thresholds, misses, false_alarms = rates.corners
@@ -353,7 +356,7 @@ def min_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: float
 def actual_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> OperatingPoint:
     """Return the normalised detection cost at the Bayes threshold, for scores that are natural-log likelihood ratios.
 
-    The threshold is log(c_fa (1 - p_target)) - log(c_miss p_target); arguments and errors are those of :func:`min_dcf`.
+    The threshold is log(c_fa (1 - p_target)) - log(c_miss p_target); arguments and errors are those of ``min_dcf``.
     """
     cost = CostModel(p_target, c_miss, c_fa)
     threshold = cost.bayes_threshold
@@ -387,8 +390,9 @@ def cllr(rates: ErrorRates) -> float:
     Cllr = (mean over targets of log2(1 + e^-s) + mean over nontargets of log2(1 + e^s)) / 2, for scores s that are
     natural-log likelihood ratios.
 
-    >>> round(cllr(ErrorRates.from_split([2.0, 3.0], [-2.0, 1.0])), 4)
-    0.5827
+    Examples:
+        >>> round(cllr(ErrorRates.from_split([2.0, 3.0], [-2.0, 1.0])), 4)
+        0.5827
     """
 
     def mean_softplus(scores: np.ndarray, sign: float) -> float:

@@ -26,7 +26,7 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.cosine import TrialRows, score_matrix, score_trials, trial_rows
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
-from sdpn_k2.scoring.trial_list import Trials
+from sdpn_k2.scoring.trial_arrays import Trials
 
 METHODS = ("z-norm", "t-norm", "s-norm", "as-norm")
 BLOCK_CELLS = 1 << 22  # scores against the cohort per block: 16 MB, which the selection finds in the cache

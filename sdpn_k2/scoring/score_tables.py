@@ -20,7 +20,7 @@ from sdpn_k2.scoring.embeddings import (
     whiten,
 )
 from sdpn_k2.scoring.kmeans import spherical_kmeans
-from sdpn_k2.scoring.trial_list import Scores, Trials, read_trials, write_scores
+from sdpn_k2.scoring.trial_arrays import Scores, Trials, read_trials, write_scores
 
 DEFAULT_TOP_N = 300
 

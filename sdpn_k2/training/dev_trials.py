@@ -17,7 +17,7 @@ from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
 from sdpn_k2.scoring.evaluation import error_rates
 from sdpn_k2.scoring.metrics import eer
-from sdpn_k2.scoring.trial_list import read_trials
+from sdpn_k2.scoring.trial_arrays import read_trials
 from sdpn_k2.signal.front_end import front_end
 
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Writes reco2dur, the seconds of each recording of a data directory, unless it is there and complete.
+# Writes reco2dur, the duration of each recording of a data directory in seconds, unless it exists and is complete.
 #
 # Usage: utils/data/get_reco2dur.sh [options] <data-dir>
 # Example: utils/data/get_reco2dur.sh --nj 8 --cmd "$train_cmd" data/train
 #
-# The lengths come from the headers of the files in wav.scp; --read-entire-file true counts samples instead.
+# The durations come from the headers of the files in wav.scp; --read-entire-file true counts samples instead.
 
 nj=4
 cmd=run.pl
-# shellcheck disable=SC2034  # Kaldi's; there as here the lengths do not come from features.
+# shellcheck disable=SC2034  # accepted for compatibility with Kaldi
 frame_shift=0.01
 read_entire_file=false
 # shellcheck source=utils/parse_options.sh
@@ -27,7 +27,7 @@ wav=$data/wav.scp
 [ -s "$wav" ] || { echo "get_reco2dur.sh: $wav: no such file, or empty" >&2; exit 1; }
 recordings=$(wc -l < "$wav")
 if [ "$data/reco2dur" -nt "$wav" ] && [ "$(wc -l < "$data/reco2dur")" -eq "$recordings" ]; then
-  echo "get_reco2dur.sh: $data/reco2dur is there already"
+  echo "get_reco2dur.sh: $data/reco2dur already exists"
   exit 0
 fi
 
@@ -44,7 +44,7 @@ measured=$(wc -l < "$work/all")
 mv "$work/all" "$data/reco2dur"
 rm -r "$work"
 if [ "$measured" -lt "$recordings" ]; then
-  echo "get_reco2dur.sh: warning: $((recordings - measured)) of $recordings recordings could not be read," \
+  echo "get_reco2dur.sh: warning: $((recordings - measured)) of $recordings recordings cannot be read;" \
     "see $data/log/get_reco2dur.*.log" >&2
 fi
 echo "get_reco2dur.sh: wrote $data/reco2dur ($measured recordings)"

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Writes utt2dur, the seconds of each utterance of a data directory, unless it is there and complete.
+# Writes utt2dur, the duration of each utterance of a data directory in seconds, unless it exists and is complete.
 #
 # Usage: utils/data/get_utt2dur.sh [options] <data-dir>
 # Example: utils/data/get_utt2dur.sh --nj 8 --cmd "$train_cmd" data/train
 #
-# They come from segments, or else from the audio in wav.scp, or else from the features times --frame-shift.
+# The durations come from segments, or else from the audio in wav.scp, or else from the number of frames and
+# --frame-shift.
 
 nj=4
 cmd=run.pl
 read_entire_file=false
-frame_shift=    # seconds; without it, what the file frame_shift says, or 0.01
+frame_shift=    # seconds (default: the content of the file frame_shift, or 0.01)
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "$(readlink -f "$0")")/../../utils/parse_options.sh"
 
@@ -25,7 +26,7 @@ data=$1
 [ -s "$data/utt2spk" ] || { echo "get_utt2dur.sh: $data/utt2spk: no such file, or empty" >&2; exit 1; }
 utterances=$(wc -l < "$data/utt2spk")
 if [ -s "$data/utt2dur" ] && [ "$(wc -l < "$data/utt2dur")" -eq "$utterances" ]; then
-  echo "get_utt2dur.sh: $data/utt2dur is there already"
+  echo "get_utt2dur.sh: $data/utt2dur already exists"
   exit 0
 fi
 
@@ -38,7 +39,7 @@ if [ -s "$data/segments" ]; then
     reco2dur
     lengths=$data/reco2dur
   fi
-  # An end of -1 is the recording's end.
+  # A segment with the end -1 extends to the end of its recording.
   awk 'FILENAME == ARGV[1] { length_of[$1] = $2; next }
        { end = $4 } $4 == -1 { if (!($2 in length_of)) next; end = length_of[$2] }
        { printf "%s %.3f\n", $1, end - $3 }' "$lengths" "$data/segments" > "$data/.utt2dur"
@@ -50,7 +51,7 @@ elif [ -s "$data/feats.scp" ]; then
   if [ -z "$frame_shift" ]; then frame_shift=$(cat "$data/frame_shift" 2> /dev/null || echo 0.01); fi
   awk -v shift="$frame_shift" '{ printf "%s %.3f\n", $1, $2 * shift }' "$data/utt2num_frames" > "$data/.utt2dur"
 else
-  echo "get_utt2dur.sh: $data has none of segments, wav.scp and feats.scp" >&2
+  echo "get_utt2dur.sh: $data has neither segments nor wav.scp nor feats.scp" >&2
   exit 1
 fi
 mv "$data/.utt2dur" "$data/utt2dur"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Writes utt2num_frames, the frames of each utterance of a data directory, unless it is there and complete.
+# Writes utt2num_frames, the number of frames of each utterance of a data directory, unless it exists and is complete.
 #
 # Usage: utils/data/get_utt2num_frames.sh [options] <data-dir>
 # Example: utils/data/get_utt2num_frames.sh --nj 8 --cmd "$train_cmd" data/train
 #
-# They are counted in feats.scp; without it, they are what utt2dur, --frame-shift and --frame-overlap (both in seconds,
-# the overlap being frame length - frame shift) make of it.
+# The frames are those of feats.scp. Without it, they are computed from utt2dur, --frame-shift and --frame-overlap (both
+# in seconds; the overlap is the frame length minus the frame shift).
 
 nj=4
 cmd=run.pl
@@ -26,7 +26,7 @@ data=$1
 [ -s "$data/utt2spk" ] || { echo "get_utt2num_frames.sh: $data/utt2spk: no such file, or empty" >&2; exit 1; }
 utterances=$(wc -l < "$data/utt2spk")
 if [ -s "$data/utt2num_frames" ] && [ "$(wc -l < "$data/utt2num_frames")" -eq "$utterances" ]; then
-  echo "get_utt2num_frames.sh: $data/utt2num_frames is there already"
+  echo "get_utt2num_frames.sh: $data/utt2num_frames already exists"
   exit 0
 fi
 

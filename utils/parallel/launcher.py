@@ -1,9 +1,8 @@
-"""What run.pl, slurm.pl and queue.pl share: their command line, the script of one job, its log, and waiting for a grid.
+r"""Shared parts of run.pl, slurm.pl and queue.pl: command line, job script, log, and waiting for a grid.
 
     run.pl [options] [JOB=1:8] LOG COMMAND...
 
-Each job runs COMMAND in bash with JOB, wherever it stands in COMMAND and LOG, replaced by the job's number. Its log
-reads
+Each job runs COMMAND in bash, after its number has replaced every JOB in COMMAND and LOG. Its log reads
 
     # compute-thing --opt x.3.scp
     # Running on node7
@@ -13,12 +12,13 @@ reads
     # Accounting: time=12 threads=1
     # Ended (code 0) at Mon Nov 23 10:00:12 UTC 2026, elapsed time 12 seconds
 
-and the launcher exits with 0 when every job ended with code 0, else with 1 after naming the logs of those that did not.
+The launcher exits with 0 if every job ended with code 0. Otherwise it names the logs of the failed jobs and exits
+with 1.
 
-An argument without white space goes to bash as it is, so that \\| and \\> and \\&\\& mean what they look like; one
-with white space is put in double quotes, or in single quotes if it has double quotes itself. This is Kaldi's rule.
-Unlike Kaldi's, a job also fails when any part of a pipe fails, but for one that only writes more than is read
-(`yes | head`). Standard library only: this starts before every command of a recipe.
+An argument without white space goes to bash as it is, so that \| and \> and \&\& work as operators. One with white
+space is quoted: with double quotes, or with single quotes if it contains double quotes. This is Kaldi's rule. Unlike
+in Kaldi, a job also fails if any part of a pipe fails, unless that part only wrote more than its reader wanted
+(`yes | head`). The module uses the standard library only, because it starts before every command of a recipe.
 """
 
 import os
@@ -42,7 +42,7 @@ _start=$(date +%s)
   eval "$_command"'
 
 _code=$? _codes=("${{PIPESTATUS[@]}}")'
-  # 141: what writes into a pipe ends when its reader has seen enough, as head does. That alone is no failure.
+  # 141: a writer ends by SIGPIPE when its reader stops early, like head. That alone is not a failure.
   if [ $_code = 141 ] && [ "${{_codes[${{#_codes[@]}}-1]}}" != 141 ]; then
     _code=0
     for _part in "${{_codes[@]}}"; do [ $_part = 0 ] || [ $_part = 141 ] || _code=$_part; done
@@ -56,7 +56,7 @@ _time=$(($(date +%s) - _start))
 
 
 class LaunchError(Exception):
-    """The jobs cannot be started or watched; the message says why."""
+    """The jobs cannot be started or watched; the message gives the reason."""
 
 
 class Launch(NamedTuple):
@@ -73,20 +73,22 @@ class Launch(NamedTuple):
 
     @property
     def threads(self) -> int:
+        """Threads of each job."""
         return self.number("num_threads", 1)
 
     def number(self, option: str, default: int) -> int:
-        """The value of an option that must be a whole number, not negative."""
+        """Return the value of an option that must be a whole number of at least 0."""
         value = self.options.get(option, str(default))
         if not value.isdigit():
             raise LaunchError(f"option --{option.replace('_', '-')} needs a number, got '{value}'")
         return int(value)
 
     def log_of(self, job: object) -> str:
+        """Return the log of a job."""
         return self.log.replace(self.job_name, str(job)) if self.job_name else self.log
 
     def script(self) -> str:
-        """The bash script of a job, which sets _code; it wants _job to be set."""
+        """Return the bash script of a job; it reads the variable _job and sets _code."""
         name = self.job_name
         return _JOB_SCRIPT.format(
             log=shlex.quote(self.log),
@@ -100,7 +102,7 @@ def parse(argv: List[str]) -> Launch:
     """Read a launcher's command line, program name first.
 
     Raises:
-        LaunchError: a malformed option or job range, no command, or several jobs with one log.
+        LaunchError: an option or job range is malformed, the command is missing, or several jobs share a log.
     """
     program, arguments = os.path.basename(argv[0]), list(argv[1:])
     options: Dict[str, str] = {}
@@ -124,7 +126,7 @@ def parse(argv: List[str]) -> Launch:
         elif jobs and job_name is None:
             job_name, first, last = jobs[1], int(jobs[2]), int(jobs[3] or jobs[2])
             if not 1 <= first <= last:
-                raise LaunchError(f"invalid job range {head}: expected JOB=first:last, 1 or more and rising")
+                raise LaunchError(f"invalid job range {head}: expected JOB=first:last with 1 <= first <= last")
             del arguments[0]
         elif "=" in head and ":" in head:
             raise LaunchError(f"expected a job range such as JOB=1:8, or a log file, got '{head}'")
@@ -134,7 +136,7 @@ def parse(argv: List[str]) -> Launch:
         raise LaunchError(f"usage: {program} [options] [JOB=1:n] log-file command arguments...")
     log, words = arguments[0], arguments[1:]
     if last > first and job_name not in log:
-        raise LaunchError(f"{last - first + 1} jobs cannot share the log {log}: put {job_name} into its name")
+        raise LaunchError(f"{last - first + 1} jobs cannot share the log {log}; add {job_name} to its name")
     return Launch(program, options, grid_options, job_name, first, last, log, " ".join(map(_shell_word, words)))
 
 
@@ -147,7 +149,7 @@ def _shell_word(word: str) -> str:
 
 
 def main(run_jobs: Callable[[Launch], Dict[int, str]]) -> int:
-    """Run the command line with ``run_jobs``, which returns job number → what went wrong; return the exit status."""
+    """Run the command line with ``run_jobs``, which returns the reason of each failed job; return the exit status."""
     program = os.path.basename(sys.argv[0])
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(sys.modules["__main__"].__doc__.strip())
@@ -171,7 +173,7 @@ def main(run_jobs: Callable[[Launch], Dict[int, str]]) -> int:
 
 
 def _interrupt(number: int, _frame: object) -> None:
-    """Turn a signal into SystemExit once, so that the jobs are ended on the way out, and only once."""
+    """Turn the first signal into SystemExit, so that the jobs are ended on the way out; ignore later ones."""
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)
     sys.exit(128 + number)
@@ -190,7 +192,7 @@ def _report(launch: Launch, failed: Dict[int, str]) -> None:
     else:
         print(f"{launch.program}: job failed ({reason}), log is in {log}", file=sys.stderr)
         if launch.job_name is None and "JOB" in log:
-            print(f"{launch.program}: probably JOB=1:$nj is missing before the log's name", file=sys.stderr)
+            print(f"{launch.program}: JOB=1:$nj seems to be missing before the log's name", file=sys.stderr)
     try:
         with open(log, errors="replace") as stream:
             last = ""
@@ -203,34 +205,34 @@ def _report(launch: Launch, failed: Dict[int, str]) -> None:
         print(f"{launch.program}: its last line: {last}", file=sys.stderr)
 
 
-# Grids: slurm.pl and queue.pl write one script, submit it as an array, and watch files that its tasks leave behind.
+# Grids: slurm.pl and queue.pl write one script, submit it as an array, and watch for the files that its tasks write.
 
 
 class Grid(NamedTuple):
-    """How a batch system is spoken to. In the commands, {id} stands for the submitted job's number."""
+    """The commands of a batch system; {id} in them stands for the number of the submitted job."""
 
-    config: str  # the site's own configuration, if there is one
-    default_config: str  # as Kaldi's conf/queue.conf: "command", "option NAME=VALUE OPTIONS", "default NAME=VALUE"
-    array: str  # with {first}, {last} and, where the system takes it there, {limit}
+    config: str  # the site's configuration file, optional
+    default_config: str  # like Kaldi's conf/queue.conf: "command", "option NAME=VALUE OPTIONS", "default NAME=VALUE"
+    array: str  # with {first}, {last} and, if the system supports it, {limit}
     output: List[str]
-    task: str  # the shell variable that holds a task's number
-    submitted: str  # finds the number in what the submit command prints
-    alive: List[str]  # prints something, and succeeds, while a task waits or runs
-    gone: str  # what it says on stderr, as a pattern, when it does not know the number (any more)
+    task: str  # shell variable with a task's number
+    submitted: str  # pattern of the number in the output of the submit command
+    alive: List[str]  # succeeds and prints something while a task waits or runs
+    gone: str  # pattern of its error message for a number that it does not know (any more)
     cancel: List[str]
 
 
-# In seconds: how often the grid is asked, and how long a result may take to be seen through a shared file system.
+# In seconds: interval between questions to the grid, and delay of a shared file system.
 LOOK, GRACE = 3.0, 10.0
 
 
 def run_on_grid(launch: Launch, grid: Grid) -> Dict[int, str]:
-    """Submit the jobs and wait until each has ended; return job number → what went wrong."""
+    """Submit the jobs and wait until each has ended; return the reason of each failed job."""
     folder = os.path.join(os.path.dirname(os.path.abspath(launch.log_of(launch.first))), "q")
     base = os.path.basename(launch.log_of("")).replace("..", ".")
     base = base[: -len(".log")] if base.endswith(".log") else base
     if not base[:1].isalpha():
-        base = f"q{base}"  # SGE takes the script's name for the job's, which must begin with a letter.
+        base = f"q{base}"  # SGE names the job after the script, and job names begin with a letter.
     ended = os.path.join(folder, f"{base}.{os.uname().nodename}.{os.getpid()}.ended")
     script, output = os.path.join(folder, f"{base}.sh"), os.path.join(folder, f"{base}.out")
     os.makedirs(ended)
@@ -262,7 +264,7 @@ def _grid_script(launch: Launch, grid: Grid, ended: str) -> str:
         "[ ! -f ./path.sh ] || . ./path.sh\n"
         f"_job={f'${task}' if task else launch.first}\n"
         f"{launch.script()}"
-        # Renamed into place, so that a name that is there has its content.
+        # Renamed into place, so that the file appears with its content.
         f"_ended={shlex.quote(ended)}/$_job\n"
         'echo "$_code" > "$_ended.part" && mv "$_ended.part" "$_ended"\n'
         "exit $_code\n"
@@ -277,22 +279,22 @@ def _submit(launch: Launch, grid: Grid, script: str, output: str) -> str:
         command += array.split()
     command.append(script)
     try:
-        answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        answer = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
-        raise LaunchError(f"cannot run {command[0]}: {error.strerror}")
+        raise LaunchError(f"cannot run {command[0]}: {error.strerror}") from None
     number = re.search(grid.submitted, answer.stdout)
     if answer.returncode or not number:
-        said = " ".join((answer.stderr or answer.stdout).split()) or "it said nothing"
+        said = " ".join((answer.stderr or answer.stdout).split()) or "no message"
         raise LaunchError(f"{shlex.join(command)} failed with status {answer.returncode}: {said}")
     return number[1]
 
 
 def _wait(launch: Launch, grid: Grid, number: str, ended: str) -> Dict[int, str]:
-    """Wait until every task has left its exit status in ``ended``, or the grid knows it no more."""
+    """Wait until every task has written its exit status into ``ended``, or the grid does not know the job any more."""
     jobs = {str(job) for job in range(launch.first, launch.last + 1)}
     pause, last_look, gone_since = 0.1, time.monotonic(), None
     while True:
-        # A change of ours makes NFS read the folder anew.
+        # A change from here makes NFS read the folder again.
         touched = os.path.join(ended, "touched")
         with open(touched, "w"):
             pass
@@ -315,21 +317,18 @@ def _wait(launch: Launch, grid: Grid, number: str, ended: str) -> Dict[int, str]
 
 
 def _is_alive(grid: Grid, number: str) -> bool:
-    answer = subprocess.run(
-        [word.format(id=number) for word in grid.alive],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    answer = subprocess.run([word.format(id=number) for word in grid.alive], capture_output=True, text=True)
     if answer.returncode == 0:
         return bool(answer.stdout.strip())
-    # A controller that does not answer says nothing about the job: wait on.
+    # If the controller does not answer, the job may still be alive.
     return not re.search(grid.gone, answer.stderr)
 
 
 def grid_command(launch: Launch, grid: Grid) -> List[str]:
-    """The submit command with the options that the configuration gives for this command line's.
+    """Return the submit command; the configuration translates the options of this command line.
 
     Raises:
-        LaunchError: a malformed configuration, or an option that it does not describe.
+        LaunchError: the configuration is malformed, or does not describe an option.
     """
     path = launch.options.get("config", grid.config)
     text, where = grid.default_config, f"{launch.program}'s configuration"

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""Run jobs on this machine, several at once: Kaldi's run.pl.
+"""Run parallel jobs on this machine, like Kaldi's run.pl.
+
+Usage: utils/run.pl [options] [JOB=first:last] log command ...
 
     utils/run.pl JOB=1:8 exp/log/extract.JOB.log extract.sh --job JOB
     utils/run.pl --max-jobs-run 2 --gpu 1 JOB=1:4 exp/log/train.JOB.log train.sh JOB
 
---max-jobs-run N (or -tc N) jobs run at once; without it, as many as there are processors for --num-threads each,
-and with --gpu N as many as there are graphics cards for N each: every job then sees only its own, through
-CUDA_VISIBLE_DEVICES. --pick failed runs only the jobs whose log, of an earlier run, does not end with code 0, and
---pick incomplete those whose log has no end (of the others the code counts again). Other options, such as --mem 4G,
-are for grids and ignored here. launcher.py says what the log looks like.
+  --max-jobs-run N, -tc N  run N jobs at once (default: as many as the processors or graphics cards allow)
+  --num-threads N          processors that each job needs (default: 1)
+  --gpu N                  graphics cards that each job needs; CUDA_VISIBLE_DEVICES shows it only its own (default: 0)
+  --pick failed            run only the jobs that failed or did not finish in an earlier run, as their logs show
+  --pick incomplete        run only the jobs that did not finish; earlier failures still count
+
+Options for grids, such as --mem 4G, are ignored. launcher.py describes the log.
 """
 
 import os
@@ -32,7 +36,7 @@ def run_here(launch: launcher.Launch) -> Dict[int, str]:
     shares = len(gpus) // wanted_gpus if gpus else processors() // max(1, launch.threads)
     pick = launch.options.get("pick", "all")
     if pick not in ("all", "none", "failed", "incomplete"):
-        raise launcher.LaunchError(f"--pick takes all, none, failed or incomplete, got '{pick}'")
+        raise launcher.LaunchError(f"--pick must be all, none, failed or incomplete, got '{pick}'")
     limit = launch.number("max_jobs_run", 0) or max(1, shares)
     if gpus:
         limit = min(limit, shares)
@@ -56,13 +60,13 @@ def run_here(launch: launcher.Launch) -> Dict[int, str]:
             pid, status = os.wait()
             job, process, mine = running.pop(pid)
             gpus += mine
-            # Popen must not wait for it again.
+            # Keep Popen from waiting for it again.
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode > 0:
                 failed[job] = f"code {process.returncode}"
             elif process.returncode < 0:
                 failed[job] = f"signal {-process.returncode}"
-                with open(launch.log_of(job), "a") as log:  # Killed before it could end its log itself.
+                with open(launch.log_of(job), "a") as log:  # The job could not end its log itself.
                     log.write(f"# Ended (code 0; signal {-process.returncode}) at {time.strftime('%c %Z')}\n")
     finally:
         for pid in running:
@@ -71,7 +75,7 @@ def run_here(launch: launcher.Launch) -> Dict[int, str]:
 
 
 def earlier_end(log: str) -> str:
-    """How the log of an earlier run says that the job ended, such as "code 0"; "" if it does not."""
+    """Return how the job ended according to the log of an earlier run, such as "code 0"; "" if it did not."""
     try:
         with open(log, errors="replace") as stream:
             return ([""] + re.findall(r"^# Ended \((.*?)\)", stream.read(), re.MULTILINE))[-1]
@@ -80,15 +84,17 @@ def earlier_end(log: str) -> str:
 
 
 class Running(NamedTuple):
+    """A running job and the graphics cards that it may use."""
+
     job: int
     process: subprocess.Popen
     gpus: List[str]
 
 
 def start(launch: launcher.Launch, job: int, gpus: List[str]) -> subprocess.Popen:
-    """Start one job in a process group of its own, named by its process id."""
+    """Start one job in its own process group, whose id is that of the process."""
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES=",".join(gpus)) if gpus else None
-    # A file, since a command may be longer than an argument can be.
+    # A file, since a command may be longer than the limit of an argument.
     with tempfile.TemporaryFile("w+") as script:
         script.write(f"_job={job}\n{launch.script()}exit $_code\n")
         script.seek(0)
@@ -96,7 +102,7 @@ def start(launch: launcher.Launch, job: int, gpus: List[str]) -> subprocess.Pope
 
 
 def processors() -> int:
-    """The processors that this process may use, where the system can say."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -9,8 +9,8 @@
 
 Audio may have any format that libsndfile reads (m4a and the like through ffmpeg), any rate and any number of channels.
 Speaker folders may have subfolders. An utterance's id is ``<speaker>-<path below the speaker>``; the prefix is not
-repeated if that path already begins with ``<speaker>-``. Trial lists may give the id, the path below the speaker, or the
-file name, with or without suffix. A set may have several lists, called ``trials_<name>``.
+repeated if that path already begins with ``<speaker>-``. Trial lists may give the id, the path below the speaker, or
+the file name, with or without suffix. A set may have several lists, called ``trials_<name>``.
 
 A speaker id is the folder's name with ``_`` for white space, ``-`` and all that sorts before ``-`` (``! " # $ % & ' ( )
 * + ,``). Otherwise the utterances of ``anna-maria`` would sort between those of ``anna``.
@@ -117,8 +117,8 @@ def list_utterances(folder: Path) -> Utterances:
         if len(relative.parts) < 2:
             raise InputError(f"{path}: move it into a folder named after its speaker: <speaker>/{path.name}")
         name, below = make_id(relative.parts[0]), make_id(*relative.with_suffix("").parts[1:])
-        # Sorted utterances must also be sorted by speaker. So the separator is a hyphen ("s1_a" sorts after "s10_a"), and
-        # the speaker id contains neither a hyphen nor anything that sorts before it.
+        # Sorted utterances must also be sorted by speaker. So the separator is a hyphen ("s1_a" sorts after "s10_a"),
+        # and the speaker id contains neither a hyphen nor anything that sorts before it.
         speaker = re.sub("[!-\\-]", "_", name)
         if folders.setdefault(speaker, relative.parts[0]) != relative.parts[0]:
             raise InputError(

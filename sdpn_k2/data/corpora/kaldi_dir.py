@@ -129,9 +129,9 @@ def import_data_dir(source: Path, data: Path, name: str, *, num_jobs: int | None
 
 def _read_tables(source: Path) -> Tables:
     """Read wav.scp, utt2spk and segments, and check that they have the same ids."""
-    for table in ("wav.scp", "utt2spk"):
-        if not (source / table).is_file():
-            raise InputError(f"{source / table}: no such file; a Kaldi data directory needs it")
+    for name in ("wav.scp", "utt2spk"):
+        if not (source / name).is_file():
+            raise InputError(f"{source / name}: no such file; a Kaldi data directory needs it")
     wav = {recording: _absolute(entry) for recording, entry in read_map(source / "wav.scp").items()}
     speakers, parts = read_map(source / "utt2spk"), read_parts(source)
     has_segments = (source / "segments").is_file()

@@ -202,9 +202,7 @@ def estimate_plda(stats: SpeakerStats, num_em_iters: int = 10) -> Plda:
     if stats.num_vectors == len(counts):
         raise InputError("PLDA needs a speaker with two utterances or more, but each has one")
     if stats.num_vectors <= stats.dim:
-        raise InputError(
-            f"PLDA needs more vectors than dimensions: {stats.num_vectors} of {stats.dim} dimensions"
-        )
+        raise InputError(f"PLDA needs more vectors than dimensions: {stats.num_vectors} of {stats.dim} dimensions")
     scatter = stats.second_moment - (means * counts[:, None]).T @ means
     mean = means.mean(axis=0)
     means = means - mean

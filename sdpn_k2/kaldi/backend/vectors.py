@@ -59,13 +59,15 @@ def vector_batches(rspecifier: str) -> Iterator[Tuple[List[str], np.ndarray]]:
 
 
 def all_vectors(rspecifier: str) -> Tuple[List[str], np.ndarray]:
-    """Read a whole table as ``(keys, vectors)``; an empty one has the shape ``(0, 0)``."""
+    """Read the whole table as ``(keys, vectors)``; raise InputError if it is empty."""
     keys: List[str] = []
     batches: List[np.ndarray] = []
     for names, vectors in vector_batches(rspecifier):
         keys += names
         batches.append(vectors)
-    return keys, np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
+    if not keys:
+        raise InputError(f"{rspecifier}: there are no vectors")
+    return keys, np.concatenate(batches)
 
 
 class SpeakerSums:

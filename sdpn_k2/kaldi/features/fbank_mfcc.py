@@ -52,6 +52,13 @@ class FeatureOptions:
     use_energy: bool = _option(False, "Log energy as an additional first column (fbank) or in place of C0 (MFCC)")
     htk_compat: bool = _option(False, "Put the energy or C0 last, and multiply C0 by sqrt(2)")
 
+    def __post_init__(self) -> None:
+        """Raise InputError if an option is out of range; ranges of the mel filters are checked in ``mel.py``."""
+        if not (0 <= self.preemphasis_coefficient <= 1 and np.isfinite(self.dither)):
+            raise InputError("--preemphasis-coefficient must be between 0 and 1, and --dither must be finite")
+        if self.shift < 1 or self.length < 2:
+            raise InputError("--frame-shift must be at least one sample, and --frame-length at least two")
+
     @property
     def shift(self) -> int:
         """Frame shift in samples."""
@@ -154,13 +161,11 @@ def frames(samples: np.ndarray, options: FeatureOptions) -> np.ndarray:
     the samples are reflected at the ends as often as needed.
 
     Raises:
-        InputError: the frame length or shift is below one sample, or ``samples`` is not one-dimensional.
+        InputError: ``samples`` is not one-dimensional.
     """
     samples = np.ascontiguousarray(samples, np.float32)
     if samples.ndim != 1:
         raise InputError(f"expected one channel of samples, got an array of shape {samples.shape}")
-    if options.shift < 1 or options.length < 2:
-        raise InputError("--frame-shift must be at least one sample, and --frame-length at least two")
     count = num_frames(len(samples), options)
     if count == 0:
         return np.zeros((0, options.length), np.float32)
@@ -180,8 +185,6 @@ def _mel_energies(
     magnitude: bool = False,
 ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
     """Return linear mel energies (frames, num_mel_bins) and, with ``use_energy``, log energies (frames, 1)."""
-    if not (0 <= options.preemphasis_coefficient <= 1 and np.isfinite(options.dither)):
-        raise InputError("--preemphasis-coefficient must be between 0 and 1, and --dither must be finite")
     filters, taper = _filters(options, vtln_warp, magnitude), _window(options)
     views = frames(samples, options)
     mel = np.empty((len(views), options.num_mel_bins), np.float32)

@@ -5,7 +5,7 @@
 | 1 automatic | ``CM`` if the matrix has more than 8 rows, else ``CM2`` | as 2 or 3 |
 | 2 speech feature | ``CM``: one byte, scaled by four percentiles of the column | minimum to maximum of the matrix |
 | 3 two-byte auto | ``CM2``: two bytes | minimum to maximum of the matrix |
-| 4 two-byte signed integer | ``CM2`` | -32768 … 32767, exact for int16 samples |
+| 4 two-byte signed integer | ``CM2`` | the range of int16, whose samples are exact |
 | 5 one-byte auto | ``CM3``: one byte | minimum to maximum of the matrix |
 | 6 one-byte unsigned integer | ``CM3`` | 0 … 255 |
 | 7 one-byte zero-one | ``CM3`` | 0 … 1 |
@@ -22,10 +22,11 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.io import InputStream
+from sdpn_k2.pcm import INT16_SCALE
 
 METHODS = range(1, 8)
 _HEADER = struct.Struct("<ffii")  # minimum, range, rows, columns
-_FIXED_RANGES = {4: (-32768.0, 65535.0), 6: (0.0, 255.0), 7: (0.0, 1.0)}
+_FIXED_RANGES = {4: (-INT16_SCALE, 2 * INT16_SCALE - 1), 6: (0.0, 255.0), 7: (0.0, 1.0)}
 _F32 = np.float32
 
 
@@ -53,7 +54,7 @@ class CompressedMatrix:
         self.payload = payload
 
     def to_bytes(self) -> bytes:
-        """Return the object as a binary file holds it, without the ``\\0B``."""
+        r"""Return the object as a binary file holds it, without the ``\0B``."""
         return self.format.encode() + b" " + _HEADER.pack(self.minimum, self.range, *self.shape) + self.payload
 
     def to_array(self) -> np.ndarray:
@@ -190,7 +191,9 @@ def _decode_columns(codes: np.ndarray, percentiles: np.ndarray) -> np.ndarray:
 
     def piece(low: np.ndarray, high: np.ndarray, first: int, steps: int) -> np.ndarray:
         # Kaldi multiplies the float product by a double constant and adds in double.
-        values: np.ndarray = low.astype(np.float64) + ((high - low) * (code - _F32(first))).astype(np.float64) * (1.0 / steps)
+        values: np.ndarray = low.astype(np.float64) + ((high - low) * (code - _F32(first))).astype(np.float64) * (
+            1.0 / steps
+        )
         return values
 
     result: np.ndarray = np.where(

@@ -1,7 +1,7 @@
 """Holders (Kaldi's word): how each kind of value is read from and written to tables and single files.
 
-``HOLDERS`` holds those of vectors, matrices, numbers and words. ``features/wave.py`` adds those of waveforms, so whoever
-reads waveforms imports that module.
+``HOLDERS`` holds those of vectors, matrices, numbers and words. ``features/wave.py`` adds those of waveforms: to read
+waveforms, import that module.
 """
 
 from __future__ import annotations

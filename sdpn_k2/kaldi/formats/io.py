@@ -1,16 +1,16 @@
-"""Kaldi's extended filenames: where a stream of bytes comes from or goes to.
+r"""Kaldi's extended filenames: where a stream of bytes comes from or goes to.
 
 | name          | reading                         | writing                                   |
 | ------------- | ------------------------------- | ----------------------------------------- |
 | ``file``      | the file                        | a temporary file, renamed after success   |
 | ``file:123``  | the file from byte 123 on       | (refused)                                 |
 | ``-`` or ``""`` | standard input                | standard output                           |
-| ``cmd \\|``    | what ``bash -c cmd`` prints     | (refused)                                 |
-| ``\\| cmd``    | (refused)                       | the standard input of ``bash -c cmd``     |
+| ``cmd \|``    | what ``bash -c cmd`` prints     | (refused)                                 |
+| ``\| cmd``    | (refused)                       | the standard input of ``bash -c cmd``     |
 
-Commands run under ``pipefail``: if any part of a pipe fails, closing the stream raises InputError. Script files may name
-commands. To refuse those of an untrusted file, use ``pipes_allowed(False)`` or set SDPN_K2_ALLOW_PIPES=false in the
-environment.
+Commands run under ``pipefail``: if any part of a pipe fails, closing the stream raises InputError. Script files may
+name commands. To refuse those of an untrusted file, use ``pipes_allowed(False)``, or set SDPN_K2_ALLOW_PIPES=false in
+the environment.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Vectors, matrices, integers and tokens as Kaldi writes them, binary and text.
+r"""Vectors, matrices, integers and tokens as Kaldi writes them, binary and text.
 
-A binary object starts with ``\\0B``; the readers detect it. A binary float vector is ``FV``, a blank, its length (the byte
-4 and an int32) and its floats; ``DV``, ``FM``, ``DM`` are the double and matrix forms. In text a vector is
+A binary object starts with ``\0B``; the readers detect it. A binary float vector is ``FV``, a blank, its length (the
+byte 4 and an int32) and its floats; ``DV``, ``FM``, ``DM`` are the double and matrix forms. In text a vector is
 `` [ 1 2 3 ]``, with seven significant digits.
 
 ``read_*`` read from an InputStream; where they have an argument ``binary``, None means "detect". ``encode_*`` return
-bytes without the ``\\0B``.
+bytes without the ``\0B``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FORMATS: Dict[int, bytes] = {}  # length → format string of a row of text
 
 
 def read_binary_mark(stream: InputStream) -> bool:
-    """Consume the ``\\0B`` of a binary object and return True; return False before an object in text."""
+    r"""Consume the ``\0B`` of a binary object and return True; return False before an object in text."""
     stream.ahead(2)
     if stream.buffer.startswith(BINARY_MARK, stream.position):
         stream.position += 2
@@ -156,7 +156,7 @@ def read_vectors_like(stream: InputStream, vector: np.ndarray) -> Iterator[Tuple
 
 
 def vector_header(dtype: npt.DTypeLike, dim: int) -> bytes:
-    """Return the bytes before the numbers of a binary vector, ``\\0B`` included."""
+    r"""Return the bytes before the numbers of a binary vector, ``\0B`` included."""
     return BINARY_MARK + (b"FV " if dtype == np.float32 else b"DV ") + _SIZE.pack(4, dim)
 
 
@@ -207,7 +207,7 @@ def read_general_matrix(
 def encode_matrix(
     numbers: Union[npt.ArrayLike, CompressedMatrix], binary: bool, dtype: npt.DTypeLike = np.float32
 ) -> bytes:
-    """Return the bytes of a matrix of shape (rows, columns) as ``dtype``, float32 or float64, or of a compressed one."""
+    """Encode of a matrix of shape (rows, columns) as ``dtype``, float32 or float64, or of a compressed one."""
     if isinstance(numbers, CompressedMatrix):
         if binary:
             return numbers.to_bytes()
@@ -265,7 +265,7 @@ def encode_int_vector(integers: npt.ArrayLike, binary: bool) -> bytes:
 
 
 def read_integers(stream: InputStream) -> np.ndarray:
-    """Read a list of int32 that is not in a table, shape (n,), which in text has brackets (Kaldi's ReadIntegerVector)."""
+    """Read a list of int32 of a single file, shape (n,), which in text has brackets (Kaldi's ReadIntegerVector)."""
     if not read_binary_mark(stream):
         return np.array(
             [_parse_int(stream, word) for word in _read_brackets(stream, "list of integers").split()], np.int32

@@ -161,8 +161,9 @@ def read_table(rspecifier: str, kind: str) -> TableReader:
         InputError: while iterating: the table is cut short, has a wrong header or an impossible size (the message names
             key and offset), a file is missing, or a command failed. With the option ``p``, damage causes a warning.
 
-    >>> [(key, vector.tolist()) for key, vector in read_table("ark:echo 'a [ 1 2 ]' |", "vector")]
-    [('a', [1.0, 2.0])]
+    Examples:
+        >>> [(key, vector.tolist()) for key, vector in read_table("ark:echo 'a [ 1 2 ]' |", "vector")]
+        [('a', [1.0, 2.0])]
     """
     return TableReader(rspecifier, kind)
 
@@ -287,22 +288,23 @@ def take_range(value: Any, range_: str, name: str) -> np.ndarray:
 class RandomReader:
     """Looks values up by key.
 
-    A script file is loaded as a list of names. An archive without options is loaded as a whole on the first access. With
-    the option ``s`` (sorted), an archive is read only as far as needed; with ``s`` and ``cs`` (keys are looked up in
-    sorted order), one value is in memory at a time.
+    A script file is loaded as a list of names. An archive without options is loaded as a whole on the first access.
+    With the option ``s`` (sorted), an archive is read only as far as needed; with ``s`` and ``cs`` (keys are looked up
+    in sorted order), one value is in memory at a time.
 
     Args:
         rspecifier: the table.
         kind: the kind of its values, a key of HOLDERS.
-        key_map: rspecifier of a table of tokens, such as utt2spk, that maps the keys looked up to the keys of the table;
-            "" for none.
+        key_map: rspecifier of a table of tokens, such as utt2spk, that maps the keys looked up to the keys of the
+            table; "" for none.
 
     Raises:
         InputError: a duplicate key, a broken table, or keys out of order although ``s`` or ``cs`` promised them sorted.
 
-    >>> with RandomReader("ark:echo 'a [ 1 2 ]' |", "vector") as vectors:
-    ...     "a" in vectors, "b" in vectors, vectors["a"].tolist()
-    (True, False, [1.0, 2.0])
+    Examples:
+        >>> with RandomReader("ark:echo 'a [ 1 2 ]' |", "vector") as vectors:
+        ...     "a" in vectors, "b" in vectors, vectors["a"].tolist()
+        (True, False, [1.0, 2.0])
     """
 
     def __init__(self, rspecifier: str, kind: str, key_map: str = ""):
@@ -347,7 +349,7 @@ class RandomReader:
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of ``key``, or ``default`` if the key is not in the table."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 (this is get)
 
     def require(self, key: str) -> Any:
         """Return the value of ``key``; raise InputError if the key is not in the table."""
@@ -462,12 +464,13 @@ class TableWriter:
     Raises:
         InputError: the output cannot be written, a key is empty or has blanks, or a value is of another kind.
 
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with TableWriter(f"ark,t:{folder}/x.ark", "vector") as writer:
-    ...         writer.write("a", np.array([1.0, 2.0]))
-    ...     print(pathlib.Path(folder, "x.ark").read_text().strip())
-    a  [ 1 2 ]
+    Examples:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with TableWriter(f"ark,t:{folder}/x.ark", "vector") as writer:
+        ...         writer.write("a", np.array([1.0, 2.0]))
+        ...     print(pathlib.Path(folder, "x.ark").read_text().strip())
+        a  [ 1 2 ]
     """
 
     def __init__(self, wspecifier: str, kind: str, compression_method: int = 0):

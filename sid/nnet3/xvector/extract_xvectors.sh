@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Extracts one embedding (x-vector) for each utterance of a data directory, and their mean for each speaker.
+# Extracts an embedding (x-vector) for each utterance of a data directory, and their mean for each speaker.
 #
 # Usage: sid/nnet3/xvector/extract_xvectors.sh [options] <model-dir> <data-dir> <xvector-dir>
 # Example: sid/nnet3/xvector/extract_xvectors.sh --nj 8 --cmd "$train_cmd" exp/sdpn data/test exp/sdpn/xvectors_test
 #
-# <model-dir> holds final.pt, a checkpoint of sdpn-k2 train. The data directory needs the features it was trained on.
-# Writes xvector.scp, spk_xvector.scp with their archives, num_utts.ark (text) and log/ into <xvector-dir>. An utterance
-# that cannot be embedded is left out; it is an error when that happens to more than 5 % of them.
-#   --use-gpu true        one graphics card for each job
-#   --use-vad true        only the frames that vad.scp calls speech
-#   --max-duration S      longer utterances are embedded in chunks of that many seconds, and the chunks averaged
-#   --chunk-size N        the same in frames, as Kaldi has it; -1: what --max-duration says
+# <model-dir> holds final.pt, a checkpoint of sdpn-k2 train. The data directory needs the features of its training.
+# Writes xvector.scp and spk_xvector.scp with their archives, num_utts.ark (text) and log/ into <xvector-dir>.
+# Utterances that cannot be embedded are skipped; the script fails if they are more than 5 %.
+#   --use-gpu true        give each job a graphics card
+#   --use-vad true        use only the frames that vad.scp marks as speech
+#   --max-duration S      split longer utterances into chunks of S seconds and average their embeddings
+#   --chunk-size N        the same in frames, as in Kaldi; -1: use --max-duration
 #   --num-threads N       threads of each job without a graphics card
-#   --stage 0|1|2         begin with: extracting, gathering, averaging over speakers
-#   --cache-capacity N    accepted for Kaldi's sake: there are no compiled networks to cache
+#   --stage 0|1|2         start with extraction, gathering, or averaging over speakers
+#   --cache-capacity N    accepted for compatibility with Kaldi: there are no compiled networks to cache
 
 nj=4
 cmd=run.pl
@@ -23,9 +23,9 @@ max_duration=60
 chunk_size=-1
 num_threads=1
 stage=0
-# shellcheck disable=SC2034
+# shellcheck disable=SC2034  # accepted, not used
 cache_capacity=64
-# shellcheck disable=SC1091
+# shellcheck disable=SC1091  # the caller's
 [ ! -f ./path.sh ] || . ./path.sh
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "$(readlink -f "$0")")/../../../utils/parse_options.sh"
@@ -41,7 +41,7 @@ model=$1/final.pt
 data=$2
 dir=$3
 
-# Without feats.scp, and for models of another front end than Kaldi's, features are computed from wav.scp.
+# Without feats.scp, and for models with another front end than Kaldi's, extraction computes features from wav.scp.
 source=$data/wav.scp
 [ ! -s "$data/feats.scp" ] || source=$data/feats.scp
 for file in "$model" "$source" "$data/utt2spk" "$data/spk2utt"; do
@@ -71,7 +71,7 @@ if [ "$stage" -le 1 ]; then
 fi
 made=$(wc -l < "$dir/xvector.scp")
 if [ "$made" -lt "$utterances" ]; then
-  echo "extract_xvectors.sh: $((utterances - made)) of $utterances utterances have no embedding," \
+  echo "extract_xvectors.sh: $((utterances - made)) of $utterances utterances have no embedding;" \
     "see $dir/log/extract.*.log" >&2
   if [ $((made * 100)) -lt $((utterances * 95)) ]; then
     echo "extract_xvectors.sh: more than 5 % failed" >&2

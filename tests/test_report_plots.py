@@ -1,4 +1,4 @@
-"""Pictures hold the numbers they should; silhouettes and conditions are what they are said to be."""
+"""Pictures hold the right numbers, and silhouettes follow their definition."""
 
 import json
 from xml.etree import ElementTree
@@ -10,11 +10,7 @@ from scipy.special import ndtri
 from sdpn_k2.errors import InputError
 from sdpn_k2.reporting import plots
 from sdpn_k2.reporting.plots import Bar, Panel, silhouette
-from sdpn_k2.scoring.conditions import by_gender, by_value, rates_by_condition
 from sdpn_k2.scoring.metrics import CostModel, ErrorRates
-from sdpn_k2.scoring.trial_list import Trials
-
-pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 
 
 def gaussian_rates(n=50_000, distance=2.0):
@@ -93,12 +89,12 @@ def test_training_curves_take_what_is_logged(tmp_path):
     assert set(figures["lr"].axes[0].lines[1].get_ydata()) == {0.1}
     assert {"loss", "loss_ce"} <= set(texts(figures["loss"]))
     path.write_text("")
-    with pytest.raises(InputError, match="has no steps"):
+    with pytest.raises(InputError, match="metrics.jsonl: "):
         plots.training_curves({"run": path})
     path.write_text('{"loss": 1}\n{"step": 1}\n')
-    with pytest.raises(InputError, match=":1: not a JSON object with a step"):
+    with pytest.raises(InputError, match="metrics.jsonl:1: "):
         plots.training_curves({"run": path})
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="none: "):
         plots.training_curves({"run": tmp_path / "none"})
 
 
@@ -134,13 +130,13 @@ def test_silhouette_is_that_of_sklearn(distance):
 def test_silhouettes_of_extremes_and_mistakes():
     assert silhouette(np.array([[1, 0], [2, 0], [0, 1], [0, 3]]), ["a", "a", "b", "b"]) == 1.0
     assert silhouette(np.ones((4, 2)), ["a", "a", "b", "b"]) == 0.0
-    with pytest.raises(InputError, match="two speakers"):
+    with pytest.raises(InputError, match="2 speakers"):
         silhouette(np.ones((2, 2)), ["a", "a"])
-    with pytest.raises(InputError, match="embedding 2 of 2 has zero norm"):
+    with pytest.raises(InputError, match="2 of 2"):
         silhouette(np.array([[1.0], [0.0]]), ["a", "b"])
-    with pytest.raises(InputError, match="embedding 1 of 2 is not finite"):
+    with pytest.raises(InputError, match="1 of 2"):
         silhouette(np.array([[np.nan], [1.0]]), ["a", "b"])
-    with pytest.raises(InputError, match="2 embeddings, but 1"):
+    with pytest.raises(InputError, match="2 .* 1 "):
         silhouette(np.ones((2, 2)), ["a"])
 
 
@@ -161,9 +157,9 @@ def test_embedding_maps_show_each_system_with_its_silhouette():
 @pytest.mark.parametrize(
     "vectors, said",
     [
-        (np.ones((4, 2)), "x: a map needs five embeddings or more, there are 4"),
-        (np.arange(1.0, 7.0)[:, None], "x: a map needs embeddings of two dimensions or more"),
-        (np.full((6, 3), 0.1) * np.arange(1, 7)[:, None], "x: all 6 embeddings are alike"),
+        (np.ones((4, 2)), "x: .* 5 .* 4$"),
+        (np.arange(1.0, 7.0)[:, None], "x: .* 2 dimensions"),
+        (np.full((6, 3), 0.1) * np.arange(1, 7)[:, None], "x: all 6 "),
     ],
 )
 def test_embeddings_that_have_no_map(vectors, said):
@@ -213,30 +209,3 @@ def test_bars_have_the_height_of_their_eer():
     heights = sorted(patch.get_height() for patch in figure.axes[0].patches)
     assert heights == pytest.approx([10.0, 15.0, 20.0])
     assert {"short", "long", "20.00", "none", "a", "b"} <= set(texts(figure))
-
-
-def make_trials():
-    return Trials(
-        ["a", "b"], ["c", "d", "e"], np.array([0, 0, 0, 1, 1, 1], np.int32), np.array([0, 1, 2, 0, 1, 2], np.int32)
-    )
-
-
-def test_conditions_by_the_shorter_side():
-    durations = {"a": 5.0, "b": 1.9, "c": 2.0, "d": 8.0}
-    names, of_trial = by_value(make_trials(), durations, [2.0, 4.0], "s")
-    assert names == ["< 2 s", "2-4 s", ">= 4 s"]
-    assert of_trial.tolist() == [1, 2, -1, 0, 0, -1]
-    with pytest.raises(InputError, match="must ascend"):
-        by_value(make_trials(), durations, [4.0, 2.0], "s")
-
-
-def test_conditions_by_gender_leave_mixed_trials_out():
-    names, of_trial = by_gender(make_trials(), {"a": "f", "b": "m", "c": "f", "d": "m"})
-    assert names == ["female", "male"] and of_trial.tolist() == [0, -1, -1, -1, 1, -1]
-
-
-def test_rates_of_each_condition():
-    conditions = by_value(make_trials(), {"a": 5.0, "b": 1.0, "c": 6.0, "d": 6.0, "e": 6.0}, [2.0], "s")
-    rates = rates_by_condition(np.array([3.0, 1.0, 2.0, 7.0, 8.0, 9.0]), np.array([1, 0, 0, 1, 1, 1], bool), conditions)
-    assert rates["< 2 s"] is None  # targets only
-    assert rates[">= 2 s"].targets.tolist() == [3.0] and rates[">= 2 s"].nontargets.tolist() == [1.0, 2.0]

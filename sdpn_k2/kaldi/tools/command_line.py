@@ -1,35 +1,37 @@
-"""Kaldi's command line: ``tool [--name=value …] <positional arguments>``, and the entry point of every tool.
+"""Kaldi's command line, ``tool [--name=value …] <positional arguments>``: the entry point of every tool.
 
-A tool is a function of its parsed options and its positional arguments:
+A tool is a function of its parsed options and its positional arguments. Its docstring is what ``--help`` prints:
 
-    @tool(
-        "vector-scale",
-        "Scale vectors.\n"
-        "Usage: vector-scale [options] <vector-rspecifier> <vector-wspecifier>\n",
-        options=[Option("scale", 1.0, "Factor")],
-        arguments=(2, 2),
-    )
-    def vector_scale(options, rspecifier, wspecifier):
+    @tool(options=[Option("scale", 1.0, "Factor")], arguments=(2, 2))
+    def vector_scale(options: SimpleNamespace, rspecifier: str, wspecifier: str) -> int:
+        '''Scale vectors.
+
+        Usage: vector-scale [options] <vector-rspecifier> <vector-wspecifier>
+        '''
         ...
         return done
 
 ``options.scale`` holds the value, converted to the type of the default (``-`` becomes ``_`` in names). The function
-returns how many things it did: 0 makes the exit status 1; None means success without a count. Bad input is raised as
-InputError.
+returns how many items it processed, or None, which means success. A count of 0 makes the exit status 1. A tool raises
+InputError for bad input.
 """
 
+from __future__ import annotations
+
+import inspect
 import sys
 from types import SimpleNamespace
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.kaldi.formats import io, log
 
 Value = Union[bool, int, float, str]
+Function = Callable[..., Optional[int]]
 
 
 class Option(NamedTuple):
-    """One option: its name as written after ``--``, its default (which gives its type) and its help."""
+    """One option: its name as written after ``--``, its default, whose type is the option's, and its help."""
 
     name: str
     default: Value
@@ -37,35 +39,34 @@ class Option(NamedTuple):
 
 
 STANDARD_OPTIONS = (
-    Option("allow-pipes", True, "Run the commands in 'cmd |' and '| cmd'; false also by SDPN_K2_ALLOW_PIPES=false"),
+    Option("allow-pipes", True, "Run the commands in 'cmd |' and '| cmd'; SDPN_K2_ALLOW_PIPES=false also forbids them"),
     Option("config", "", "Configuration file to read (this option may be repeated)"),
     Option("help", False, "Print out usage message"),
     Option("print-args", True, "Print the command line arguments (to stderr)"),
     Option("verbose", 0, "Verbose level (higher->more logging)"),
 )
+BINARY = Option("binary", True, "Write in binary mode (only relevant if the output is a file, not a table)")
 
 
 class Tool:
-    """A command-line tool. Calling it with the arguments after its name runs it and returns the exit status."""
+    """A command-line tool: a function of its options and arguments, under Kaldi's name."""
 
-    def __init__(
-        self, name: str, usage: str, options: Sequence[Option], arguments: Tuple[int, Optional[int]], function: Callable
-    ):
-        self.name = name
-        self.usage = usage.strip("\n")
+    def __init__(self, function: Function, options: Sequence[Option], arguments: Tuple[int, Optional[int]]):
+        self.name = function.__name__.replace("_", "-")
+        self.usage = inspect.cleandoc(function.__doc__ or "")
         self.options = tuple(options)
         self.arguments = arguments
         self.function = function
-        self.__doc__ = function.__doc__ or self.usage
 
     def __call__(self, argv: Sequence[str]) -> int:
+        """Run the tool with the arguments after its name; return the exit status."""
         log.start(self.name)
         try:
             status = self._run([str(argument) for argument in argv])
             sys.stdout.flush()
             return status
         except (io.ReaderGone, BrokenPipeError):
-            # As any filter that ends quietly with its reader: "tool ... | head" is no failure.
+            # As with any filter, "tool ... | head" is not a failure.
             _discard_stdout()
             return io.SIGPIPE_STATUS
         except InputError as error:
@@ -98,7 +99,7 @@ class Tool:
         return 1 if done is not None and not done else 0
 
     def print_usage(self) -> None:
-        """Print the usage and every option with its type and default, laid out as Kaldi does."""
+        """Print the usage and every option with its type and default, in Kaldi's layout."""
         lines = ["", self.usage, ""]
         for title, options in (("Options:", self.options), ("Standard options:", STANDARD_OPTIONS)):
             if options:
@@ -110,25 +111,23 @@ class Tool:
         log.plain("\n".join(lines))
 
 
-def tool(name: str, usage: str, options: Sequence[Option] = (), arguments: Tuple[int, Optional[int]] = (2, 2)):
-    """Turn a function ``(options, *positional) -> count`` into the Tool ``name``.
+def tool(options: Sequence[Option] = (), arguments: Tuple[int, Optional[int]] = (2, 2)) -> Callable[[Function], Tool]:
+    """Turn a function ``(options, *positional) -> count`` into a Tool, whose usage is the function's docstring.
 
     Args:
-        name: Kaldi's name of the tool.
-        usage: what it does and how it is called; shown by ``--help``.
-        options: its own options; the standard ones are added.
+        options: the tool's own options; every tool has the standard ones too.
         arguments: fewest and most positional arguments (None: no limit).
     """
-    return lambda function: Tool(name, usage, options, arguments, function)
+    return lambda function: Tool(function, options, arguments)
 
 
 def parse(declared: Sequence[Option], argv: Sequence[str]) -> Tuple[SimpleNamespace, List[str]]:
     """Parse a command line as Kaldi does: options first, then positional arguments; ``--`` ends the options.
 
-    ``--config`` files are read first, whatever their place, so that the command line wins over them.
+    The files of ``--config`` are read first, wherever the option stands, so that the command line overrides them.
 
     Raises:
-        InputError: an unknown option, a value of the wrong type, a line of a configuration file that is no option.
+        InputError: an unknown option, a value of the wrong type, or a line of a configuration file without an option.
     """
     table = {option.name: option for option in declared}
     values = {option.name: option.default for option in declared}
@@ -151,7 +150,7 @@ def _asks_for_help(argv: Sequence[str]) -> bool:
 
 
 def _split(argument: str) -> Tuple[str, Optional[str]]:
-    """``--Num_Bins=3`` → ("num-bins", "3"); ``--flag`` → ("flag", None)."""
+    """Split ``--Num_Bins=3`` into ("num-bins", "3"), and ``--flag`` into ("flag", None)."""
     name, equals, value = argument[2:].partition("=")
     return name.replace("_", "-").lower(), value.strip() if equals else None
 
@@ -170,26 +169,24 @@ def _set(argument: str, table: Dict[str, Option], values: Dict[str, Value]) -> N
 
 def _convert(option: Option, text: Optional[str], argument: str) -> Value:
     if isinstance(option.default, bool):
-        value = {None: True, "": True, "true": True, "t": True, "1": True, "false": False, "f": False, "0": False}.get(
-            text if text is None else text.lower()
-        )
-        if value is None:
+        word = "" if text is None else text.lower()
+        if word not in ("", "true", "t", "1", "false", "f", "0"):
             raise InputError(f"Invalid option {argument}: expected true or false")
-        return value
+        return word not in ("false", "f", "0")
     if text is None:
         raise InputError(f"Invalid option {argument}: write --{option.name}=<value>")
     if isinstance(option.default, str):
         return text
     whole = isinstance(option.default, int)
-    kind, word = (int, "an integer of 32 bits") if whole else (float, "a number")
     try:
-        value = kind(text)
-        # int() and float() would take 1_000.
+        value = int(text) if whole else float(text)
+        # int() and float() would accept 1_000.
         if "_" in text or value != value or (whole and not -(2**31) <= value < 2**31):
             raise ValueError
         return value
     except ValueError:
-        raise InputError(f"Invalid option {argument}: expected {word}") from None
+        expected = "an integer of 32 bits" if whole else "a number"
+        raise InputError(f"Invalid option {argument}: expected {expected}") from None
 
 
 def _read_config(path: str, table: Dict[str, Option], values: Dict[str, Value]) -> None:
@@ -198,20 +195,18 @@ def _read_config(path: str, table: Dict[str, Option], values: Dict[str, Value]) 
         with open(path, encoding="utf-8") as stream:
             lines = stream.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read config file {path!r}: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"cannot read config file {path!r}: {getattr(error, 'strerror', None) or error}") from None
     for number, line in enumerate(lines, 1):
         line = line.partition("#")[0].strip()
         if not line:
             continue
         if not line.startswith("--"):
             raise InputError(
-                f"{path}: line {number} should be of the form --x=y, not {line!r} "
-                "(files meant to be sourced by a shell lack the '--')"
+                f"{path}: line {number}: expected an option of the form --x=y, got {line!r} "
+                "(is this a file for a shell to source?)"
             )
-        try:
+        with error_context(f"{path}: line {number}"):
             _set(line, table, values)
-        except InputError as error:
-            raise InputError(f"{path}: line {number}: {error}") from None
 
 
 def _describe(default: Value) -> str:
@@ -223,7 +218,7 @@ def _describe(default: Value) -> str:
 
 
 def _command_line(name: str, argv: Sequence[str]) -> str:
-    """The command as Kaldi prints it: ready to be pasted into a shell, one blank after every word."""
+    """Return the command as Kaldi prints it: ready to paste into a shell, with a blank after every word."""
     return "".join(_quote(word) + " " for word in [name, *argv])
 
 
@@ -236,7 +231,7 @@ def _quote(word: str) -> str:
 
 
 def _discard_stdout() -> None:
-    """After a failure: keep the interpreter from failing again when it flushes a closed pipe at exit."""
+    """After a failure, keep the interpreter from failing again when it flushes a closed pipe at exit."""
     import os
 
     try:

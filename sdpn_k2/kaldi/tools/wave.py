@@ -1,8 +1,9 @@
-"""Tools for wave files: cut, measure, copy, reverberate."""
+"""The command lines of wave files: cut, measure, copy, reverberate."""
 
 from __future__ import annotations
 
-from typing import List, Optional
+from types import SimpleNamespace
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -19,27 +20,30 @@ from sdpn_k2.kaldi.formats.tables import (
     read_table,
     write_object,
 )
-from sdpn_k2.kaldi.tools.options import Option, tool
+from sdpn_k2.kaldi.tools.command_line import Option, tool
 from sdpn_k2.pcm import INT16_SCALE
 
 
 @tool(
-    "extract-segments",
-    """Extract segments from a large audio file in WAV format.
-Usage:  extract-segments [options] <wav-rspecifier> <segments-file> <wav-wspecifier>
- e.g.: extract-segments scp:wav.scp segments ark:- | <some other program>
- segments-file format: segment_id wav_file_name start_time end_time [channel]
- e.g.: spkabc_seg1 spkabc_recording1 1.10 2.36 1
- If channel is not provided as last element, expects mono.
- end_time of -1 means the segment runs till the end of the WAV file.
-See also: wav-copy, wav-to-duration""",
     options=[
         Option("max-overshoot", 0.5, "End segments overshooting by less (in seconds) are truncated, else rejected."),
         Option("min-segment-length", 0.1, "Minimum segment length in seconds (reject shorter segments)"),
     ],
     arguments=(3, 3),
 )
-def extract_segments(options, wav_rspecifier, segments_rxfilename, wav_wspecifier):
+def extract_segments(
+    options: SimpleNamespace, wav_rspecifier: str, segments_rxfilename: str, wav_wspecifier: str
+) -> None:
+    """Extract segments from a large audio file in WAV format.
+
+    Usage:  extract-segments [options] <wav-rspecifier> <segments-file> <wav-wspecifier>
+     e.g.: extract-segments scp:wav.scp segments ark:- | <some other program>
+     segments-file format: segment_id wav_file_name start_time end_time [channel]
+     e.g.: spkabc_seg1 spkabc_recording1 1.10 2.36 1
+     If channel is not provided as last element, expects mono.
+     end_time of -1 means the segment runs till the end of the WAV file.
+    See also: wav-copy, wav-to-duration
+    """
     lines = done = 0
     recording: Optional[str] = None
     with RandomReader(wav_rspecifier, "wave") as recordings, TableWriter(wav_wspecifier, "wave") as writer:
@@ -52,7 +56,7 @@ def extract_segments(options, wav_rspecifier, segments_rxfilename, wav_wspecifie
                 if segment.recording not in recordings:
                     warn(f"Could not find recording {segment.recording}, skipping segment {segment.utterance}")
                     continue
-                if segment.recording != recording:  # segments of one recording are mostly adjacent
+                if segment.recording != recording:  # the segments of a recording are usually neighbours
                     recording, wave = segment.recording, recordings[segment.recording]
                 try:
                     samples = cut_part(
@@ -67,40 +71,41 @@ def extract_segments(options, wav_rspecifier, segments_rxfilename, wav_wspecifie
 
 
 def _parse_segment(line: str) -> Optional[Part]:
-    """Return the segment of a line, or None with a warning in Kaldi's words."""
+    """Parse a line of a segments file; return None after a warning in Kaldi's words if it is not valid."""
     words = line.split()
     if len(words) not in (4, 5):
         warn(f"Invalid line in segments file: {line}")
         return None
-    numbers = []
-    for word, what, convert in zip(words[2:], ("start", "end", "channel"), (float, float, int)):
-        try:
-            numbers.append(convert(word))
-        except ValueError:
-            warn(f"Invalid line in segments file [bad {what}]: {line}")
-            return None
-    start, end = numbers[:2]
-    channel = numbers[2] if len(numbers) == 3 else None
-    if channel is not None and channel < 0:
-        warn(f"Invalid line in segments file [bad channel]: {line}")
-        return None
-    if not (start >= 0 and np.isfinite([start, end]).all() and (end == -1 or end > start)):
-        warn(f"Invalid line in segments file [empty or invalid segment]: {line}")
+    fault = "bad start"
+    try:
+        start = float(words[2])
+        fault = "bad end"
+        end = float(words[3])
+        fault = "bad channel"
+        channel = int(words[4]) if len(words) == 5 else None
+        if channel is not None and channel < 0:
+            raise ValueError
+        fault = "empty or invalid segment"
+        if not (start >= 0 and np.isfinite([start, end]).all() and (end == -1 or end > start)):
+            raise ValueError
+    except ValueError:
+        warn(f"Invalid line in segments file [{fault}]: {line}")
         return None
     return Part(words[0], words[1], start, end, channel)
 
 
 @tool(
-    "wav-to-duration",
-    """Read wav files and output an archive consisting of a single float: the duration of each one in seconds.
-Usage:  wav-to-duration [options...] <wav-rspecifier> <duration-wspecifier>
- e.g.: wav-to-duration scp:wav.scp ark,t:-
-See also: wav-copy extract-segments feat-to-len""",
     options=[
-        Option("read-entire-file", False, "Count the samples instead of believing the header (archives: always)"),
+        Option("read-entire-file", False, "Count the samples instead of trusting the header (always so for archives)"),
     ],
 )
-def wav_to_duration(options, wav_rspecifier, duration_wspecifier):
+def wav_to_duration(options: SimpleNamespace, wav_rspecifier: str, duration_wspecifier: str) -> int:
+    """Read wav files and output an archive consisting of a single float: the duration of each one in seconds.
+
+    Usage:  wav-to-duration [options...] <wav-rspecifier> <duration-wspecifier>
+     e.g.: wav-to-duration scp:wav.scp ark,t:-
+    See also: wav-copy extract-segments feat-to-len
+    """
     whole = options.read_entire_file or parse_rspecifier(wav_rspecifier).archive is not None
     durations: List[float] = []
     with read_table(wav_rspecifier, "wave" if whole else "wave_duration") as reader:
@@ -115,14 +120,14 @@ def wav_to_duration(options, wav_rspecifier, duration_wspecifier):
     return len(durations)
 
 
-@tool(
-    "wav-copy",
+@tool()
+def wav_copy(options: SimpleNamespace, wav_rspecifier: str, wav_wspecifier: str) -> int:
     """Copy archives of wave files.
-Usage:  wav-copy [options...] <wav-rspecifier> <wav-wspecifier>
- e.g.: wav-copy scp:wav.scp ark:-
-See also: wav-to-duration extract-segments""",
-)
-def wav_copy(options, wav_rspecifier, wav_wspecifier):
+
+    Usage:  wav-copy [options...] <wav-rspecifier> <wav-wspecifier>
+     e.g.: wav-copy scp:wav.scp ark:-
+    See also: wav-to-duration extract-segments
+    """
     done = 0
     with read_table(wav_rspecifier, "wave") as reader, TableWriter(wav_wspecifier, "wave") as writer:
         for key, wave in reader:
@@ -133,12 +138,6 @@ def wav_copy(options, wav_rspecifier, wav_wspecifier):
 
 
 @tool(
-    "wav-reverberate",
-    """Corrupts the wave file supplied via input pipe with the specified room-impulse response (rir) and additive noise
-distortions (specified by corresponding files).
-Usage:  wav-reverberate [options...] <wav-in-rxfilename> <wav-out-wxfilename>
- e.g.: wav-reverberate --duration=20.25 --impulse-response=rir.wav --additive-signals='noise1.wav,noise2.wav' \\
-         --snrs='20.0,15.0' --start-times='0,17.8' input.wav output.wav""",
     options=[
         Option("additive-signals", "", "Comma separated wave files or piped commands; needs --snrs and --start-times"),
         Option("duration", 0.0, "If nonzero, duration (secs) of the output: the signal is cut, or repeated to fill it"),
@@ -151,10 +150,16 @@ Usage:  wav-reverberate [options...] <wav-in-rxfilename> <wav-out-wxfilename>
         Option("shift-output", True, "Shift the output by the impulse response's peak and keep the input's length"),
         Option("snrs", "", "Comma separated list of SNRs(dB), one for each additive signal"),
         Option("start-times", "", "Comma separated list of the times (secs) at which the additive signals start"),
-        Option("volume", 0.0, "If nonzero, factor of the output, in place of --normalize-output"),
+        Option("volume", 0.0, "If nonzero, factor for the output, instead of --normalize-output"),
     ],
 )
-def wav_reverberate(options, input_rxfilename, output_wxfilename):
+def wav_reverberate(options: SimpleNamespace, input_rxfilename: str, output_wxfilename: str) -> None:
+    r"""Corrupt a wave file with a room impulse response (rir) and additive noises.
+
+    Usage:  wav-reverberate [options...] <wav-in-rxfilename> <wav-out-wxfilename>
+     e.g.: wav-reverberate --duration=20.25 --impulse-response=rir.wav --additive-signals='noise1.wav,noise2.wav' \
+             --snrs='20.0,15.0' --start-times='0,17.8' input.wav output.wav
+    """
     if options.multi_channel_output and (options.rir_channel or options.noise_channel):
         warn("options for --rir-channel and --noise-channel are ignored as --multi-channel-output is true.")
     if options.multi_channel_output and not options.impulse_response:
@@ -162,25 +167,28 @@ def wav_reverberate(options, input_rxfilename, output_wxfilename):
     source = read_object(input_rxfilename, "wave")
     signal = _channel(source, options.input_wave_channel, input_rxfilename)
     if options.duration * source.rate >= 2**31 or options.volume == np.inf:
-        raise InputError(f"--duration={options.duration:g}, --volume={options.volume:g}: no wave file holds that")
+        raise InputError(f"--duration={options.duration:g}, --volume={options.volume:g}: too large for a wave file")
     rir = read_object(options.impulse_response, "wave") if options.impulse_response else None
     noises = [read_object(name, "wave") for name in options.additive_signals.split(",") if name]
     snrs, starts = _numbers(options.snrs, "snrs"), _numbers(options.start_times, "start-times")
     if not len(noises) == len(snrs) == len(starts):
         raise InputError(
-            f"{len(noises)} --additive-signals, {len(snrs)} --snrs and {len(starts)} --start-times: give one of each"
+            f"{len(noises)} --additive-signals, {len(snrs)} --snrs and {len(starts)} --start-times: "
+            "their numbers must be the same"
         )
     for wave in noises if rir is None else [rir, *noises]:
         if wave.rate != source.rate:
             raise InputError(f"{input_rxfilename} has {source.rate} Hz, but an added signal has {wave.rate} Hz")
 
     outputs = []
-    for index in range(len(rir.samples)) if options.multi_channel_output else (None,):
+    indices: List[Optional[int]] = [None]
+    if options.multi_channel_output and rir is not None:
+        indices = list(range(len(rir.samples)))
+    for index in indices:
         output, shift, power = signal, 0, _power(signal)
         if rir is not None:
-            response = (
-                _channel(rir, options.rir_channel if index is None else index, options.impulse_response) / INT16_SCALE
-            )
+            channel = options.rir_channel if index is None else index
+            response = _channel(rir, channel, options.impulse_response) / INT16_SCALE
             output, power = _reverberate(signal, response, source.rate)
             shift = int(np.argmax(response)) if options.shift_output else 0
         for noise, snr, start in zip(noises, snrs, starts):
@@ -195,10 +203,10 @@ def wav_reverberate(options, input_rxfilename, output_wxfilename):
 
 
 def _channel(wave: Wave, channel: int, name: str) -> np.ndarray:
-    """One channel in float64: (samples,)."""
+    """Return one channel in float64, shape (samples,)."""
     if not 0 <= channel < len(wave.samples):
-        raise InputError(f"{name}: there is no channel {channel}: there are {len(wave.samples)}, counted from 0")
-    return wave.samples[channel].astype(np.float64)
+        raise InputError(f"{name}: no channel {channel} (there are {len(wave.samples)}, counted from 0)")
+    return np.asarray(wave.samples[channel], np.float64)
 
 
 def _numbers(text: str, option: str) -> List[float]:
@@ -207,7 +215,7 @@ def _numbers(text: str, option: str) -> List[float]:
     except ValueError:
         numbers = [np.nan]
     if not np.isfinite(numbers).all():
-        raise InputError(f"--{option}={text} should be a comma separated list of numbers")
+        raise InputError(f"--{option}={text} is not a comma-separated list of numbers")
     return numbers
 
 
@@ -215,36 +223,40 @@ def _power(signal: np.ndarray) -> float:
     return float(signal @ signal) / len(signal)
 
 
-def _reverberate(signal: np.ndarray, response: np.ndarray, rate: int):
-    """The convolution (samples + taps - 1,) and the power of its early part, 1 ms before to 50 ms after the peak."""
+def _reverberate(signal: np.ndarray, response: np.ndarray, rate: int) -> Tuple[np.ndarray, float]:
+    """Return the convolution, (samples + taps - 1,), and the power of its early part.
+
+    The early part is that of the response from 1 ms before to 50 ms after its peak.
+    """
     peak = int(np.argmax(response))
     early = response[max(0, int(peak - 0.001 * rate)) : int(peak + 0.05 * rate)]
     size = 1 << (len(signal) + len(response) - 2).bit_length()
     spectrum = np.fft.rfft(signal, size)
 
     def convolved(filter_: np.ndarray) -> np.ndarray:
-        return np.fft.irfft(spectrum * np.fft.rfft(filter_, size), size)[: len(signal) + len(filter_) - 1]
+        whole: np.ndarray = np.fft.irfft(spectrum * np.fft.rfft(filter_, size), size)
+        return whole[: len(signal) + len(filter_) - 1]
 
     vlog(1, f"peak index is {peak}")
     return convolved(response), _power(convolved(early))
 
 
 def _add_noise(signal: np.ndarray, noise: np.ndarray, snr: float, offset: int, power: float) -> np.ndarray:
-    """Add noise from sample ``offset`` on, as far as the signal goes, at ``snr`` dB below ``power``."""
+    """Add noise from sample ``offset`` to the end of the signal, ``snr`` dB below ``power``."""
     if offset < 0:
-        raise InputError(f"--start-times: {offset} samples: a signal cannot start before the input")
+        raise InputError(f"--start-times: {offset} samples (a signal cannot start before the input)")
     if abs(snr) > 1000:
-        raise InputError(f"--snrs: {snr:g} dB: it should lie between -1000 and 1000")
+        raise InputError(f"--snrs: {snr:g} dB must lie between -1000 and 1000")
     if not noise.any():
-        raise InputError("--additive-signals: a signal is silent: no SNR can be reached with it")
-    result = signal.copy()
+        raise InputError("--additive-signals: a signal is silent, so that no SNR can be reached")
+    result: np.ndarray = signal.copy()
     length = max(0, min(len(signal) - offset, len(noise)))
     result[offset : offset + length] += noise[:length] * np.sqrt(10 ** (-snr / 10) * power / _power(noise))
     return result
 
 
-def _fit(output: np.ndarray, shift: int, length: int, rate: int, options) -> np.ndarray:
-    """Cut the output, or repeat it, to the length asked for."""
+def _fit(output: np.ndarray, shift: int, length: int, rate: int, options: SimpleNamespace) -> np.ndarray:
+    """Cut or repeat the output, so that it has the length that the options ask for."""
     if options.duration > 0:
         wanted = int(rate * options.duration)
         return np.resize(output[shift : shift + min(length, wanted)], wanted)

@@ -8,7 +8,7 @@ import pytest
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend import trials as reader
-from sdpn_k2.scoring.trial_list import (
+from sdpn_k2.scoring.trial_arrays import (
     Scores,
     Trials,
     check_labels_agree,
