@@ -264,8 +264,8 @@ def load_config(path: Optional[Path] = None, overrides: Sequence[str] = ()) -> C
     """Read a configuration: defaults, then the YAML file, then ``section.key=value`` overrides.
 
     Raises:
-        InputError: an unreadable or malformed file, an unknown key (the message suggests the nearest valid one), or a
-            value of a wrong type or out of range.
+        InputError: an unreadable or malformed file, a value of a wrong type or out of range, or an unknown key; the
+            message suggests the nearest valid one.
     """
     values: Dict[str, Any] = {}
     if path is not None:

@@ -16,6 +16,7 @@ import soundfile
 from chromium import Browser, find_chromium
 from click.testing import CliRunner
 from lhotse import Recording
+from tiny_config import TINY, set_options
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import config_differences, load_config
@@ -33,27 +34,9 @@ from sdpn_k2.scoring.trial_arrays import read_scores
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
 SMALL = RECIPE / "conf" / "sdpn_small.yaml"
-TINY = [
-    "model.channels=16",
-    "model.attention_channels=4",
-    "model.se_channels=4",
-    "model.embedding_dim=8",
-    "model.mlp_hidden_dim=16",
-    "model.projection_dim=6",
-    "objective.num_prototypes=5",
-    "dino.num_outputs=16",
-    "crops.global_seconds=1",
-    "crops.local_seconds=0.5",
-    "crops.min_seconds=0.4",
-    "train.batch_size=6",
-    "train.steps=3",
-    "train.workers=0",
-    "train.ema_momentum=[0.2,0.2]",
-    "train.log_every=1",
-    "train.precision=float32",
-]
+SETTINGS = [*TINY, "train.steps=3", "train.log_every=1", "train.ema_momentum=[0.2,0.2]"]
 ONLY = ["--only", "sdpn", "--only", "dino"]
-OPTIONS = [word for setting in TINY for word in ("--set", setting)] + ONLY
+OPTIONS = [*set_options(SETTINGS), *ONLY]
 
 
 def changes(run, rows):
@@ -160,7 +143,7 @@ def ablated(data, tmp_path_factory):
             "--only",
             "sdpn dino",
             "--config-set",
-            " ".join(TINY),
+            " ".join(SETTINGS),
             str(data),
             str(out),
         ],

@@ -1,4 +1,4 @@
-"""Checkpoints: what is in them, what is no checkpoint, a full disk, and averages."""
+"""Checkpoints: their content, damaged and foreign files, a full disk, and averages."""
 
 import json
 import resource

@@ -25,6 +25,7 @@ from lhotse import (
 from lhotse.audio import AudioSource
 from lhotse.kaldi import export_to_kaldi, load_kaldi_data_dir
 from lhotse.utils import fastcopy
+from tiny_config import TINY, set_options
 from tiny_models import write_data, write_model
 
 from sdpn_k2.cli import cli
@@ -386,22 +387,7 @@ def test_training_on_features_of_kaldi(speech, tmp_path):
     for cut in load_manifest(cuts):
         np.testing.assert_array_equal(cut.load_features(), features[cut.id])
         assert cut.num_features == 80
-    settings = [
-        "model.channels=16",
-        "model.attention_channels=4",
-        "model.se_channels=4",
-        "model.embedding_dim=8",
-        "model.mlp_hidden_dim=16",
-        "model.projection_dim=6",
-        "objective.num_prototypes=5",
-        "train.batch_size=4",
-        "crops.global_seconds=1",
-        "crops.local_seconds=0.5",
-        "train.steps=2",
-        "train.workers=0",
-        "input=fbank",
-    ]
-    options = [word for setting in settings for word in ("--set", setting)]
+    options = set_options([*TINY, "train.batch_size=4", "train.steps=2", "input=fbank"])
     run("select-cuts", *options, cuts, tmp_path / "multi.jsonl.gz")
     run("train", "--device", "cpu", *options, tmp_path / "multi.jsonl.gz", tmp_path / "exp")
     run("extract", "--device", "cpu", tmp_path / "exp" / "final.pt", data, tmp_path / "x")

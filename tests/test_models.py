@@ -83,8 +83,8 @@ def test_projections_and_prototypes_have_unit_norm():
     mlp, prototypes = ProjectionMLP(config), Prototypes(32, 256)
     z = mlp(torch.randn(10, 8))
     torch.testing.assert_close(z.norm(dim=1), torch.ones(10))
-    assert float(prototypes.weight.abs().max()) <= 1 / 16
+    assert float(prototypes.weight.detach().abs().max()) <= 1 / 16
     expected = torch.einsum("bd,kd->bk", z, prototypes.weight / prototypes.weight.norm(dim=1, keepdim=True))
     torch.testing.assert_close(prototypes(z), expected)
     assert all(torch.equal(m.bias, torch.zeros_like(m.bias)) for m in mlp if isinstance(m, torch.nn.Linear))
-    assert float(mlp[3].weight.std()) == pytest.approx(0.02, rel=0.2)
+    assert float(mlp[3].weight.detach().std()) == pytest.approx(0.02, rel=0.2)

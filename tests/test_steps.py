@@ -301,22 +301,11 @@ def test_vad(call, corpus, tmp_path):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A folder with final.pt, a small untrained model."""
-    import torch
+    from tiny_models import write_model
 
-    from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig
-    from sdpn_k2.methods.sdpn import SDPN
-    from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
+    from sdpn_k2.config import FeaturesConfig
 
-    encoder = {"channels": 32, "attention_channels": 8, "se_channels": 8, "embedding_dim": 16}
-    config = Config(
-        features=FeaturesConfig(num_mel_bins=20),
-        model=ModelConfig(**encoder, mlp_hidden_dim=16, projection_dim=8),
-        objective=ObjectiveConfig(num_prototypes=8),
-    )
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    save_checkpoint(folder / "final.pt", Checkpoint(0, config, SDPN(config).state_dict(), {}))
-    return folder
+    return write_model(tmp_path_factory.mktemp("model") / "final.pt", FeaturesConfig(num_mel_bins=20)).parent
 
 
 def test_extract_xvectors(call, corpus, model, tmp_path):

@@ -23,7 +23,7 @@ TINY = [
     "train.log_every=2",
     "train.checkpoint_every=2",
     "train.precision=float32",
-    "train.ema_momentum=[0.9, 1.0]",
+    "train.ema_momentum=[0.9,1.0]",  # no space, as shell scripts split at them
 ]
 
 

@@ -110,7 +110,7 @@ def _data(trainer: Trainer) -> Iterator[Finding]:
     if kinds:
         yield Finding("ok", f"augmentation: {', '.join(kinds)}")
     else:
-        yield Finding("note", "no noise and no impulse responses: augmentation is babble from the batch alone")
+        yield Finding("note", "no noise and no impulse responses: the only augmentation is babble from the batch")
 
 
 def _loading(config: Config, batch: MultiCropBatch, loading_seconds: float, step_seconds: float) -> Iterator[Finding]:
