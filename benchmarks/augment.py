@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""How long do augmentation and fbank of one batch take, against one crop at a time on the CPU?
+"""Measure augmentation and fbank of one batch, against one crop at a time on the CPU.
 
     python benchmarks/augment.py [--config FILE] [--device cuda]
 
-The peer does what data loaders commonly do, crop by crop: SciPy's fftconvolve with a random impulse response, noise at a
-random SNR, then kaldi-native-fbank. It does the same number of reverberations and mixtures.
+The peer works crop by crop, as data loaders commonly do: SciPy's fftconvolve with a random impulse response, noise at a
+random SNR, then kaldi-native-fbank. It computes the same number of reverberations and mixtures.
 """
 
 import argparse
@@ -16,9 +16,11 @@ from scipy.signal import fftconvolve
 from train_step import seconds, synthetic
 
 from sdpn_k2.config import load_config
+from sdpn_k2.pcm import INT16_SCALE
 
 
-def main():
+def main() -> None:
+    """Measure our augmentation, step by step, and the peer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="egs/voxceleb/conf/sdpn_small.yaml")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -32,7 +34,7 @@ def main():
         count[0] += 1
         return views.augment.draw(num_local, size, np.random.default_rng(count[0]))
 
-    crops = batch.local_crops.flatten(0, 1).float() / 32768
+    crops = batch.local_crops.flatten(0, 1).float() / INT16_SCALE
     print(f"{device}, {torch.get_num_threads()} threads: {num_local * size} local crops, {size} global crops")
     rows = {
         "draw (on the host)": draw,
@@ -49,13 +51,13 @@ def main():
     options = knf.FbankOptions()
     options.frame_opts.dither, options.mel_opts.num_bins = 0, config.features.num_mel_bins
     plan, samples = draw(), crops.cpu().numpy()
-    whole = batch.global_crops.cpu().numpy() / np.float32(32768)
+    whole = batch.global_crops.cpu().numpy() / np.float32(INT16_SCALE)
     taps = views.augment.rirs.taps.cpu().numpy()
     noise = np.random.default_rng(0).normal(size=samples.shape[1]).astype(np.float32)
 
     def fbank(waveform):
         extractor = knf.OnlineFbank(options)
-        extractor.accept_waveform(config.features.sample_rate, waveform * 32768)
+        extractor.accept_waveform(config.features.sample_rate, waveform * np.float32(INT16_SCALE))
         return np.stack([extractor.get_frame(i) for i in range(extractor.num_frames_ready)])
 
     start = time.perf_counter()

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""How many utterances a second does the loader alone deliver, from FLAC of 8 s on disk?
+"""Measure how many utterances per second the loader alone delivers, from FLAC files of 8 s on disk.
 
     python benchmarks/loader.py [--workers 0 1 2] [--utterances 512]
 
-The limit is libsndfile alone: every file decoded once, in one process, nothing else done. The peer reads each of the five
-crops with a call of its own, as many multi-crop data sets do.
+The limit is libsndfile alone: one process decodes every file once and does nothing else. The peer reads each of the
+five crops with a separate call, as many multi-crop data sets do.
 """
 
 import argparse
@@ -17,14 +17,15 @@ import soundfile
 from lhotse import Recording
 
 from sdpn_k2.config import load_config
-from sdpn_k2.data.cuts import CutTable, write_manifest
+from sdpn_k2.data.cut_table import CutTable
+from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches, multi_crop_loader
 
 SECONDS, RATE, BATCH = 8, 16000, 64
 
 
 def make_corpus(folder: Path, count: int) -> Path:
-    """Coloured noise with the spectral tilt of speech, so that FLAC has to work as it does on speech."""
+    """Write coloured noise with the spectral tilt of speech, so that FLAC works as hard as on speech."""
     rng = np.random.default_rng(0)
     cuts = []
     for index in range(count):
@@ -37,12 +38,14 @@ def make_corpus(folder: Path, count: int) -> Path:
     return folder / "cuts.jsonl.gz"
 
 
-def rate(name: str, count: int, start: float) -> None:
+def report(name: str, count: int, start: float) -> None:
+    """Print the rate since ``start``."""
     seconds = time.perf_counter() - start
     print(f"{name:<40} {count / seconds:8.0f} utterances/s", flush=True)
 
 
-def main():
+def main() -> None:
+    """Measure the limit, the peer and our loader."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--utterances", type=int, default=512)
@@ -56,12 +59,12 @@ def main():
             for path in files:
                 soundfile.read(path, dtype="int16")
             if not warm:
-                rate("limit: libsndfile alone, 1 process", len(files), start)
+                report("limit: libsndfile alone, 1 process", len(files), start)
         start = time.perf_counter()
         for path in files:
             for seconds in (4, 2, 2, 2, 2):
                 soundfile.read(path, start=RATE, frames=seconds * RATE, dtype="int16")
-        rate("peer: one call a crop, 1 process", len(files), start)
+        report("peer: one call per crop, 1 process", len(files), start)
         steps = 4 * (arguments.utterances // BATCH)
         for workers in arguments.workers:
             table = CutTable(manifest)
@@ -69,7 +72,7 @@ def main():
             loader = iter(multi_crop_loader(MultiCropDataset(table, config), batches, workers, pin=False))
             next(loader)
             start = time.perf_counter()
-            rate(f"ours, {workers} loader processes", BATCH * sum(1 for _ in loader), start)
+            report(f"ours, {workers} loader processes", BATCH * sum(1 for _ in loader), start)
 
 
 if __name__ == "__main__":

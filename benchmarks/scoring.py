@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""How long do scoring and metrics take at the size of VoxCeleb1-H, and of 10^8 scores?
+"""Time scoring and metrics at the size of VoxCeleb1-H, and on 10^8 scores.
 
     python benchmarks/scoring.py [--cohorts 3000 20000] [--scores 100000000]
 
-550,000 random trials over 138,000 random 512-d embeddings. The peers are what most toolkits do, a loop over trials with
-one cosine each; they are timed on a sample of the trials and scaled up. Reading files is timed apart.
+The data are 550,000 random trials over 138,000 random 512-d embeddings. The peers do what most toolkits do, a loop over
+trials with one cosine each; they run on a sample of the trials, and their time is scaled up. Reading files is timed
+separately.
 """
 
 import argparse
@@ -12,16 +13,18 @@ import os
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics.pairwise import cosine_similarity
 
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings, subtract_mean
 from sdpn_k2.scoring.normalization import normalized_scores
-from sdpn_k2.scoring.trials import Scores, Trials, match_scores, read_scores, read_trials, write_scores
+from sdpn_k2.scoring.trial_arrays import Scores, Trials, match_scores, read_scores, read_trials, write_scores
 
 UTTERANCES, TRIALS, DIM, SPEAKERS = 138_000, 550_000, 512, 1_150  # 120 utterances each
 PEER_SAMPLE = 2_000
@@ -40,7 +43,7 @@ def numpy_cosine(x, y):
 
 
 def peer(name, cosine, embeddings, trials):
-    """One trial at a time."""
+    """Time a loop over trials."""
     start = time.perf_counter()
     for e, t in zip(trials.enroll[:PEER_SAMPLE], trials.test[:PEER_SAMPLE]):
         cosine(embeddings.vectors[e], embeddings.vectors[t])
@@ -57,22 +60,17 @@ def scoring(cohorts):
     embeddings = Embeddings(ids, vectors)
     pairs = rng.permutation(np.unique(rng.integers(0, UTTERANCES**2, TRIALS + 1000)))[:TRIALS]
     enroll, test = (side.astype(np.int32) for side in np.divmod(pairs, UTTERANCES))
-    # Every second trial is a target: another utterance of the same speaker.
+    # Every second trial is a target trial: another utterance of the same speaker.
     test[::2] = (enroll[::2] + SPEAKERS * rng.integers(1, UTTERANCES // SPEAKERS, len(test[::2]))) % UTTERANCES
     trials = Trials(ids, ids, enroll, test, speaker[enroll] == speaker[test])
 
     peer("a Python loop with NumPy", numpy_cosine, embeddings, trials)
-    try:
-        from sklearn.metrics.pairwise import cosine_similarity
-
-        peer(
-            "a Python loop with scikit-learn, as in WeSpeaker",
-            lambda x, y: cosine_similarity(x[None], y[None])[0][0],
-            embeddings,
-            trials,
-        )
-    except ImportError:
-        print("peer: scikit-learn is not installed")
+    peer(
+        "a Python loop with scikit-learn, as in WeSpeaker",
+        lambda x, y: cosine_similarity(x[None], y[None])[0][0],
+        embeddings,
+        trials,
+    )
     scores = timed("cosine", lambda: score_trials(embeddings, embeddings, trials), 1.3)
 
     mean = embeddings.vectors.mean(axis=0)
@@ -86,7 +84,7 @@ def scoring(cohorts):
         cohort = Embeddings([str(i) for i in range(size)], rng.standard_normal((size, DIM), dtype=np.float32))
         timed(
             f"as-norm, top 300 of {size}",
-            lambda: normalized_scores(embeddings, embeddings, trials, cohort, "as-norm", 300),
+            partial(normalized_scores, embeddings, embeddings, trials, cohort, top_n=300),
             {3000: 5, 20000: 30}.get(size),
         )
 
@@ -110,7 +108,7 @@ def scoring(cohorts):
 
 
 def everything(scores, is_target):
-    """EER by three rules, costs at two priors, Cllr and minCllr, from one sort."""
+    """Time EER by three rules, costs at two priors, Cllr and minCllr, from one sort."""
 
     def all_metrics():
         rates = metrics.ErrorRates.from_scores(scores, is_target)
@@ -130,7 +128,7 @@ def many_scores(n):
     scores[is_target] += 3
     before = peak_gigabytes()
     everything(scores, is_target)
-    print(f"peak memory {peak_gigabytes():.2f} GB, {before:.2f} GB before")
+    print(f"peak memory {peak_gigabytes():.2f} GB, before it {before:.2f} GB")
 
 
 def peak_gigabytes():
@@ -139,8 +137,8 @@ def peak_gigabytes():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cohorts", type=int, nargs="*", default=[3000, 20000])
-    parser.add_argument("--scores", type=int, default=10**8, help="0 leaves that part out")
+    parser.add_argument("--cohorts", type=int, nargs="*", default=[3000, 20000], help="sizes of the cohort")
+    parser.add_argument("--scores", type=int, default=10**8, help="number of scores for the metrics (0: skip)")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, NumPy {np.__version__}")
     if arguments.scores:

@@ -1,19 +1,18 @@
 #!/usr/bin/env python
-"""How often do ``sdpn-k2 vad`` and Kaldi's ``compute-vad`` take frames wrongly, in noise?
+"""Compare the frame errors of ``sdpn-k2 vad`` and Kaldi's ``compute-vad`` in noise.
 
     python benchmarks/vad.py CORPORA [--set test] [--recordings 40] [--backend auto]
 
-CORPORA has folders test/ (or dev/) of clean speech, <speaker>/<utterance>.flac, and noise/, all at 16 kHz. Recordings
-are made of 2 to 4 utterances at equal level with 0.3 to 3 s of digital silence around them, to which one noise,
+CORPORA has folders test/ (or dev/) with clean speech, <speaker>/<utterance>.flac or .wav, and noise/, all at 16 kHz. A
+recording consists of 2 to 4 utterances at equal level with 0.3 to 3 s of digital silence around them. One noise,
 repeated to that length, is added at 0, 5 and 10 dB below the power of the active frames.
 
-The truth comes from the clean utterances: a frame is active where its energy is 10 dB above the utterance's own silence
-(the 5th percentile of its frames) and within 35 dB of its loud frames (the 95th); pauses of at most 0.2 s between
-active frames are speech as well (``--bridge``; 0 leaves them out). Frames are 25 ms every 10 ms. The error is the share
+The truth comes from the clean utterances. A frame is active if its energy is 10 dB above the utterance's own silence
+(the 5th percentile of its frames) and within 35 dB of its loud frames (the 95th). Pauses of at most 0.2 s between
+active frames also count as speech (``--bridge``; 0 excludes them). Frames are 25 ms every 10 ms. The error is the share
 of frames with the wrong label, averaged over recordings.
 
-Defaults of ``sdpn-k2 vad`` were chosen on utterances of dev with every second noise; test is judged with the other
-noises.
+The defaults of ``sdpn-k2 vad`` were chosen on utterances of dev with every second noise; test uses the other noises.
 """
 
 import argparse
@@ -26,6 +25,7 @@ import torch
 
 from sdpn_k2.kaldi.features.energy_vad import energy_vad
 from sdpn_k2.kaldi.features.fbank_mfcc import MfccOptions, mfcc
+from sdpn_k2.pcm import INT16_SCALE
 from sdpn_k2.signal.decoders import find_decoder
 from sdpn_k2.signal.segmentation import Topology, log_energy, segment
 
@@ -37,7 +37,7 @@ OURS = "sdpn-k2 vad"
 
 
 class Recording(NamedTuple):
-    """A noisy recording: samples in ±1, and which of its frames are speech in truth."""
+    """A noisy recording: samples in ±1, and the true label of each frame."""
 
     samples: np.ndarray
     speech: np.ndarray
@@ -45,6 +45,7 @@ class Recording(NamedTuple):
 
 
 def read(path: Path) -> np.ndarray:
+    """Read a file at 16 kHz, float32 in ±1."""
     samples, rate = soundfile.read(path, dtype="float32")
     if rate != RATE:
         raise SystemExit(f"{path}: {rate} Hz, expected {RATE}")
@@ -52,13 +53,13 @@ def read(path: Path) -> np.ndarray:
 
 
 def decibels(samples: np.ndarray) -> np.ndarray:
-    """The level of each frame."""
+    """Return the level of each frame in dB."""
     frames = np.lib.stride_tricks.sliding_window_view(samples, LENGTH)[::SHIFT]
     return 10 * np.log10(frames.var(axis=1, dtype=np.float64) + 1e-12)
 
 
 def active(samples: np.ndarray, bridge: int) -> np.ndarray:
-    """The active frames of a clean utterance, pauses of up to ``bridge`` frames among them."""
+    """Return the active frames of a clean utterance, including pauses of up to ``bridge`` frames."""
     level = decibels(samples)
     silence, loud = np.percentile(level, [5, 95])
     result = level > max(silence + 10, loud - 35)
@@ -69,11 +70,16 @@ def active(samples: np.ndarray, bridge: int) -> np.ndarray:
     return result
 
 
+def find_audio(folder: Path, pattern: str) -> List[Path]:
+    """List the audio files that match a pattern, sorted."""
+    return sorted(path for path in folder.glob(pattern) if path.suffix in (".flac", ".wav"))
+
+
 def recordings(corpora: Path, name: str, count: int, bridge: int = 20, seed: int = 0) -> Iterator[Recording]:
-    """``count`` recordings of a set, each at every SNR."""
+    """Make ``count`` recordings of a set, each at every SNR."""
     rng = np.random.default_rng(seed)
-    utterances = sorted((corpora / name).glob("*/*.flac"))
-    noises = sorted((corpora / "noise").glob("*.flac"))[(0 if name == "dev" else 1) :: 2]
+    utterances = find_audio(corpora / name, "*/*")
+    noises = find_audio(corpora / "noise", "*")[(0 if name == "dev" else 1) :: 2]
     for _ in range(count):
         parts = [np.zeros(silence(rng, 0.3, 2), np.float32)]
         speech = [np.zeros(len(parts[0]) // SHIFT, bool)]
@@ -98,17 +104,17 @@ def recordings(corpora: Path, name: str, count: int, bridge: int = 20, seed: int
 
 
 def silence(rng: np.random.Generator, shortest: float, longest: float) -> int:
-    """Samples of a pause, whole frame shifts."""
+    """Draw the length of a pause in samples, a multiple of the frame shift."""
     return int(rng.uniform(shortest, longest) * RATE) // SHIFT * SHIFT
 
 
 def errors(noisy: List[Recording], backend: str = "auto") -> Dict[str, Dict[int, float]]:
-    """Frame error by system and SNR, as a share."""
+    """Return the frame error by system and SNR, as a share."""
     decode = find_decoder(backend)
     labels: Dict[str, List[np.ndarray]] = {KALDI: [], RECIPE: [], OURS: []}
     energies = []
     for recording in noisy:
-        features = mfcc(recording.samples * 32768, MfccOptions(dither=0.0))
+        features = mfcc(recording.samples * np.float32(INT16_SCALE), MfccOptions(dither=0.0))
         labels[KALDI].append(energy_vad(features))
         labels[RECIPE].append(energy_vad(features, 5.5, 0.5, 2, 0.12))
         energies.append(log_energy(torch.from_numpy(recording.samples), RATE))
@@ -122,12 +128,13 @@ def errors(noisy: List[Recording], backend: str = "auto") -> Dict[str, Dict[int,
     }
 
 
-def main():
+def main() -> None:
+    """Print a table of frame errors."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("corpora", type=Path)
     parser.add_argument("--set", default="test", choices=("dev", "test"))
     parser.add_argument("--recordings", type=int, default=40)
-    parser.add_argument("--bridge", type=int, default=20, help="pauses of up to so many frames count as speech")
+    parser.add_argument("--bridge", type=int, default=20, help="longest pause, in frames, that counts as speech")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", default="auto", choices=("auto", "k2", "torch"))
     arguments = parser.parse_args()

@@ -15,8 +15,8 @@ from sdpn_k2.kaldi.tools import script
 
 
 def main(_options, trials, scores):
-    for scores_read, labels in labelled_scores(trials, scores):
-        sys.stdout.buffer.write(b"".join(b"%b %b\n" % pair for pair in zip(scores_read, labels)))
+    for _, words, labels in labelled_scores(trials, scores):
+        sys.stdout.buffer.write(b"".join(b"%b %b\n" % pair for pair in zip(words, labels)))
 
 
 script.run(main, __doc__, arguments=(2, 2))

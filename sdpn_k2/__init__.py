@@ -1,26 +1,95 @@
 """Self-supervised speaker embeddings (SDPN) for Kaldi, lhotse and k2 users.
 
-model = sdpn_k2.load("exp/demo")
-embedding = model.embed("speech.wav")
+    model = sdpn_k2.load("exp/demo")
+    embedding = model.embed("speech.wav")
+
+The public API is ``sdpn_k2.__all__``. Importing the package is fast: a name's module is imported on first use.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, List, Union
+
+from sdpn_k2.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from sdpn_k2.inference.embedder import Embedder
+    from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, read_table
+    from sdpn_k2.scoring.metrics import ErrorRates, cllr, eer, min_dcf
+    from sdpn_k2.signal.decoders import find_decoder
+    from sdpn_k2.signal.segmentation import Topology, segment, spans
+
+__all__ = [
+    "Embedder",
+    "ErrorRates",
+    "InputError",
+    "RandomReader",
+    "TableWriter",
+    "Topology",
+    "__version__",
+    "cllr",
+    "eer",
+    "find_decoder",
+    "load",
+    "min_dcf",
+    "read_table",
+    "segment",
+    "spans",
+]
 
 __version__ = "0.1.0"
 
+# Where the names live that are imported on first use.
+_MODULES = {
+    "Embedder": "inference.embedder",
+    "ErrorRates": "scoring.metrics",
+    "RandomReader": "kaldi.formats.tables",
+    "TableWriter": "kaldi.formats.tables",
+    "Topology": "signal.segmentation",
+    "cllr": "scoring.metrics",
+    "eer": "scoring.metrics",
+    "find_decoder": "signal.decoders",
+    "min_dcf": "scoring.metrics",
+    "read_table": "kaldi.formats.tables",
+    "segment": "signal.segmentation",
+    "spans": "signal.segmentation",
+}
 
-def load(checkpoint, device="cpu", max_duration=60.0):
-    """The encoder of a checkpoint (or of an experiment folder's final.pt), ready to embed audio.
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *_MODULES})
+
+
+def load(
+    checkpoint: Union[str, Path], device: Union[str, torch.device] = "cpu", max_duration: float = 60.0
+) -> Embedder:
+    """Load the encoder of a checkpoint, ready to embed audio.
 
     Args:
-        checkpoint: file or folder.
-        device: a torch device.
-        max_duration: seconds; longer recordings are embedded in equal chunks, and the chunks averaged.
+        checkpoint: checkpoint file, or experiment folder with a ``final.pt``.
+        device: torch device to compute on.
+        max_duration: longest recording to embed in one piece, in seconds. Longer ones are split into equal chunks,
+            and their embeddings averaged.
 
     Returns:
-        :class:`sdpn_k2.inference.embedder.Embedder`.
+        The model; its method ``embed`` turns a recording into an embedding.
 
     Raises:
-        sdpn_k2.errors.InputError: not a readable checkpoint of ours, a device that torch cannot use, or a max_duration
-            that is too short (below 0.1).
+        InputError: ``checkpoint`` is not a readable checkpoint, torch cannot use ``device``, or ``max_duration`` is
+            below 0.1.
     """
     from sdpn_k2.inference.embedder import Embedder  # here, since torch takes seconds to import
 

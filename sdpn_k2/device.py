@@ -14,7 +14,7 @@ from sdpn_k2.errors import InputError
 
 @dataclass(frozen=True)
 class Process:
-    """This training process among ``world_size``."""
+    """This training process, one of ``world_size``."""
 
     rank: int
     world_size: int
@@ -22,12 +22,12 @@ class Process:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0, the one that writes."""
+        """Whether this is rank 0, the process that writes."""
         return self.rank == 0
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:
-    """``device`` as torch has it. Raises InputError where torch does not know it or cannot use it."""
+    """Return ``device`` as a torch device. Raises InputError if torch does not know it or cannot use it."""
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
@@ -40,15 +40,15 @@ def start_process(device: str = "auto") -> Process:
     """Join the processes that ``torchrun`` started (its environment variables), or be the only one.
 
     Args:
-        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        InputError: the device is not there.
+        InputError: the device is not available.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: this machine has no GPU that torch can use; take --device cpu")
+        raise InputError(f"--device {device}: torch finds no GPU on this machine; use --device cpu")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1:
         if device == "cuda":

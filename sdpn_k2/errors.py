@@ -9,14 +9,14 @@ MAX_SKIPPED_SHARE = 0.05
 
 
 class InputError(Exception):
-    """Bad input: one line that says what is wrong, where, and what to do.
+    """Bad input; the message is one line that says where, what is wrong and what to do.
 
     Command-line tools print the message without a traceback and exit with status 1.
     """
 
 
 class Skipped(NamedTuple):
-    """An utterance, recording or file that is left out, and why.
+    """An utterance, recording or file that is skipped, and why.
 
     Streams yield it in place of the item, so that the consumer counts and reports it.
     """
@@ -27,7 +27,15 @@ class Skipped(NamedTuple):
 
 @contextlib.contextmanager
 def error_context(where: object) -> Iterator[None]:
-    """Prefix the InputErrors raised inside with ``where`` (a file, or an utterance) and a colon."""
+    """Prefix the InputErrors raised inside with ``where`` (a file, or an utterance) and a colon.
+
+    Examples:
+        >>> with error_context("data/wav.scp"):
+        ...     raise InputError("line 3: expected a key and a file")
+        Traceback (most recent call last):
+            ...
+        sdpn_k2.errors.InputError: data/wav.scp: line 3: expected a key and a file
+    """
     try:
         yield
     except InputError as error:
@@ -41,22 +49,24 @@ def check_skipped(
     where: object,
     what: str = "utterances",
     max_share: float = MAX_SKIPPED_SHARE,
+    option: str = "",
 ) -> None:
-    """Fail where too much was skipped to go on with the rest.
+    """Fail if too much was skipped to continue with the rest.
 
     Args:
-        skipped: what was left out.
-        total: number of items, with those skipped.
+        skipped: the skipped items.
+        total: number of items, including those skipped.
         where: file or folder of the items, for the message.
         what: the items' name in the plural, for the message.
         max_share: largest share of ``total`` that may be skipped.
+        option: command-line option that sets ``max_share``, for the message.
 
     Raises:
         InputError: more than ``max_share`` of the items, or all of them, were skipped.
     """
     if skipped and (len(skipped) > max_share * total or len(skipped) == total):
-        first = skipped[0]
+        first, limit = skipped[0], f"at most {100 * max_share:g} %" + (f", see {option}" if option else "")
         raise InputError(
-            f"{where}: {len(skipped)} of {total} {what} cannot be used ({100 * max_share:g} % may be); "
+            f"{where}: {len(skipped)} of {total} {what} cannot be used ({limit}); "
             f"the first is '{first.key}': {first.reason}"
         )

@@ -1,4 +1,4 @@
-"""Files that are either complete under their final name or not there at all, and the folders for them."""
+"""Output files that appear under their final name only when they are complete, and the folders for them."""
 
 import contextlib
 import os
@@ -11,18 +11,18 @@ from sdpn_k2.errors import InputError
 
 
 def make_folder(path: Union[str, Path]) -> None:
-    """Make a folder and those above it, where they are missing. Raises InputError."""
+    """Create a folder, and its parents, unless it exists. Raises InputError."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot make this folder: {error.strerror}") from error
+        raise InputError(f"{path}: cannot create this folder: {error.strerror}") from error
 
 
 @contextlib.contextmanager
 def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside ``path``; on success fsync it and rename it to ``path``.
 
-    After an exception the temporary file is removed and an earlier ``path`` is left as it was. Links are followed;
+    After an exception the temporary file is removed, and an earlier ``path`` keeps its content. Links are followed;
     devices and FIFOs are written directly.
 
     Args:
@@ -41,7 +41,7 @@ def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
             return
         target = Path(os.path.realpath(path))
         descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        # mkstemp makes files private; give them what the umask would have.
+        # mkstemp creates private files; give them the permissions that the umask allows.
         umask = os.umask(0)
         os.umask(umask)
         os.fchmod(descriptor, 0o666 & ~umask)
@@ -60,7 +60,7 @@ def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
 
 
 def _is_special(path: Union[str, Path]) -> bool:
-    """Is there something under this name that is not a regular file, or a link to such a thing?"""
+    """Return whether ``path`` exists and is not a regular file, links followed."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import List, Mapping, Optional
 
 from tqdm import tqdm
 
@@ -13,15 +13,16 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Progress over ``total`` items: a bar where stderr is a terminal, else about ``num_lines`` log lines."""
+    """Progress over ``total`` items: a bar if stderr is a terminal, else about ``num_lines`` log lines."""
 
     def __init__(self, total: int, name: str, initial: int = 0, num_lines: int = 20):
         self.name, self.total, self.done = name, total, initial
         self._every = max(1, total // num_lines)
         self._bar = tqdm(total=total, initial=initial, desc=name) if sys.stderr.isatty() else None
 
-    def update(self, count: int = 1, **values: str) -> None:
-        """``count`` more items are done; ``values`` are shown beside."""
+    def update(self, count: int = 1, values: Optional[Mapping[str, str]] = None) -> None:
+        """Count ``count`` more items as done, and show ``values`` beside."""
+        values = values or {}
         before, self.done = self.done, self.done + count
         if self._bar is not None:
             self._bar.set_postfix(values, refresh=False)
@@ -37,8 +38,10 @@ class Progress:
 
 
 def log_to(path: Optional[Path] = None) -> None:
-    """Send the package's log to stderr, and to ``path`` as well."""
-    handlers = [logging.StreamHandler()] + ([logging.FileHandler(path, encoding="utf-8")] if path else [])
+    """Send the package's log to stderr, and to ``path`` if given."""
+    handlers: List[logging.Handler] = [logging.StreamHandler()]
+    if path is not None:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",

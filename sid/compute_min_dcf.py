@@ -9,8 +9,8 @@ Usage: sid/compute_min_dcf.py [options] scores trials
   --c-miss X    cost of a missed detection (default: 1)
   --c-fa X      cost of a false alarm (default: 1)
 
-Lines of scores are '<enrolment key> <test key> <score>', lines of trials '<enrolment key> <test key>
-<target|nontarget>'. Trials without a score do not count. The threshold of the minimum goes to standard error.
+A line of the scores is '<enroll> <test> <score>', a line of the trials '<enroll> <test> <target|nontarget>'. Trials
+without a score do not count. The threshold of the minimum goes to standard error.
 """
 
 import sys
@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend.eer import kaldi_min_dcf
-from sdpn_k2.kaldi.backend.trials import labelled_scores, parse_scores
+from sdpn_k2.kaldi.backend.trials import labelled_scores, parse_labels, parse_scores
 from sdpn_k2.kaldi.tools import script
 
 
@@ -35,11 +35,10 @@ def main(options, scores_file, trials_file):
         raise InputError("--c-miss and --c-fa must be greater than 0")
     print(*sys.argv, file=sys.stderr)
 
-    scores, is_target, line = [np.empty(0)], [np.empty(0, bool)], 1
-    for words, labels in labelled_scores(trials_file, scores_file):
-        scores.append(parse_scores(scores_file, line, words))
-        is_target.append(np.array([label == b"target" for label in labels]))
-        line += len(words)
+    scores, is_target = [np.empty(0)], [np.empty(0, bool)]
+    for first_line, words, labels in labelled_scores(trials_file, scores_file):
+        scores.append(parse_scores(scores_file, first_line, words))
+        is_target.append(parse_labels(trials_file, first_line, labels))
     min_dcf, threshold = kaldi_min_dcf(np.concatenate(scores), np.concatenate(is_target), p_target, c_miss, c_fa)
     print(f"{min_dcf:.4f}")
     print(

@@ -1,6 +1,6 @@
-"""Headless Chromium over the DevTools protocol's pipe: standard library only.
+"""Headless Chromium over the pipe of the DevTools protocol, with the standard library only.
 
-https://chromedevtools.github.io/devtools-protocol: JSON messages, each ended by a zero byte, over descriptors 3 and 4.
+https://chromedevtools.github.io/devtools-protocol: JSON messages, each ended by a zero byte, on descriptors 3 and 4.
 """
 
 import base64
@@ -16,12 +16,12 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium():
-    """Path of the browser, or None."""
+    """Return the path of the browser, or None."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def _high(descriptor: int) -> int:
-    """The same file under a number that is not in the way of 3 and 4."""
+    """Move a descriptor out of the way of 3 and 4."""
     copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
     os.close(descriptor)
     return copy
@@ -31,14 +31,14 @@ class Browser:
     """One tab of a headless browser.
 
     Attributes:
-        console: what was written to the console, and exceptions.
-        requests: addresses that were fetched.
+        console: messages of the console, and exceptions.
+        requests: fetched addresses.
     """
 
     def __init__(self, profile: Path):
         to_browser, self._write = map(_high, os.pipe())
         self._read, from_browser = map(_high, os.pipe())
-        # The browser wants its ends as descriptors 3 and 4, which a shell can give it.
+        # The browser expects its ends as descriptors 3 and 4, which a shell can arrange.
         command = f'exec {find_chromium()} "$@" 3<&{to_browser} 4>&{from_browser} {to_browser}<&- {from_browser}>&-'
         self._process = subprocess.Popen(
             [
@@ -79,7 +79,7 @@ class Browser:
         self._process.wait()
 
     def call(self, method: str, **parameters) -> Dict[str, Any]:
-        """Send a command and wait for its answer."""
+        """Send a command, and wait for its answer."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -92,7 +92,7 @@ class Browser:
                 return answer["result"]
 
     def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a file in a window of a size and colour scheme, and wait until it is loaded."""
+        """Show a file in a window of the given size and colour scheme, and wait until it is loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -104,7 +104,7 @@ class Browser:
             self._next()
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
+        """Return the value of a JavaScript expression in the page."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -120,21 +120,21 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page as PNG."""
+        """Save the whole page as PNG."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = dict(x=0, y=0, width=size["width"], height=size["height"], scale=1)
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         answer = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def pdf(self, path: Path) -> None:
-        """The page as it would be printed."""
+        """Save the page as it would be printed."""
         path.write_bytes(base64.b64decode(self.call("Page.printToPDF", printBackground=True)["data"]))
 
     def _next(self) -> Dict[str, Any]:
-        """The next message; events are noted on the way."""
+        """Return the next message, and record events."""
         while b"\0" not in self._buffer:
             block = os.read(self._read, 1 << 16)
-            assert block, "the browser went away"
+            assert block, "the browser has closed the pipe"
             self._buffer += block
         message, _, self._buffer = self._buffer.partition(b"\0")
         event = json.loads(message)

@@ -54,3 +54,39 @@ def ffmpeg(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(folder), prepend=os.pathsep)
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_cuts(tmp_path_factory) -> Path:
+    """Cut manifest of 14 short noises to train on (tiny_training.py). Tests must not change it, nor the next three."""
+    from tiny_training import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_fbank_cuts(tiny_cuts, tmp_path_factory) -> Path:
+    """The same cuts with stored fbank, and noise beside them."""
+    from tiny_training import write_fbank_corpus
+
+    return write_fbank_corpus(tiny_cuts, tmp_path_factory.mktemp("tiny_fbank"))
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tiny_fbank_cuts, tmp_path_factory) -> Path:
+    """The cuts with stored fbank as shards of four."""
+    from lhotse import CutSet
+
+    from sdpn_k2.data.shar import write_shar
+
+    folder = tmp_path_factory.mktemp("tiny_shar") / "train"
+    write_shar(CutSet.from_file(tiny_fbank_cuts), folder, 4, 0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_cuts, tmp_path_factory) -> Path:
+    """``final.pt`` of an uninterrupted run of eight steps on the cuts."""
+    from tiny_training import make_trainer
+
+    return make_trainer(tiny_cuts, tmp_path_factory.mktemp("tiny_run")).run()

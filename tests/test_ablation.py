@@ -1,4 +1,4 @@
-"""The ablation: its grid is what the paper asks; a tiny one runs, is skipped when done, and is summed up rightly."""
+"""The ablation: the grid asks the paper's questions; a tiny one runs, skips what is done, and has the right table."""
 
 import itertools
 import json
@@ -19,9 +19,17 @@ from lhotse import Recording
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import config_differences, load_config
-from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.errors import InputError
+from sdpn_k2.experiments import run as experiment
 from sdpn_k2.experiments.ablation import grid, jobs
+from sdpn_k2.kaldi.backend.plda import read_plda
+from sdpn_k2.kaldi.datadir.data_dir import read_map
+from sdpn_k2.kaldi.formats.tables import read_object
+from sdpn_k2.reporting.report import write_report
+from sdpn_k2.scoring.embeddings import read_embeddings, subtract_mean, transform
+from sdpn_k2.scoring.kmeans import pseudo_speakers
+from sdpn_k2.scoring.trial_arrays import read_scores
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
 SMALL = RECIPE / "conf" / "sdpn_small.yaml"
@@ -44,7 +52,7 @@ TINY = [
     "train.log_every=1",
     "train.precision=float32",
 ]
-ONLY = ["--only", "sdpn", "--only", "dino", "--only", "no-dr"]
+ONLY = ["--only", "sdpn", "--only", "dino"]
 OPTIONS = [word for setting in TINY for word in ("--set", setting)] + ONLY
 
 
@@ -56,11 +64,11 @@ def changes(run, rows):
 
 def test_the_grid_needs_an_sdpn_base():
     for make in (grid, jobs):
-        with pytest.raises(InputError, match="base configuration has method=dino.*leave the method out"):
+        with pytest.raises(InputError, match="method=dino"):
             make(SMALL, ["method=dino"])
 
 
-def test_the_grid_is_what_the_paper_asks():
+def test_the_grid_asks_the_questions_of_the_paper():
     rows = grid(SMALL)
     assert {row.run: changes(row.run, rows) for row in rows} == {
         "sdpn": {},
@@ -100,7 +108,7 @@ def test_jobs_are_every_run_with_every_seed():
     assert [job.config.seed for job in found] == [0] * 13 + [1] * 13
     assert found[13].folder(Path("out")) == Path("out/sdpn/seed1")
     assert [job.run for job in jobs(SMALL, [], 1, ["no-me", "dino"])] == ["dino", "no-me"]
-    with pytest.raises(InputError, match="there is no run sdnp; choose from dino, "):
+    with pytest.raises(InputError, match="'sdnp' .*dino, "):
         jobs(SMALL, [], 1, ["sdnp"])
 
 
@@ -120,6 +128,9 @@ def data(tmp_path_factory) -> Path:
         paths = sorted((folder / name).glob("*.wav"))
         (folder / name / "wav.scp").write_text("".join(f"{path.stem} {path}\n" for path in paths))
         (folder / name / "utt2spk").write_text("".join(f"{path.stem} {path.stem[:2]}\n" for path in paths))
+        speakers = {f"s{i}": [path.stem for path in paths if path.stem[:2] == f"s{i}"] for i in range(4)}
+        (folder / name / "spk2utt").write_text("".join(f"{s} {' '.join(ids)}\n" for s, ids in speakers.items()))
+        (folder / name / "utt2dur").write_text("".join(f"{path.stem} 1.5\n" for path in paths))
     (folder / "test" / "trials").write_text(
         "".join(
             f"{a.stem} {b.stem} {'non' * (a.stem[:2] != b.stem[:2])}target\n" for a in paths for b in paths if a < b
@@ -133,7 +144,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def ablated(data, tmp_path_factory):
-    """The whole of local/run_ablation.sh on it: the folder, and what was said."""
+    """The whole of local/run_ablation.sh on it: the folder, and the messages."""
     out = tmp_path_factory.mktemp("ablation") / "out"
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
     done = subprocess.run(
@@ -147,7 +158,7 @@ def ablated(data, tmp_path_factory):
             "--device",
             "cpu",
             "--only",
-            "sdpn dino no-dr",
+            "sdpn dino",
             "--config-set",
             " ".join(TINY),
             str(data),
@@ -163,25 +174,38 @@ def ablated(data, tmp_path_factory):
     return out, done.stdout + done.stderr
 
 
-def results_of(out, run, backend):
+def results_of(out, run, scoring):
     read = [json.loads((out / run / f"seed{seed}" / "results.json").read_text()) for seed in (0, 1)]
-    return [row for results in read for row in results["results"] if row["backend"] == backend]
+    return [row for results in read for row in results["results"] if row["backend"] == scoring]
 
 
-def test_every_training_is_an_experiment_folder(ablated):
+@pytest.mark.slow
+def test_every_training_leaves_the_folder_that_the_recipe_leaves(ablated):
     out, said = ablated
-    assert "6 trainings" in said and "missing" not in said
-    for run in ("sdpn", "dino", "no-dr"):
+    assert "4 trainings" in said and "missing" not in said
+    for run in ("sdpn", "dino"):
         for seed in (0, 1):
             exp = out / run / f"seed{seed}"
             assert load_config(exp / "config.yaml").seed == seed
             scores = {path.name for path in (exp / "scores" / "test").iterdir()}
-            assert scores == {"trials.cosine", "trials.cosine_mean"}
-            assert (exp / "xvectors_test" / "xvector.scp").is_file() and (exp / "train.log").is_file()
+            assert scores == {"trials.cosine", "trials.cosine_mean", "trials.plda"}
+            for name in ("final.pt", "train.log", "metrics.jsonl", "results.json", "RESULTS.md", "report.html"):
+                assert (exp / name).is_file()
+            for name in ("mean.vec", "transform.mat", "plda", "plda_labels"):
+                assert (exp / "backend" / name).is_file()
+            for name in ("xvector.scp", "spk_xvector.scp", "num_utts.ark"):
+                assert (exp / "xvectors_train" / name).is_file() and (exp / "xvectors_test" / name).is_file()
     assert load_config(out / "dino" / "seed0" / "config.yaml").method == "dino"
-    assert load_config(out / "no-dr" / "seed1" / "config.yaml").objective.dr_weight == 0
 
 
+@pytest.mark.slow
+def test_a_report_on_such_a_folder_misses_nothing(ablated, data, tmp_path):
+    exp = ablated[0] / "sdpn" / "seed1"
+    assert write_report([exp], data, tmp_path / "report.html") == []
+    assert 'id="missing"' not in (exp / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_mean_subtracted_scores_use_the_training_mean(ablated):
     import kaldiio
 
@@ -195,17 +219,53 @@ def test_mean_subtracted_scores_use_the_training_mean(ablated):
         assert float(score) == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=2e-5)
 
 
+@pytest.mark.slow
+def test_plda_scores_use_the_clusters_of_the_training_embeddings(ablated):
+    exp = ablated[0] / "dino" / "seed1"
+    assert (exp / "backend" / "plda_labels").read_text() == "clusters\n"
+    classes = pseudo_speakers(read_embeddings(f"scp:{exp}/xvectors_train/xvector.scp"), seed=1)
+    assert read_map(exp / "backend" / "utt2spk") == classes
+    test = read_embeddings(f"scp:{exp}/xvectors_test/xvector.scp")
+    mean, lda = read_object(f"{exp}/backend/mean.vec", "vector"), read_object(f"{exp}/backend/transform.mat", "matrix")
+    vectors = transform(subtract_mean(test, mean), lda).vectors
+    vectors *= np.sqrt(vectors.shape[1]) / np.linalg.norm(vectors, axis=1)[:, None]
+    plda = read_plda(f"{exp}/backend/plda")
+    transformed, _ = plda.transform_vectors(vectors)
+    matrix = plda.log_likelihood_ratios(transformed, 1, transformed)
+    scores = read_scores(exp / "scores" / "test" / "trials.plda")
+    rows, columns = (
+        np.array([test.ids.index(name) for name in ids])[index]
+        for ids, index in (
+            (scores.trials.enroll_ids, scores.trials.enroll),
+            (scores.trials.test_ids, scores.trials.test),
+        )
+    )
+    np.testing.assert_allclose(scores.values, matrix[rows, columns], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_too_few_training_embeddings_leave_cosine_scores(ablated, tmp_path):
+    exp = tmp_path / "exp"
+    (exp / "xvectors_train").mkdir(parents=True)
+    script = (ablated[0] / "sdpn" / "seed0" / "xvectors_train" / "xvector.scp").read_text().splitlines(True)
+    (exp / "xvectors_train" / "xvector.scp").write_text("".join(script[:5]))
+    experiment._train_backend(exp, seed=0)
+    assert sorted(path.name for path in (exp / "backend").iterdir()) == ["mean.vec", "no_plda"]
+    assert re.search("5 .* 8 ", (exp / "backend" / "no_plda").read_text())
+
+
 def table(data, out):
     done = CliRunner().invoke(cli, ["ablate", "table", "--config", str(SMALL), *OPTIONS, str(data), str(out)])
     assert done.exit_code == 0, done.output
     return done.output, (out / "ABLATION.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_table_has_mean_and_spread_of_the_runs(ablated, data, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(ablated[0], out, symlinks=True)
-    for i, (run, seed) in enumerate(itertools.product(("sdpn", "dino", "no-dr"), (0, 1))):
-        # Figures that tell the runs apart, which three steps of training do not.
+    for i, (run, seed) in enumerate(itertools.product(("sdpn", "dino"), (0, 1))):
+        # Figures that differ between runs, which three steps of training do not give.
         path = out / run / f"seed{seed}" / "results.json"
         results = json.loads(path.read_text())
         for j, row in enumerate(results["results"]):
@@ -213,12 +273,12 @@ def test_the_table_has_mean_and_spread_of_the_runs(ablated, data, tmp_path):
         path.write_text(json.dumps(results))
     _, page = table(data, out)
     assert "| Method | SDPN | 2 |" in page and "without L_ME" not in page
-    for label, run in (("SDPN", "sdpn"), ("DINO", "dino"), ("without L_DR", "no-dr"), ("KoLeo", "sdpn")):
+    for label, run in (("SDPN", "sdpn"), ("DINO", "dino"), ("KoLeo", "sdpn")):
         cells = [cell.strip() for cell in next(line for line in page.splitlines() if f"| {label} |" in line).split("|")]
-        for column, backend in ((4, "cosine"), (6, "cosine_mean")):
-            rates = [100 * row["eer"] for row in results_of(out, run, backend)]
+        for column, scoring in ((4, "cosine"), (6, "cosine_mean"), (8, "plda")):
+            rates = [100 * row["eer"] for row in results_of(out, run, scoring)]
             assert cells[column] == f"{statistics.mean(rates):.2f} ± {statistics.stdev(rates):.2f}"
-            costs = [row["min_dcf_05"] for row in results_of(out, run, backend)]
+            costs = [row["min_dcf_05"] for row in results_of(out, run, scoring)]
             assert cells[column + 1] == f"{statistics.mean(costs):.4f} ± {statistics.stdev(costs):.4f}"
     logs = [(out / "sdpn" / f"seed{seed}" / "metrics.jsonl").read_text().splitlines() for seed in (0, 1)]
     used = [json.loads(lines[-1])["prototypes_in_use"] for lines in logs]
@@ -226,6 +286,7 @@ def test_the_table_has_mean_and_spread_of_the_runs(ablated, data, tmp_path):
     assert "model.channels 16" in page and "git revision" in page
 
 
+@pytest.mark.slow
 def test_the_silhouettes_are_those_of_sklearn(ablated):
     import kaldiio
     from sklearn.metrics import silhouette_score
@@ -240,6 +301,7 @@ def test_the_silhouettes_are_those_of_sklearn(ablated):
     assert line.endswith(f"| {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f} |")
 
 
+@pytest.mark.slow
 def test_the_picture_shows_five_speakers_by_two_systems(ablated):
     out, _ = ablated
     svg = (out / "figure2_test.svg").read_text()
@@ -251,7 +313,8 @@ def test_the_picture_shows_five_speakers_by_two_systems(ablated):
     assert not re.search(r"https?:", page)
 
 
-def test_the_page_is_drawn_and_sorted_in_a_browser(ablated, tmp_path):
+@pytest.mark.slow
+def test_a_browser_draws_and_sorts_the_page(ablated, tmp_path):
     if find_chromium() is None:
         pytest.skip("needs Chromium (Debian: apt-get install chromium)")
     page = ablated[0] / "ablation.html"
@@ -265,11 +328,12 @@ def test_the_page_is_drawn_and_sorted_in_a_browser(ablated, tmp_path):
         answers = browser.evaluate(
             "[...document.querySelectorAll('#table2 tbody tr')].map(row => row.cells[1].innerText)"
         )
-        assert answers == ["4", "all of it", "DINO", "KoLeo", "SDPN", "with", "without L_DR"]
+        assert answers == ["4", "all of it", "DINO", "KoLeo", "SDPN", "with"]
         assert browser.console == [] and set(browser.requests) == {page.resolve().as_uri()}
 
 
-def test_what_is_done_is_skipped_and_what_is_missing_is_said(ablated, data, tmp_path):
+@pytest.mark.slow
+def test_done_runs_are_skipped_and_missing_ones_are_named(ablated, data, tmp_path):
     out, _ = ablated
     copy = tmp_path / "out"
     shutil.copytree(out, copy, symlinks=True)
@@ -292,29 +356,30 @@ def test_what_is_done_is_skipped_and_what_is_missing_is_said(ablated, data, tmp_
             str(copy),
         ],
     )
-    assert done.exit_code == 0 and f"{copy / 'sdpn' / 'seed0'}: was done already" in done.output
+    assert done.exit_code == 0 and str(copy / "sdpn" / "seed0") in done.output
     assert (copy / "sdpn" / "seed0" / "results.json").stat().st_mtime_ns == before
     shutil.rmtree(copy / "dino" / "seed1")
-    (copy / "no-dr" / "seed0" / "results.json").unlink()
+    (copy / "sdpn" / "seed1" / "results.json").unlink()
     said, page = table(data, copy)
-    assert f"missing: {copy / 'dino' / 'seed1'}: no such experiment folder" in said
-    assert f"missing: {copy / 'no-dr' / 'seed0' / 'results.json'}: not there" in said
+    assert f"missing: {copy / 'dino' / 'seed1'}: " in said
+    assert f"missing: {copy / 'sdpn' / 'seed1' / 'results.json'}: " in said
     assert re.search(r"\| DINO \| 1 \| \d+\.\d\d \|", page) and "- missing: " in page
 
 
-def test_results_of_another_configuration_are_not_taken(ablated, data):
+@pytest.mark.slow
+def test_results_of_another_configuration_are_refused(ablated, data):
     out, _ = ablated
     done = CliRunner().invoke(
         cli, ["ablate", "run", "--job", "1", "--device", "cpu", *OPTIONS, "--set", "train.steps=4", str(data), str(out)]
     )
-    assert isinstance(done.exception, InputError) and "results of another configuration" in str(done.exception)
+    assert isinstance(done.exception, InputError) and str(out / "sdpn" / "seed0") in str(done.exception)
 
 
 def test_bad_requests(data, tmp_path):
     for arguments, message in (
-        (["run", "--job", "7", "--seeds", "1", *ONLY, str(data), str(tmp_path / "o")], "--job 7: there are 3 jobs"),
-        (["run", "--job", "1", str(tmp_path), str(tmp_path / "o")], "prepare the data with stages 0 to 2"),
-        (["table", *ONLY, str(data), str(tmp_path / "o")], "no run has results yet"),
+        (["run", "--job", "7", "--seeds", "1", *ONLY, str(data), str(tmp_path / "o")], "--job 7"),
+        (["run", "--job", "1", str(tmp_path), str(tmp_path / "o")], "selected_cuts_train.jsonl.gz"),
+        (["table", *ONLY, str(data), str(tmp_path / "o")], str(tmp_path / "o" / "sdpn" / "seed0")),
     ):
         done = CliRunner().invoke(cli, ["ablate", *arguments])
         assert done.exit_code != 0 and message in done.output + str(done.exception)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny_training import TINY
 
 import sdpn_k2
 from sdpn_k2.cli import main
@@ -24,16 +26,6 @@ from sdpn_k2.inference.verification import verify
 from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
 from sdpn_k2.scoring.calibration import Calibration, write_calibration
-
-TINY = [
-    "model.channels=16",
-    "model.attention_channels=4",
-    "model.se_channels=4",
-    "model.embedding_dim=8",
-    "model.mlp_hidden_dim=16",
-    "model.projection_dim=6",
-    "objective.num_prototypes=5",
-]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +40,7 @@ def exp(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory) -> Path:
-    """a.wav, b.wav: 16 kHz; c.flac: 8 kHz, two channels; short.wav: too short."""
+    """Noise: a.wav and b.wav at 16 kHz, c.flac at 8 kHz with two channels, and short.wav, which is too short."""
     folder = tmp_path_factory.mktemp("audio")
     rng = np.random.default_rng(0)
     for name, rate, shape in (
@@ -74,7 +66,7 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
-    """Runs ``sdpn-k2`` in this process, in ``tmp_path``."""
+    """Run ``sdpn-k2`` in this process, in ``tmp_path``."""
     monkeypatch.chdir(tmp_path)
     handlers = list(logging.root.handlers)
 
@@ -114,27 +106,27 @@ def test_an_embedding_is_the_encoders_output(exp, audio, model):
         np.testing.assert_allclose(embedding, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_bfloat16_waveform_is_taken(model):
+def test_bfloat16_waveforms_are_accepted(model):
     samples = torch.rand(8000, generator=torch.Generator().manual_seed(0)).bfloat16()
     np.testing.assert_allclose(model.embed(samples), model.embed(samples.float()), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0, -16000, 16000.5, float("nan"), float("inf"), "16k"])
 def test_impossible_rates_are_refused(model, rate):
-    with pytest.raises(InputError, match="whole number"):
+    with pytest.raises(InputError, match=str(rate)[:5]):
         model.embed(np.ones(16000), rate=rate)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"device": "foo"}, "device foo: torch cannot use it"),
-        ({"device": "cuda:99"}, "device cuda:99: torch cannot use it"),
-        ({"max_duration": 0}, "max_duration is 0 s, must be 0.1 s or more"),
-        ({"max_duration": -1}, "max_duration is -1 s"),
-        ({"max_duration": 0.05}, "max_duration is 0.05 s"),
-        ({"max_duration": float("nan")}, "max_duration is nan s"),
-        ({"max_duration": float("inf")}, "max_duration is inf s"),
+        ({"device": "foo"}, "foo"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"max_duration": 0}, "max_duration.* 0 s.*0.1 s"),
+        ({"max_duration": -1}, "max_duration.* -1 s"),
+        ({"max_duration": 0.05}, "max_duration.* 0.05 s"),
+        ({"max_duration": float("nan")}, "max_duration.* nan s"),
+        ({"max_duration": float("inf")}, "max_duration.* inf s"),
     ],
 )
 def test_impossible_options_of_load_are_refused(exp, options, message):
@@ -163,8 +155,8 @@ def test_other_rates_are_resampled_and_channels_chosen(audio, model):
         (np.zeros((2, 16000), np.float32), r"shape \(2, 16000\)"),
         (np.zeros(16000, np.int64), "int64"),
         (np.full(16000, np.nan), "NaN"),
-        (np.zeros(500), "the waveform: 500 samples are too short"),
-        ("nowhere.wav", "nowhere.wav: no such file"),
+        (np.zeros(500), "the waveform: 500 samples"),
+        ("nowhere.wav", "nowhere.wav"),
     ],
 )
 def test_unusable_audio_is_refused(model, waveform, message):
@@ -173,7 +165,7 @@ def test_unusable_audio_is_refused(model, waveform, message):
 
 
 def test_an_unfinished_experiment_is_named(tmp_path):
-    with pytest.raises(InputError, match="has not come to its end"):
+    with pytest.raises(InputError, match="final.pt"):
         sdpn_k2.load(tmp_path)
 
 
@@ -204,11 +196,11 @@ def test_embed_reads_and_writes_pipes(exp, audio, model):
         np.testing.assert_allclose(vector, model.embed(audio / "a.wav"), atol=1e-6)
 
 
-def test_one_bad_file_is_skipped_where_names_tell(run, exp, audio, tmp_path):
+def test_bad_files_are_skipped_unless_rows_have_no_names(run, exp, audio, tmp_path):
     files = [audio / "a.wav", audio / "short.wav", tmp_path / "none.wav"]
     done = run("embed", "-c", exp, *files)
     assert done.code == 0 and list(json.loads(done.out)) == [str(audio / "a.wav")]
-    assert "short.wav: 500 samples are too short" in done.err and "done 1, failed 2" in done.err
+    assert "short.wav: 500 samples" in done.err and re.search(r"done 1\b.*\b2\b", done.err)
     done = run("embed", "-c", exp, "-o", tmp_path / "x.npy", *files)
     assert done.code == 1 and not list(tmp_path.iterdir())
 
@@ -216,14 +208,14 @@ def test_one_bad_file_is_skipped_where_names_tell(run, exp, audio, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["a.wav", "a.wav"], "a.wav: given twice"),
-        (["short.wav", "none.wav"], "none of the 2 files could be embedded"),
-        (["-o", "x.txt", "a.wav"], "x.txt: name it .npy, .json or .ark"),
-        (["-o", "ark:-", "cat a.wav |"], "cannot be a key of a Kaldi archive"),
-        (["-o", "/nowhere/x.npy", "a.wav"], "/nowhere/x.npy: cannot write"),
-        (["--channel", "1", "a.wav"], "a.wav: there is no channel 1"),
-        (["--max-duration", "0", "a.wav"], "max_duration is 0 s, must be 0.1 s or more"),
-        (["--device", "foo", "a.wav"], "device foo: torch cannot use it"),
+        (["a.wav", "a.wav"], "a.wav: duplicate"),
+        (["short.wav", "none.wav"], "2 files"),
+        (["-o", "x.txt", "a.wav"], "x.txt: .*.npy, .json.* .ark"),
+        (["-o", "ark:-", "cat a.wav |"], r"'cat a.wav \|': .*key"),
+        (["-o", "/nowhere/x.npy", "a.wav"], "/nowhere/x.npy: "),
+        (["--channel", "1", "a.wav"], "a.wav: .*channel 1"),
+        (["--max-duration", "0", "a.wav"], "max_duration.* 0 s.*0.1 s"),
+        (["--device", "foo", "a.wav"], "foo"),
     ],
 )
 def test_bad_requests_give_one_line(run, exp, audio, tmp_path, arguments, message):
@@ -231,14 +223,14 @@ def test_bad_requests_give_one_line(run, exp, audio, tmp_path, arguments, messag
         (tmp_path / name).symlink_to(audio / name)
     done = run("embed", "-c", exp, *arguments)
     assert done.code == 1 and done.out == ""
-    assert message in done.err.splitlines()[-1]
+    assert re.search(message, done.err.splitlines()[-1])
 
 
 @pytest.mark.parametrize("output", ["none/x.npy", "none/x.json", "none/x.ark", "ark,scp:x.ark,none/x.scp"])
 def test_an_output_that_cannot_be_written_is_found_out_first(run, exp, audio, monkeypatch, output):
     monkeypatch.setattr(Extractor, "embed", lambda *_: pytest.fail("embedded for nothing"))
     done = run("embed", "-c", exp, "-o", output, audio / "a.wav", audio / "b.wav")
-    assert done.code == 1 and "cannot write: No such file or directory" in done.err
+    assert done.code == 1 and "No such file or directory" in done.err
 
 
 def unit(vector):
@@ -250,7 +242,7 @@ def test_verify_is_the_cosine_of_the_mean_of_unit_embeddings(audio, model):
     mean = np.linspace(-1, 1, 8)
     assert verify(model, [audio / "a.wav"], audio / "b.wav").score == pytest.approx(unit(a) @ unit(b), abs=1e-6)
     enrolled = unit(unit(a - mean) + unit(b - mean))
-    verdict = verify(model, [audio / "a.wav", audio / "b.wav"], audio / "c.flac", mean)
+    verdict = verify(model, [audio / "a.wav", audio / "b.wav"], audio / "c.flac", mean=mean)
     assert verdict.score == pytest.approx(enrolled @ unit(c - mean), abs=1e-5)
     assert verdict.llr is None and verdict.probability is None
 
@@ -271,7 +263,7 @@ def test_verify_prints_score_and_calibrated_probability(run, exp, audio, model, 
         audio / "a.wav",
         audio / "b.wav",
     ]
-    expected = verify(model, [audio / "a.wav"], audio / "b.wav", np.eye(8)[7]).score
+    expected = verify(model, [audio / "a.wav"], audio / "b.wav", mean=np.eye(8)[7]).score
     llr = 3.0 * expected - 1.0
     probability = 1 / (1 + math.exp(-llr) * 9)
     lines = run(*arguments).out.splitlines()
@@ -287,12 +279,12 @@ def test_verify_prints_score_and_calibrated_probability(run, exp, audio, model, 
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        (["a.wav"], 2, "Missing argument"),
-        (["-", "-"], 2, "the standard input can be read once"),
-        (["a.wav", "none.wav"], 1, "none.wav: no such file"),
-        (["--p-target", "2", "--calibration", "calibration", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1"),
-        (["--p-target", "7", "a.wav", "b.wav"], 1, "p_target must lie between 0 and 1, is 7"),
-        (["--mean", "long.vec", "a.wav", "b.wav"], 1, "have 8 dimensions, the mean has 3"),
+        (["a.wav"], 2, "argument"),
+        (["-", "-"], 2, "standard input"),
+        (["a.wav", "none.wav"], 1, "none.wav: "),
+        (["--p-target", "2", "--calibration", "calibration", "a.wav", "b.wav"], 1, r"p_target\b.*\b2\b"),
+        (["--p-target", "7", "a.wav", "b.wav"], 1, r"p_target\b.*\b7\b"),
+        (["--mean", "long.vec", "a.wav", "b.wav"], 1, r"\b8\b.*\b3\b|\b3\b.*\b8\b"),
     ],
 )
 def test_verify_refuses_in_one_line(run, exp, audio, tmp_path, arguments, code, message):
@@ -302,12 +294,12 @@ def test_verify_refuses_in_one_line(run, exp, audio, tmp_path, arguments, code, 
         (tmp_path / name).symlink_to(audio / name)
     done = run("verify", "-c", exp, *arguments)
     assert done.code == code and done.out == ""
-    assert message in done.err.splitlines()[-1]
+    assert re.search(message, done.err.splitlines()[-1])
 
 
 def test_one_file_enrols_and_none_does_not(audio, model):
     expected = verify(model, [audio / "a.wav"], audio / "b.wav").score
     for alone in (audio / "a.wav", str(audio / "a.wav")):
         assert verify(model, alone, audio / "b.wav").score == expected
-    with pytest.raises(InputError, match="no recording to enrol"):
+    with pytest.raises(InputError, match="enrol"):
         verify(model, [], audio / "b.wav")

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from lhotse import CutSet, MonoCut, RecordingSet, SupervisionSet, validate
 
 from sdpn_k2.cli.prepare import prepare
+from sdpn_k2.data.audio_check import check_audio
 from sdpn_k2.data.corpora.audio_dir import prepare_audio_dir
-from sdpn_k2.data.manifests import UnusableAudio, check_audio
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.data_dir import validate as validate_data_dir
@@ -133,7 +133,7 @@ def test_utterances_are_sorted_by_speaker_whatever_the_folders_are_called(root, 
         "anna-a anna_maria-z nontarget\nanna_maria-9 anna_maria-a target\n"
     )
     write(root / "test" / "anna maria" / "b.wav", noise())
-    fails(root, tmp_path / "data", "'anna maria' and 'anna-maria' both become speaker 'anna_maria'")
+    fails(root, tmp_path / "data", "'anna maria' and 'anna-maria' .*'anna_maria'")
 
 
 def test_manifests_are_the_same_bytes_each_time(root, tmp_path):
@@ -157,8 +157,8 @@ def truncated_flac(path):
 
 
 BAD = {
-    "no samples": (lambda path: write(path, np.zeros(0)), "0 samples are too few"),
-    "too short": (lambda path: write(path, noise(0.06)), "960 samples are too few, at least 0.065 s"),
+    "no samples": (lambda path: write(path, np.zeros(0)), "0 samples"),
+    "too short": (lambda path: write(path, noise(0.06)), "960 samples, at least 0.065 s"),
     "empty file": (lambda path: path.write_bytes(b""), "the file is empty"),
     "not audio": (lambda path: path.write_text("hello, this is no audio"), "cannot decode"),
     "header only": (lambda path: path.write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt "), "cannot decode"),
@@ -203,11 +203,11 @@ def test_commands(tmp_path):
     audio = check_audio(f"cat {path} |")
     assert audio.num_samples == 8000 and not audio.is_plain
     for command, message in {
-        "echo oh no >&2; exit 3 |": "command failed with status 3: .*: oh no",
-        "true |": "wrote nothing",
-        "echo hello |": "cannot decode",
+        "echo oh no >&2; exit 3 |": "status 3: .*: oh no",
+        "true |": "true",
+        "echo hello |": "echo hello",
     }.items():
-        with pytest.raises(UnusableAudio, match=message):
+        with pytest.raises(InputError, match=message):
             check_audio(command)
 
 
@@ -215,7 +215,7 @@ def test_trials_of_skipped_audio_are_left_out(root, tmp_path, caplog):
     write(root / "test" / "bob" / "phone.flac", np.zeros(8000), 8000)
     prepare_audio_dir(root, tmp_path / "data", max_bad=30)
     assert len((tmp_path / "data" / "test" / "trials").read_text().splitlines()) == 2
-    assert any("left out 1 trials" in message for message in caplog.messages)
+    assert any("dropped 1 trials" in message for message in caplog.messages)
 
 
 def fails(root: Path, data: Path, message: str, **options) -> None:
@@ -227,55 +227,55 @@ def fails(root: Path, data: Path, message: str, **options) -> None:
 
 def test_missing_and_empty_roots(root, tmp_path):
     data = tmp_path / "data"
-    fails(tmp_path / "nowhere", data, "nowhere: no such folder")
+    fails(tmp_path / "nowhere", data, "nowhere: ")
     (tmp_path / "void").mkdir()
-    fails(tmp_path / "void", data, "void/train: no such folder")
+    fails(tmp_path / "void", data, "void/train: ")
     (tmp_path / "void" / "train").mkdir()
-    fails(tmp_path / "void", data, "void/train: no audio files here")
-    fails(root, data, "elsewhere: no such folder", folders={"train": tmp_path / "elsewhere"})
+    fails(tmp_path / "void", data, "void/train: .*.flac")
+    fails(root, data, "elsewhere: ", folders={"train": tmp_path / "elsewhere"})
 
 
 def test_audio_outside_a_speaker(root, tmp_path):
     write(root / "train" / "stray.wav", noise())
-    fails(root, tmp_path / "data", "stray.wav: audio must be in a folder named after its speaker")
+    fails(root, tmp_path / "data", "stray.wav: .*<speaker>/stray.wav")
 
 
 def test_file_name_that_is_not_utf8(root, tmp_path):
     write(root / "train" / "s1" / "x.wav", noise()).rename(os.fsdecode(os.fsencode(root / "train/s1") + b"/\xff.wav"))
-    fails(root, tmp_path / "data", "udcff.wav': this name is not UTF-8")
+    fails(root, tmp_path / "data", "udcff.wav': .*UTF-8")
 
 
 def test_one_id_twice(root, tmp_path):
     write(root / "train" / "s1" / "take0.flac", noise())
-    fails(root, tmp_path / "data", "utterance id 's1-take0' twice: .*take0.flac and .*take0.wav")
+    fails(root, tmp_path / "data", "'s1-take0': .*take0.flac and .*take0.wav")
 
 
 def test_too_much_bad_audio(root, tmp_path):
     write(root / "train" / "s1" / "take0.wav", np.zeros(8000))
-    fails(root, tmp_path / "data", "train: 1 of 6 audio files cannot be used .16.7 %, --max-bad allows 5 %.*silent")
+    fails(root, tmp_path / "data", "train: 1 of 6 .*5 %, see --max-bad.*'s1-take0': .*silent")
     for path in (root / "train").rglob("*.wav"):
         write(path, np.zeros(8000))
-    fails(root, tmp_path / "data", "train: 6 of 6 audio files cannot be used", max_bad=100)
+    fails(root, tmp_path / "data", "train: 6 of 6 ", max_bad=100)
 
 
 def test_a_failed_preparation_does_not_look_complete(root, tmp_path):
     prepare_audio_dir(root, tmp_path / "data")
     write(root / "test" / "bob" / "bob-1.wav", np.zeros(8000))
-    fails(root, tmp_path / "data", "test: 1 of 4 audio files cannot be used")
+    fails(root, tmp_path / "data", "test: 1 of 4 .*'bob-1'")
 
 
 def test_channel_that_is_not_there(root, tmp_path):
-    fails(root, tmp_path / "data", "has 1 channel.s., so no channel 1", channel=1)
+    fails(root, tmp_path / "data", "take0.wav: channel 1 .*1 channel", channel=1)
 
 
 @pytest.mark.parametrize(
     "trials, message",
     {
-        "bob-1 phone\n": "trials:1: expected 'enroll test target.nontarget'",
-        "bob-1 phone target\nbob-1 phone yes\n": "trials:2: expected",
-        "bob-1 alice target\ncarol dave nontarget\nz y target\n": "5 ids are not among .*: alice, carol, dave, …",
-        "bob-1 alice target\n": "1 ids are not among the utterances of this set: alice$",
-        "": "no trials",
+        "bob-1 phone\n": "trials:1: .*target.nontarget",
+        "bob-1 phone target\nbob-1 phone yes\n": "trials:2: ",
+        "bob-1 alice target\ncarol dave nontarget\nz y target\n": "trials: 5 ids .*: alice, carol, dave, …",
+        "bob-1 alice target\n": "trials: 1 ids .*: alice$",
+        "": "test/trials: ",
     }.items(),
 )
 def test_bad_trials(root, tmp_path, trials, message):
@@ -286,18 +286,19 @@ def test_bad_trials(root, tmp_path, trials, message):
 
 def test_name_in_trials_that_fits_two_utterances(root, tmp_path):
     write(root / "test" / "eve" / "phone.wav", noise())
-    fails(root, tmp_path / "data", "'phone' may be any of several utterances: give <speaker>/phone")
+    fails(root, tmp_path / "data", "test/trials: 'phone' .*<speaker>/phone")
 
 
 def test_corpus_and_data_in_one_place(root):
     before = sorted(root.rglob("*"))
-    fails(root, root, "the corpus lies where the data directory would go")
+    fails(root, root, f"{root}/train: .*data folder")
     assert sorted(root.rglob("*")) == before
 
 
-def test_real_speech(shared, tmp_path):
-    assert prepare_audio_dir(shared / "corpora", tmp_path) == ["dev", "test"]
-    assert len(read_map(tmp_path / "train" / "utt2spk")) == 1251
-    assert len((tmp_path / "dev" / "trials").read_text().splitlines()) == 28680
+def test_speech(speech, tmp_path):
+    assert prepare_audio_dir(speech, tmp_path) == ["test"]
+    assert len(read_map(tmp_path / "train" / "utt2spk")) == 16
+    assert (tmp_path / "test" / "trials").read_text() == (speech / "test" / "trials").read_text()
     recordings, supervisions = load(tmp_path, "test")
-    assert len(recordings) == len(supervisions) == 100
+    assert len(recordings) == len(supervisions) == 16
+    assert all(recording.sources[0].source.startswith(str(speech / "test")) for recording in recordings)

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from sdpn_k2.data.corpora.demo import (
 )
 from sdpn_k2.errors import InputError
 
-SIZES = dict(num_train_speakers=11, num_test_speakers=3, num_utterances=3)
+SIZES = {"num_train_speakers": 11, "num_test_speakers": 3, "num_utterances": 3}
 
 
 @pytest.fixture(scope="module")
@@ -98,30 +100,42 @@ def test_texts_vary():
 
 def test_what_is_not_a_demo_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="is not a demo corpus"):
+    with pytest.raises(InputError, match=re.escape(str(tmp_path))):
         make_demo(tmp_path, **SIZES)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_too_small_and_unwritable(tmp_path):
-    with pytest.raises(InputError, match="at least 1 training speaker"):
+    with pytest.raises(InputError, match="at least 1 .* 2 .* 2 "):
         make_demo(tmp_path / "a", num_train_speakers=0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="file/demo: "):
         make_demo(tmp_path / "file" / "demo", **SIZES)
-    with pytest.raises(InputError, match="a.wav: cannot write: .* is the disk full"):
+    with pytest.raises(InputError, match="nowhere/a.wav: "):
         _write_wav(tmp_path / "nowhere" / "a.wav", np.zeros(10))
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_without_the_synthesiser_nothing_is_written(tmp_path, monkeypatch, old):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    root = tmp_path / "audio"
+    if old:
+        root.mkdir()
+        (root / "demo.json").write_text("{}")
+    with pytest.raises(InputError, match=r'pip install "sdpn_k2\[demo\]"'):
+        make_demo(root, **SIZES)
+    assert [path.name for path in tmp_path.rglob("*")] == (["audio", "demo.json"] if old else [])
 
 
 def test_every_voice_speaks_and_unknown_ones_are_refused():
     synthesizer = Synthesizer(0)
-    speech = [synthesizer.speak("hello", accent, "m1", 170, 50, 50) for accent in ACCENTS]
-    speech += [synthesizer.speak("hello", "en", variant, 170, 50, 50) for variant in VARIANTS]
+    speech = [synthesizer.speak("hello", accent, "m1", rate=170, pitch=50, pitch_range=50) for accent in ACCENTS]
+    speech += [synthesizer.speak("hello", "en", variant, rate=170, pitch=50, pitch_range=50) for variant in VARIANTS]
     assert all(np.abs(samples).max() > 0.01 for samples in speech)
-    with pytest.raises(InputError, match="no voice 'en\\+nobody'"):
-        synthesizer.speak("hello", "en", "nobody", 170, 50, 50)
-    with pytest.raises(InputError, match="no voice 'martian\\+m1'"):
-        synthesizer.speak("hello", "martian", "m1", 170, 50, 50)
+    with pytest.raises(InputError, match="'en\\+nobody'"):
+        synthesizer.speak("hello", "en", "nobody", rate=170, pitch=50, pitch_range=50)
+    with pytest.raises(InputError, match="'martian\\+m1'"):
+        synthesizer.speak("hello", "martian", "m1", rate=170, pitch=50, pitch_range=50)
 
 
 def test_description_names_every_speaker(demo):

@@ -14,6 +14,13 @@ KEYS = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")
 VALUES = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=8)
 
 
+def assert_message(error, where, *words):
+    """An error begins with the file (and line) and names what matters."""
+    message = str(error.value)
+    assert message.startswith(f"{where}: ") and "\n" not in message
+    assert all(word in message for word in words), message
+
+
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -34,38 +41,35 @@ def test_only_ascii_white_space_separates(tmp_path):
     assert data_dir.read_map(path) == {"a\u3000b": "你好\u3000吗\u00a0x", "c": ""}
 
 
-def test_lists_numbers_segments_trials(tmp_path):
+def test_lists_numbers_segments(tmp_path):
     assert data_dir.read_lists(write(tmp_path / "spk2utt", "s a b\nt c\n")) == {"s": ["a", "b"], "t": ["c"]}
     assert data_dir.read_numbers(write(tmp_path / "utt2dur", "a 1.5 \nb 2\n")) == {"a": 1.5, "b": 2.0}
     segments = data_dir.read_segments(write(tmp_path / "segments", "a rec 0.5 1.25\nb rec 1 -1\nc rec 0 1 A\n"))
     assert segments == {"a": ("rec", 0.5, 1.25), "b": ("rec", 1.0, -1.0), "c": ("rec", 0.0, 1.0)}
-    trials = list(data_dir.read_trials(write(tmp_path / "trials", "a b target\na c nontarget\n")))
-    assert trials == [("a", "b", True), ("a", "c", False)]
 
 
 @pytest.mark.parametrize(
-    "reader, text, message",
+    "reader, text, line, words",
     [
-        ("read_map", "a 1\n\nb 2\n", "{}:2: empty line"),
-        ("read_map", "a 1\nb\n", "{}:2: 'b' has no value"),
-        ("read_map", "a 1\nb 2\na 3\n", "{}:3: 'a' is there twice"),
-        ("read_map", "a 1\nb 2\r\n", "{}:2: Windows line end; remove them: sed -i 's/\\r$//' {}"),
-        ("read_map", None, "{}: cannot read: No such file or directory"),
-        ("read_numbers", "a 1\nb nan\n", "{}:2: 'b' has 'nan' where a number is wanted"),
-        ("read_numbers", "a 1 2\n", "{}:1: 'a' has '1 2' where a number is wanted"),
-        ("read_segments", "a rec 1\n", "{}:1: expected utterance, recording, start and end, got 'a rec 1'"),
-        ("read_segments", "a rec 2 1\n", "{}:1: 'a' goes from 2 to 1 s: it must end after its start"),
-        ("read_segments", "a rec -1 1\n", "{}:1: 'a' starts at -1 s, before its recording"),
-        ("read_trials", "a b target\na b yes\n", "{}:2: expected 'enroll test target|nontarget', got 'a b yes'"),
+        ("read_map", "a 1\n\nb 2\n", ":2", ["empty"]),
+        ("read_map", "a 1\nb\n", ":2", ["'b'"]),
+        ("read_map", "a 1\nb 2\na 3\n", ":3", ["duplicate", "'a'"]),
+        ("read_map", "a 1\nb 2\r\n", ":2", ["Windows", "sed -i 's/\\r$//' {}"]),
+        ("read_map", None, "", ["No such file"]),
+        ("read_numbers", "a 1\nb nan\n", ":2", ["'b'", "'nan'"]),
+        ("read_numbers", "a 1 2\n", ":1", ["'a'", "'1 2'"]),
+        ("read_segments", "a rec 1\n", ":1", ["'a rec 1'"]),
+        ("read_segments", "a rec 2 1\n", ":1", ["'a'", "from 2 to 1 s"]),
+        ("read_segments", "a rec -1 1\n", ":1", ["'a'", "-1 s"]),
     ],
 )
-def test_unusable_tables_are_named_by_file_and_line(tmp_path, reader, text, message):
+def test_unusable_tables_are_named_by_file_and_line(tmp_path, reader, text, line, words):
     path = tmp_path / "table"
     if text is not None:
         write(path, text)
     with pytest.raises(InputError) as error:
         list(getattr(data_dir, reader)(path))
-    assert str(error.value) == message.format(path, path)
+    assert_message(error, f"{path}{line}", *(word.format(path) for word in words))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
@@ -90,16 +94,16 @@ def test_names_that_are_not_utf8_survive(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "items, message",
+    "items, words",
     [
-        ([("a", "1"), ("a", "2")], "'a' is given twice"),
-        ([("a b", "1")], "'a b' cannot be a key: it is empty or has white space"),
-        ([("", "1")], "'' cannot be a key: it is empty or has white space"),
-        ([("a", "1\n2")], "the value of 'a' has a line break"),
+        ([("a", "1"), ("a", "2")], "duplicate key 'a'"),
+        ([("a b", "1")], "'a b'"),
+        ([("", "1")], "''"),
+        ([("a", "1\n2")], "'a'"),
     ],
 )
-def test_nothing_is_written_that_could_not_be_read(tmp_path, items, message):
-    with pytest.raises(InputError, match=f"t: {message}"):
+def test_nothing_is_written_that_could_not_be_read(tmp_path, items, words):
+    with pytest.raises(InputError, match=f"/t: .*{words}"):
         data_dir.write_map(tmp_path / "t", items)
     assert list(tmp_path.iterdir()) == []
 
@@ -158,76 +162,77 @@ def test_good_directories_pass(plain, segmented):
 
 
 @pytest.mark.parametrize(
-    "name, old, new, message",
+    "name, old, new, where, words",
     [
-        ("utt2spk", "s1-b s1\n", "", "{d}/spk2utt:1: speaker 's1' has other utterances than in utt2spk"),
-        ("utt2spk", "s1-b s1", "s1-b s1 s2", "{d}/utt2spk:2: expected one utterance and one speaker, got 's1-b s1 s2'"),
-        ("utt2spk", "s1-a s1\ns1-b s1\n", "s1-b s1\ns1-a s1\n", "{d}/utt2spk:2: 's1-a' is not in C-locale order"),
-        ("utt2spk", "s2-a s2", "s2-a s3", "{d}/utt2spk:4: sorted by utterance, speaker 's2' comes too late"),
-        ("utt2spk", "s2-b s2", "s2-a s2", "{d}/utt2spk:4: 's2-a' is there twice"),
-        ("spk2utt", "s3 s3-a\n", "", "{d}/spk2utt: 1 of 3 ids in {d}/utt2spk are missing, the first is 's3'"),
-        ("wav.scp", "s2-a /audio/s2-a.wav\n", "", "{d}/wav.scp: 1 of 5 ids in {d}/utt2spk are missing"),
-        ("feats.scp", "s2-a ", "s2-aa ", "{d}/feats.scp:3: 's2-aa' is not in {d}/utt2spk"),
-        ("text", "s2-a hello", "s2-a h\xe9llo", None),
-        ("text", "s2-a hello you", "s2-a", None),
-        ("utt2num_frames", "s2-b 100", "s2-b 0", "{d}/utt2num_frames:4: 's2-b' has 0, which is not above zero"),
-        ("utt2num_frames", "s2-b 100", "s2-b x", "{d}/utt2num_frames:4: 's2-b' has 'x' where a number is wanted"),
-        ("spk2gender", "s2 m", "s2 male", "{d}/spk2gender:2: gender of 's2' must be m or f, got 'male'"),
-        ("spk2gender", "s2 m\n", "", "{d}/spk2gender: 1 of 3 ids in {d}/spk2utt are missing, the first is 's2'"),
-        ("wav.scp", "s2-a /audio/s2-a.wav", "s2-a", "{d}/wav.scp:3: 's2-a' has no value"),
-        ("feats.scp", "s3-a", "\ns3-a", "{d}/feats.scp:5: empty line"),
-        ("wav.scp", "s1-b.wav\n", "s1-b.wav\r\n", "{d}/wav.scp:2: Windows line end"),
+        ("utt2spk", "s1-b s1\n", "", "spk2utt:1", ["'s1'", "utt2spk"]),
+        ("utt2spk", "s1-b s1", "s1-b s1 s2", "utt2spk:2", ["'s1-b s1 s2'"]),
+        ("utt2spk", "s1-a s1\ns1-b s1\n", "s1-b s1\ns1-a s1\n", "utt2spk:2", ["'s1-a'", "C-locale order"]),
+        ("utt2spk", "s2-a s2", "s2-a s3", "utt2spk:4", ["speaker 's2'"]),
+        ("utt2spk", "s2-b s2", "s2-a s2", "utt2spk:4", ["duplicate", "'s2-a'"]),
+        ("spk2utt", "s3 s3-a\n", "", "spk2utt", ["1 of 3", "{d}/utt2spk", "'s3'"]),
+        ("wav.scp", "s2-a /audio/s2-a.wav\n", "", "wav.scp", ["1 of 5", "{d}/utt2spk", "'s2-a'"]),
+        ("feats.scp", "s2-a ", "s2-aa ", "feats.scp:3", ["'s2-aa'", "{d}/utt2spk"]),
+        ("utt2num_frames", "s2-b 100", "s2-b 0", "utt2num_frames:4", ["'s2-b'", "0"]),
+        ("utt2num_frames", "s2-b 100", "s2-b x", "utt2num_frames:4", ["'s2-b'", "'x'"]),
+        ("spk2gender", "s2 m", "s2 male", "spk2gender:2", ["'s2'", "'male'"]),
+        ("spk2gender", "s2 m\n", "", "spk2gender", ["1 of 3", "{d}/spk2utt", "'s2'"]),
+        ("wav.scp", "s2-a /audio/s2-a.wav", "s2-a", "wav.scp:3", ["'s2-a'"]),
+        ("feats.scp", "s3-a", "\ns3-a", "feats.scp:5", ["empty"]),
+        ("wav.scp", "s1-b.wav\n", "s1-b.wav\r\n", "wav.scp:2", ["Windows"]),
     ],
 )
-def test_first_bad_line_is_named(plain, name, old, new, message):
+def test_first_bad_line_is_named(plain, name, old, new, where, words):
     spoil(plain / name, old, new)
-    if message is None:
-        assert data_dir.validate(plain) == 5
-    else:
-        with pytest.raises(InputError) as error:
-            data_dir.validate(plain)
-        assert str(error.value).startswith(message.format(d=plain))
+    with pytest.raises(InputError) as error:
+        data_dir.validate(plain)
+    assert_message(error, plain / where, *(word.format(d=plain) for word in words))
+
+
+@pytest.mark.parametrize("new", ["s2-a h\xe9llo you", "s2-a"])
+def test_text_may_be_foreign_or_empty(plain, new):
+    spoil(plain / "text", "s2-a hello you", new)
+    assert data_dir.validate(plain) == 5
 
 
 @pytest.mark.parametrize(
-    "name, old, new, message",
+    "name, old, new, where, words",
     [
-        ("segments", "r2 0.5 3", "r2 3 0.5", "{d}/segments:4: 's2-b' goes from 3 to 0.5 s"),
-        ("segments", "s2-b r2", "s2-b r3", "{d}/segments:4: recording 'r3' is not in {d}/wav.scp"),
-        ("segments", "s2-b r2 0.5 3\n", "", "{d}/segments: 1 of 5 ids in {d}/utt2spk are missing, the first is 's2-b'"),
-        ("wav.scp", "r2 r2.wav\n", "r2 r2.wav\nr3 r3.wav\n", "{d}/wav.scp:3: 'r3' is not in {d}/segments"),
-        ("reco2dur", "r2 5.5\n", "", "{d}/reco2dur: 1 of 2 ids in {d}/wav.scp are missing, the first is 'r2'"),
+        ("segments", "r2 0.5 3", "r2 3 0.5", "segments:4", ["'s2-b'", "from 3 to 0.5 s"]),
+        ("segments", "s2-b r2", "s2-b r3", "segments:4", ["'r3'", "{d}/wav.scp"]),
+        ("segments", "s2-b r2 0.5 3\n", "", "segments", ["1 of 5", "{d}/utt2spk", "'s2-b'"]),
+        ("wav.scp", "r2 r2.wav\n", "r2 r2.wav\nr3 r3.wav\n", "wav.scp:3", ["'r3'", "{d}/segments"]),
+        ("reco2dur", "r2 5.5\n", "", "reco2dur", ["1 of 2", "{d}/wav.scp", "'r2'"]),
     ],
 )
-def test_segments_and_recordings_must_agree(segmented, name, old, new, message):
+def test_segments_and_recordings_must_agree(segmented, name, old, new, where, words):
     spoil(segmented / name, old, new)
     with pytest.raises(InputError) as error:
         data_dir.validate(segmented, feats=False, text=False)
-    assert str(error.value).startswith(message.format(d=segmented))
+    assert_message(error, segmented / where, *(word.format(d=segmented) for word in words))
 
 
 def test_what_must_be_there(plain, tmp_path):
     for name, option in (("feats.scp", "feats"), ("text", "text"), ("wav.scp", "wav")):
         (plain / name).rename(plain / "away")
-        with pytest.raises(InputError, match=f"{name}: no such file"):
+        with pytest.raises(InputError, match=f"/{name}: "):
             data_dir.validate(plain)
         assert data_dir.validate(plain, **{option: False}) == 5
         (plain / "away").rename(plain / name)
-    with pytest.raises(InputError, match="no such data directory"):
+    with pytest.raises(InputError, match="/nowhere: "):
         data_dir.validate(tmp_path / "nowhere")
     write(plain / "utt2spk", "")
-    with pytest.raises(InputError, match="utt2spk: no utterances"):
+    with pytest.raises(InputError, match="/utt2spk: "):
         data_dir.validate(plain)
 
 
 def test_text_must_be_utf8(plain):
     write(plain / "text", (plain / "text").read_bytes().replace(b"s2-a hello", b"s2-a h\xe9llo"))
-    with pytest.raises(InputError, match="text:3: the text of 's2-a' is not UTF-8"):
+    with pytest.raises(InputError, match="/text:3: .*'s2-a'.* UTF-8"):
         data_dir.validate(plain)
 
 
 def test_speaker_order_can_be_let_go(tmp_path):
-    with pytest.raises(InputError, match="let every utterance id begin with its speaker id"):
+    with pytest.raises(InputError, match="/utt2spk:2: speaker 's'"):
         data_dir.write_data_dir(tmp_path / "d", {"a": "a.wav", "b": "b.wav"}, {"a": "t", "b": "s"})
     assert data_dir.validate(tmp_path / "d", feats=False, text=False, speaker_order=False) == 2
 
@@ -236,10 +241,10 @@ def test_speaker_order_can_be_let_go(tmp_path):
 
 
 def test_fix_makes_a_directory_valid_again(plain):
-    # Unsorted, CRLF, an empty line, one twice, one unknown.
+    # Unsorted, a Windows line end, an empty line, a repeated line, an unknown speaker.
     write(plain / "utt2spk", "s2-b s2\r\n\ns1-a s1\ns1-a s1\ns2-a s2\ns3-a s3\nzz-z zz\n")
-    write(plain / "feats.scp", "s2-b /f:4\ns1-b /f:2\ns1-a /f:1\ns2-a\ns3-a /f:5\n")  # a key only
-    write(plain / "spk2gender", "s1 f\ns2 m\n")  # nothing of s3
+    write(plain / "feats.scp", "s2-b /f:4\ns1-b /f:2\ns1-a /f:1\ns2-a\ns3-a /f:5\n")  # without a value
+    write(plain / "spk2gender", "s1 f\ns2 m\n")  # without s3
     notes = data_dir_ops.fix(plain)
     assert data_dir.validate(plain) == 2
     assert data_dir.read_map(plain / "utt2spk") == {"s1-a": "s1", "s2-b": "s2"}
@@ -270,7 +275,8 @@ def test_fix_drops_bad_segments_and_lost_recordings(segmented):
 
 def test_fix_removes_a_derived_table_rather_than_utterances(plain):
     write(plain / "utt2num_frames", "s1-a 100\n")
-    assert "removed utt2num_frames: it lacks 4 ids; make it again" in data_dir_ops.fix(plain)
+    (note, _) = data_dir_ops.fix(plain)
+    assert "utt2num_frames" in note and " 4 ids" in note
     assert data_dir.validate(plain) == 5 and not (plain / "utt2num_frames").exists()
 
 
@@ -288,12 +294,12 @@ def test_fix_keeps_utterances_without_an_origin_or_a_warp(plain):
 def test_fix_leaves_choices_to_people(plain):
     before = (plain / "utt2spk").read_text()
     write(plain / "utt2spk", before + "s1-a s2\n")
-    with pytest.raises(InputError, match="utt2spk:6: 's1-a' has 's2', but 's1' before: remove one of them"):
+    with pytest.raises(InputError, match="/utt2spk:6: 's1-a' .*'s2'.*'s1'"):
         data_dir_ops.fix(plain)
     assert (plain / "utt2spk").read_text() == before + "s1-a s2\n"
     write(plain / "utt2spk", before)
     write(plain / "feats.scp", "zz /f:1\n")
-    with pytest.raises(InputError, match="no utterance is there in all of"):
+    with pytest.raises(InputError, match="/plain: .* feats.scp, "):
         data_dir_ops.fix(plain)
     assert (plain / "feats.scp").read_text() == "zz /f:1\n"
 
@@ -311,7 +317,7 @@ def test_subset_keeps_what_belongs_to_its_utterances(segmented, tmp_path):
     data_dir_ops.subset(segmented, out, ["s2-b"])
     assert list(data_dir.read_map(out / "wav.scp")) == list(data_dir.read_map(out / "reco2dur")) == ["r2"]
     data_dir.validate(out, feats=False, text=False)
-    with pytest.raises(InputError, match="no utterances would be left"):
+    with pytest.raises(InputError, match="/none: "):
         data_dir_ops.subset(segmented, tmp_path / "none", ["unknown"])
 
 
@@ -348,9 +354,9 @@ def test_split_is_done_again_only_when_the_directory_changed(plain):
 
 
 def test_split_into_too_many_parts(plain):
-    with pytest.raises(InputError, match="has 3 speakers, too few for 4 parts: use fewer jobs, or --per-utt"):
+    with pytest.raises(InputError, match="/utt2spk .* 3 speakers.* 4 parts.*--per-utt"):
         data_dir_ops.split(plain, 4)
-    with pytest.raises(InputError, match="cannot split the 5 utterances of"):
+    with pytest.raises(InputError, match="5 utterances .*/plain .* 6 parts"):
         data_dir_ops.split(plain, 6, per_utterance=True)
 
 
@@ -363,7 +369,8 @@ def test_combine(plain, segmented, tmp_path):
     uniq = data_dir.read_map(out / "utt2uniq")  # whoever has none is itself
     assert uniq["s1-a"] == uniq["s1-a-n"] == "s1-a"
     write(plain / "utt2dur", "s1-a 1\n")
-    assert data_dir_ops.combine(out, [plain, other]) == [f"not combining utt2dur: {other} has none"]
+    (note,) = data_dir_ops.combine(out, [plain, other])
+    assert "utt2dur" in note and str(other) in note
     (plain / "utt2dur").unlink()
     assert data_dir.read_lists(out / "spk2utt")["s3"] == ["s3-a", "s3-a-n"]
 
@@ -392,13 +399,13 @@ def test_combine_refuses_contradictions(plain, tmp_path):
     data_dir_ops.combine(tmp_path / "same", [plain, other])  # the same utterances twice are one
     assert data_dir.validate(tmp_path / "same") == 5
     write(other / "wav.scp", (other / "wav.scp").read_text().replace("/audio/s2-b", "/elsewhere/s2-b"))
-    with pytest.raises(InputError, match="other/wav.scp: 's2-b' has '/elsewhere/s2-b.wav', but '/audio/s2-b.wav' in"):
+    with pytest.raises(InputError, match="other/wav.scp: 's2-b' .*'/elsewhere/s2-b.wav'.*'/audio/s2-b.wav'"):
         data_dir_ops.combine(tmp_path / "out", [plain, other])
     assert not (tmp_path / "out").exists()
     write(plain / "frame_shift", "0.01\n")
     shutil.copytree(plain, tmp_path / "slow")
     write(tmp_path / "slow/frame_shift", "0.02\n")
-    with pytest.raises(InputError, match="different frame shifts"):
+    with pytest.raises(InputError, match="frame shifts: 0.01 s in .*/plain, 0.02 s in .*/slow"):
         data_dir_ops.combine(tmp_path / "out", [plain, tmp_path / "slow"])
 
 
@@ -415,7 +422,7 @@ def test_copy_renames_utterances_and_speakers(plain, segmented, tmp_path):
     assert data_dir.read_map(out / "wav.scp") == data_dir.read_map(segmented / "wav.scp")
     assert not (out / "text").exists()  # of the directory that was there before
     data_dir.validate(out, feats=False, text=False)
-    with pytest.raises(InputError, match="cannot be copied onto itself"):
+    with pytest.raises(InputError, match="/plain: "):
         data_dir_ops.copy(plain, f"{plain}/../plain")
 
 
@@ -450,10 +457,10 @@ def test_subsegment(plain, segmented, tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("x nosuch 0 1", "subsegments:1: utterance 'nosuch' of 'x' is not in"),
+        ("x nosuch 0 1", "subsegments:1: 'x' .*'nosuch'.*/utt2spk"),
         ("x s1-a 1 0.5", "subsegments:1: 'x' goes from 1 to 0.5 s"),
-        ("x s1-a 1 -1", "subsegments:1: 'x' needs an end in seconds"),
-        ("x s1-a 1.5 1.7", "subsegments:1: from 1.5 to 1.7 s there is no frame of /feats.ark:0"),
+        ("x s1-a 1 -1", "subsegments:1: 'x' .*-1"),
+        ("x s1-a 1.5 1.7", "subsegments:1: .*/feats.ark:0.* 1.5 to 1.7 s"),
     ],
 )
 def test_bad_subsegments(plain, tmp_path, line, message):

@@ -118,7 +118,7 @@ def replace(path: Path, old: str, new: str) -> None:
 def test_wav_scp_pointing_nowhere_and_failing_pipes(corpus, tmp_path, caplog):
     data = tmp_path / "data"
     replace(corpus / "train" / "wav.scp", "rec0.wav", "gone.wav")
-    with pytest.raises(InputError, match="train: 1 of 3 audio files cannot be used .*'rec0': .*gone.wav: no such file"):
+    with pytest.raises(InputError, match="train: 1 of 3 .*'rec0': .*gone.wav"):
         prepare_kaldi_dirs(corpus / "train", {"test": corpus / "test"}, data)
     replace(corpus / "train" / "wav.scp", "cat ", "cat --no-such-option ")
     prepare_kaldi_dirs(corpus / "train", {"test": corpus / "test"}, data, max_bad=70)
@@ -132,30 +132,28 @@ def test_wav_scp_pointing_nowhere_and_failing_pipes(corpus, tmp_path, caplog):
 @pytest.mark.parametrize(
     "segment, reason",
     [
-        (
-            "2.5 2.8",
-            "'ann-1': it has 0 s from 2.5 s on of recording 'rec0', which lasts 2 s; at least 0.065 s are needed",
-        ),
-        ("0.5 0.56", "'ann-1': it has 0.06 s from 0.5 s on"),
+        ("2.5 2.8", "0 s from 2.5 s of recording 'rec0', which lasts 2 s; at least 0.065 s"),
+        ("0.5 0.56", "0.06 s from 0.5 s of recording 'rec0'"),
     ],
 )
 def test_segment_behind_its_recording_or_too_short(corpus, tmp_path, caplog, segment, reason):
     replace(corpus / "train" / "segments", "ann-1 rec0 0 0.8", f"ann-1 rec0 {segment}")
     prepare_kaldi_dirs(corpus / "train", {}, tmp_path / "data")
     assert "ann-1" not in read_map(tmp_path / "data" / "train" / "utt2spk")
-    assert any(reason in message for message in caplog.messages)
+    assert any("'ann-1'" in message and reason in message for message in caplog.messages)
+    assert reason in read_map(tmp_path / "data" / "manifests" / "skipped_train")["ann-1"]
 
 
 @pytest.mark.parametrize(
     "file, old, new, message",
     [
-        ("utt2spk", "ann-1 ann\n", "", "utt2spk: no utterance 'ann-1', which .*segments has"),
-        ("utt2spk", "cy-1 cy\n", "cy-1 cy\ncy-2 cy\n", "segments: no utterance 'cy-2'"),
-        ("utt2spk", "cy-1 cy\n", "cy-1 cy\ncy-1 cy\n", "utt2spk:5: 'cy-1' is there twice"),
-        ("segments", "rec1", "rec9", "segments: 'bob-1' is from recording 'rec9', which wav.scp has not"),
-        ("segments", "0.8", "zero", "segments:1: 'ann-1' has 'zero' where a number is wanted"),
-        ("segments", "0.5 99", "0.5 0.2", "segments:3: 'bob-1' .* 0.5 to 0.2 s"),
-        ("wav.scp", "rec0 ", "rec1 ", "wav.scp:2: 'rec1' is there twice"),
+        ("utt2spk", "ann-1 ann\n", "", "segments: .*'ann-1' .*/utt2spk"),
+        ("utt2spk", "cy-1 cy\n", "cy-1 cy\ncy-2 cy\n", "utt2spk: .*'cy-2' .*/segments"),
+        ("utt2spk", "cy-1 cy\n", "cy-1 cy\ncy-1 cy\n", "utt2spk:5: .*'cy-1'"),
+        ("segments", "rec1", "rec9", "segments:3: .*'rec9' .*wav.scp"),
+        ("segments", "0.8", "zero", "segments:1: .*'ann-1'.*'zero'"),
+        ("segments", "0.5 99", "0.5 0.2", "segments:3: .*'bob-1' .*0.5 .*0.2"),
+        ("wav.scp", "rec0 ", "rec1 ", "wav.scp:2: .*'rec1'"),
     ],
 )
 def test_tables_that_do_not_fit(corpus, tmp_path, file, old, new, message):
@@ -167,15 +165,15 @@ def test_tables_that_do_not_fit(corpus, tmp_path, file, old, new, message):
 
 def test_missing_pieces(corpus, tmp_path):
     data = tmp_path / "data"
-    with pytest.raises(InputError, match="nowhere/wav.scp: no such file"):
+    with pytest.raises(InputError, match="nowhere/wav.scp: "):
         prepare_kaldi_dirs(tmp_path / "nowhere", {}, data)
-    with pytest.raises(InputError, match="train: no file trials or trials_<name> here"):
+    with pytest.raises(InputError, match="train: .*trials_<name>"):
         prepare_kaldi_dirs(corpus / "train", {"dev": corpus / "train"}, data)
-    with pytest.raises(InputError, match="cannot be called train"):
+    with pytest.raises(InputError, match="test: .* train"):
         prepare_kaldi_dirs(corpus / "train", {"train": corpus / "test"}, data)
-    with pytest.raises(InputError, match="the corpus lies where the data directory would go"):
+    with pytest.raises(InputError, match="in/train: .*data folder"):
         prepare_kaldi_dirs(corpus / "train", {"test": corpus / "test"}, corpus)
     assert (corpus / "train" / "segments").exists()
     (corpus / "test" / "trials_all").write_text("dan-1 fay-1 target\n")
-    with pytest.raises(InputError, match="trials_all: 1 ids are not among the utterances of this set: fay-1"):
+    with pytest.raises(InputError, match="trials_all: 1 ids .*: fay-1"):
         prepare_kaldi_dirs(corpus / "train", {"test": corpus / "test"}, data)

@@ -9,7 +9,7 @@ from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment,
 from lhotse.audio import AudioSource
 
 from sdpn_k2.cli import cli
-from sdpn_k2.data.cuts import load_manifest, write_manifest
+from sdpn_k2.data.manifest_files import load_manifest, write_manifest
 from sdpn_k2.errors import InputError
 
 RECORDINGS = [
@@ -29,27 +29,27 @@ CUT_COMMANDS = [
 
 
 def broken(folder, name):
-    """A manifest and what is said of it."""
+    """Write a broken manifest; return it and the expected message."""
     path = folder / f"{name}.jsonl.gz"
     if name == "half":
         write_manifest(CUTS, path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        return path, r"half.jsonl.gz: cannot read the manifest beyond line \d+: Compressed file ended before"
+        return path, r"half.jsonl.gz: .* line \d+: Compressed file ended before"
     if name == "flipped":
         path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 100)  # no such kind of block
-        return path, "flipped.jsonl.gz: cannot read the manifest beyond line 0: Error -3"
+        return path, "flipped.jsonl.gz: .* line 0: Error -3"
     if name == "text":
         path.write_text("one two\n")
-        return path, "text.jsonl.gz: line 1 is not a lhotse cut: Expecting value"
+        return path, "text.jsonl.gz:1: .* cut: Expecting value"
     if name == "partial":
         path.write_text(json.dumps(CUTS[0].to_dict()) + '\n{"id": "x"}\n')
-        return path, "partial.jsonl.gz: line 2 is not a lhotse cut: .*missing"
+        return path, "partial.jsonl.gz:2: .* cut: .*missing"
     if name == "word":
         path.write_text('"word"\n')
-        return path, "word.jsonl.gz: line 1 is not a lhotse cut"
+        return path, "word.jsonl.gz:1: .* cut"
     write_manifest({"recordings": RECORDINGS, "supervisions": SUPERVISIONS}[name], path)
     kind = {"recordings": "Recording", "supervisions": "SupervisionSegment"}[name]
-    return path, f"{name}.jsonl.gz: line 1 is not a lhotse cut, but a {kind}"
+    return path, f"{name}.jsonl.gz:1: .* cut, .*{kind}"
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_the_manifests_of_to_kaldi(tmp_path):
     write_manifest(RECORDINGS, recordings)
     write_manifest(SUPERVISIONS, supervisions)
     result = CliRunner().invoke(cli, ["lhotse", "to-kaldi", *map(str, (supervisions, recordings, data))])
-    with pytest.raises(InputError, match="s.jsonl.gz: line 1 is not a lhotse recording, but a SupervisionSegment"):
+    with pytest.raises(InputError, match="s.jsonl.gz:1: .* recording, .*SupervisionSegment"):
         raise result.exception
     supervisions.write_bytes(gzip.compress(b'{"id": "a"}\n'))
     result = CliRunner().invoke(cli, ["lhotse", "to-kaldi", *map(str, (recordings, supervisions, data))])
-    with pytest.raises(InputError, match="s.jsonl.gz: line 1 is not a lhotse supervision: .*missing"):
+    with pytest.raises(InputError, match="s.jsonl.gz:1: .* supervision: .*missing"):
         raise result.exception
     assert not data.exists()
 

@@ -14,9 +14,8 @@ from voxceleb_tree import VOX1_DEV, VOX1_TEST, VOX2_TEST, encode, make_voxceleb_
 from sdpn_k2.cli.prepare import prepare
 from sdpn_k2.data.corpora.voxceleb import prepare_voxceleb
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir.data_dir import read_map, read_trials, validate
-
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg, which is not installed")
+from sdpn_k2.kaldi.backend.trials import read_trials
+from sdpn_k2.kaldi.datadir.data_dir import read_map, validate
 
 
 def some_noise():
@@ -98,7 +97,7 @@ def test_no_evaluated_speaker_and_no_test_speaker_is_trained_on(tree, tmp_path):
         assert evaluated == set(VOX1_DEV + VOX1_TEST) and not evaluated & trained
 
     for wrong in (tree / "vox1", tree):
-        with pytest.raises(InputError, match="4 speakers to train on are in the trial lists, such as id10001"):
+        with pytest.raises(InputError, match=f"{wrong}: 4 .*id10001"):
             prepare_voxceleb(tree / "vox1", wrong, tmp_path / "wrong")
     assert not (tmp_path / "wrong" / "train").exists()
 
@@ -111,8 +110,7 @@ def test_only_what_the_lists_name_is_prepared(tree, tmp_path):
     assert set(read_map(tmp_path / "data" / "vox1" / "utt2spk").values()) == set(VOX1_TEST)
 
 
-@needs_ffmpeg
-def test_m4a_through_ffmpeg(tree, tmp_path):
+def test_m4a_through_ffmpeg(ffmpeg, tree, tmp_path):
     wav = tree / "vox2/vox2_dev_aac/dev/aac/id00012/5r0dWxy17C8/00001.wav"
     original = soundfile.read(wav)[0]
     encode(wav)
@@ -133,7 +131,7 @@ def test_m4a_without_ffmpeg(tree, tmp_path, monkeypatch):
     wav = tree / "vox2/vox2_dev_aac/dev/aac/id00012/5r0dWxy17C8/00001.wav"
     wav.rename(wav.with_suffix(".m4a"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="00001.m4a: .m4a needs ffmpeg, which is not installed"):
+    with pytest.raises(InputError, match="00001.m4a: .*ffmpeg"):
         run(tree, tmp_path / "data")
 
 
@@ -160,11 +158,11 @@ def test_lhotse_recipes_that_would_fetch_or_mix_are_not_used(tree, tmp_path, mon
 @pytest.mark.parametrize(
     "line, message",
     {
-        "1 id10270/5r0dWxy17C8/00001.wav\n": "veri_test.txt:2: expected '1.0 <speaker>/<video>/<file>.wav",
-        "2 id10270/a/00001.wav id10270/a/00002.wav\n": "veri_test.txt:2: expected",
-        "id10270-5r0dWxy17C8-00001 id10270-5r0dWxy17C8-00002 target\n": "veri_test.txt:2: expected",
+        "1 id10270/5r0dWxy17C8/00001.wav\n": "veri_test.txt:2: .*'1.0 <speaker>/<video>/<file>.wav",
+        "2 id10270/a/00001.wav id10270/a/00002.wav\n": "veri_test.txt:2: ",
+        "id10270-5r0dWxy17C8-00001 id10270-5r0dWxy17C8-00002 target\n": "veri_test.txt:2: ",
         "1 id10270/gone/00001.wav id10279/5r0dWxy17C8/00001.wav\n":
-            "veri_test.txt: 2 ids are not among .*: id10270-gone-00001, id10279-5r0dWxy17C8-00001$",
+            "veri_test.txt: 2 ids .*: id10270-gone-00001, id10279-5r0dWxy17C8-00001$",
     }.items(),
 )  # fmt: skip
 def test_wrong_trials(tree, tmp_path, line, message):
@@ -179,21 +177,21 @@ def test_wrong_roots(tree, tmp_path):
     data = tmp_path / "data"
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(InputError, match="nowhere: no such folder"):
+    with pytest.raises(InputError, match="nowhere: "):
         prepare_voxceleb(tree / "vox1", tree / "nowhere", data)
-    with pytest.raises(InputError, match="empty: no audio files here"):
+    with pytest.raises(InputError, match="empty: .*.flac"):
         prepare_voxceleb(tree / "vox1", empty, data)
-    with pytest.raises(InputError, match="empty: no trial list here .veri_test.txt"):
+    with pytest.raises(InputError, match="empty: .*veri_test.txt"):
         run(tree, data, trials=empty)
-    with pytest.raises(InputError, match="musan: no audio here lies as id10270"):
+    with pytest.raises(InputError, match="musan: .*id10270/5r0dWxy17C8/00001.wav"):
         prepare_voxceleb(tree / "vox1", tree / "musan", data)
-    with pytest.raises(InputError, match="empty: not MUSAN"):
+    with pytest.raises(InputError, match="empty: .* MUSAN"):
         run(tree, data, musan=empty)
-    with pytest.raises(InputError, match="empty: not RIRS_NOISES"):
+    with pytest.raises(InputError, match="empty: .* RIRS_NOISES"):
         run(tree, data, rirs_noises=empty)
     broken = tree / "musan/noise/free-sound/noise-free-sound-0000.wav"
     broken.write_bytes(b"")
-    with pytest.raises(InputError, match="musan: lhotse's prepare_musan fails"):
+    with pytest.raises(InputError, match="musan: .*prepare_musan"):
         run(tree, data, musan=tree / "musan")
     assert not data.exists()
 
@@ -203,4 +201,4 @@ def test_one_bad_utterance_is_skipped_with_its_trials(tree, tmp_path, caplog):
     run(tree, tmp_path / "data")
     assert len(read_map(tmp_path / "data" / "vox1" / "utt2spk")) == 20
     assert len(list(read_trials(tmp_path / "data" / "vox1" / "trials_o"))) == 28
-    assert any("veri_test.txt: left out 8 trials of skipped audio" in message for message in caplog.messages)
+    assert any("veri_test.txt: dropped 8 trials" in message for message in caplog.messages)

@@ -43,9 +43,9 @@ def test_embeddings_that_are_not_finite_are_failures(data, monkeypatch, caplog):
 
     monkeypatch.setattr(extractor, "embed_fbank", one_is_nan)
     assert extract(extractor, data, f"ark,scp:{data}/x.ark,{data}/x.scp") == 39
-    assert "u03" not in read_map(data / "x.scp") and "skipped utterance u03: its embedding is not finite" in caplog.text
+    assert "u03" not in read_map(data / "x.scp") and "skipped utterance u03" in caplog.text
     monkeypatch.setattr(extractor, "embed_fbank", embed)
     with torch.no_grad():
         extractor.encoder.linear.weight.fill_(float("nan"))
-    with pytest.raises(InputError, match="40 of 40 utterances failed; the first: u00: its embedding is not finite"):
+    with pytest.raises(InputError, match="40 of 40 .*'u00'"):
         extract(extractor, data, f"ark:{data}/x.ark")

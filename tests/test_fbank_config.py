@@ -1,4 +1,4 @@
-"""``sdpn-k2 config``, and its check that stored features are those that training computes."""
+"""``sdpn-k2 config``, and its check that training would compute the stored features."""
 
 from pathlib import Path
 
@@ -29,13 +29,13 @@ def test_the_recipe_trains_on_what_it_stores(name):
         (
             FeaturesConfig(low_freq=300.0),
             "",
-            r"fbank.conf: stored .* --low-freq=20, .* --low-freq=300 \(features.low_freq",
+            r"fbank.conf: .*--low-freq=20.* --low-freq=300.*features.low_freq",
         ),
-        (FeaturesConfig(num_mel_bins=40), "", "--num-mel-bins=80, .* --num-mel-bins=40"),
-        (FeaturesConfig(sample_rate=8000), "", "--sample-frequency=16000, .* --sample-frequency=8000"),
-        (FeaturesConfig(), "--dither=1.0  # Kaldi's default", "--dither=1, .* --dither=0$"),
-        (FeaturesConfig(), "--snip-edges=false", "--snip-edges=false, .* --snip-edges=true$"),
-        (FeaturesConfig(), "--low-frequency=20", "line 4: Invalid option --low-frequency=20"),
+        (FeaturesConfig(num_mel_bins=40), "", "--num-mel-bins=80.* --num-mel-bins=40"),
+        (FeaturesConfig(sample_rate=8000), "", "--sample-frequency=16000.* --sample-frequency=8000"),
+        (FeaturesConfig(), "--dither=1.0  # Kaldi's default", "--dither=1.* --dither=0:"),
+        (FeaturesConfig(), "--snip-edges=false", "--snip-edges=false.* --snip-edges=true:"),
+        (FeaturesConfig(), "--low-frequency=20", "4.*--low-frequency=20"),
     ],
 )
 def test_other_features_are_refused(tmp_path, features, options, message):

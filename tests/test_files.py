@@ -59,5 +59,5 @@ def test_a_descriptor_is_written_directly():
 
 @pytest.mark.parametrize("name, message", [("none/x", "No such file"), (".", "Is a directory")])
 def test_what_cannot_be_written_is_named(tmp_path, name, message):
-    with pytest.raises(InputError, match=f"{name}: cannot write: {message}"), atomic_output(f"{tmp_path}/{name}"):
+    with pytest.raises(InputError, match=f"{name}: .*{message}"), atomic_output(f"{tmp_path}/{name}"):
         pass

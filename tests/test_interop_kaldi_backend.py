@@ -1,4 +1,4 @@
-"""Back ends that Kaldi trained (mean.vec, transform.mat, plda) on archives that sdpn-k2 extract wrote, from real speech."""
+"""Back ends that Kaldi trained (mean.vec, transform.mat, plda), applied to archives that sdpn-k2 extract wrote."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import kaldiio
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from three_d_speaker import INTEROP
 from tiny_models import write_data
 
 from sdpn_k2.cli import cli
@@ -13,13 +14,12 @@ from sdpn_k2.kaldi import tools
 
 
 @pytest.fixture(scope="module")
-def xvectors(shared, tmp_path_factory):
-    """48-dimensional embeddings of released weights, as the golden back end wants."""
+def xvectors(speech, tmp_path_factory):
+    """48-dimensional embeddings of released weights, which fit the golden back end."""
     folder = tmp_path_factory.mktemp("xvectors")
-    data = write_data(folder / "data", shared)
-    weights = shared / "interop" / "3dspeaker-sdpn-tiny.pth"
+    data = write_data(folder / "data", speech)
     for command in (
-        ["convert", "3dspeaker", weights, folder / "final.pt"],
+        ["convert", "3dspeaker", INTEROP / "3dspeaker-sdpn-tiny.pth", folder / "final.pt"],
         ["extract", "--device", "cpu", folder / "final.pt", data, folder],
     ):
         result = CliRunner().invoke(cli, list(map(str, command)))
@@ -28,14 +28,14 @@ def xvectors(shared, tmp_path_factory):
 
 
 def text_numbers(path):
-    """The bracketed blocks of a text file of Kaldi."""
+    """Return the bracketed blocks of a text file that Kaldi wrote."""
     blocks = path.read_text().replace("<Plda>", "").replace("</Plda>", "").split("[")[1:]
     return [np.array([line.split() for line in block.split("]")[0].strip().splitlines()], float) for block in blocks]
 
 
 @pytest.fixture(scope="module")
 def projected(xvectors, golden):
-    """By hand: centred, reduced by LDA, normalised to length sqrt(dim)."""
+    """The embeddings centred, reduced by LDA and scaled to length sqrt(dim), computed here."""
     (mean,), (transform,) = text_numbers(golden / "mean.txt"), text_numbers(golden / "transform.txt")
     vectors = {}
     for name, vector in kaldiio.load_scp(str(xvectors / "xvector.scp")).items():
@@ -69,7 +69,7 @@ def test_plda_scores_are_likelihood_ratios(xvectors, projected, golden, tmp_path
         u = transform @ (vector - mean)
         latent[name] = u * np.sqrt(len(u) / np.sum(u**2 / (psi + 1)))
     for (enroll, test), score in scores.items():
-        # Per dimension two Gaussians over the pair: correlated by the speaker, or independent.
+        # In each dimension, two Gaussians over the pair: correlated by the speaker, or independent.
         pair = np.stack([latent[enroll], latent[test]])
         ratio = 0.0
         for x, between in zip(pair.T, psi):

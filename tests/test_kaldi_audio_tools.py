@@ -1,20 +1,29 @@
 """extract-segments, wav-to-duration, wav-copy and wav-reverberate."""
 
+import hashlib
 import re
 
 import numpy as np
 import pytest
 import soundfile
-from kaldi_support import refuse, run_golden_line, shell, speech_like, succeed
+from golden_features import run_line, write_waves
+from kaldi_support import refuse, shell, speech_like, succeed
 from scipy.signal import fftconvolve
 
 RATE = 16000
+KALDIS_ARCHIVE = "d3d60ed08ca80f526c3ff9d2563c3d2fba169492386351d458a26cb13dc93677"  # SHA-256 of seg.wav.ark
 
 
-def test_segments_and_durations_are_kaldis(shared, tmp_path):
-    golden = run_golden_line(shared, tmp_path, "extract-segments")
-    for name in ("seg.wav.ark", "seg.wav.scp", "reco2dur", "seg2dur"):
+def test_segments_and_durations_are_kaldis(golden, tmp_path):
+    write_waves(golden, tmp_path)
+    run_line(golden, tmp_path, "extract-segments")
+    assert hashlib.sha256((tmp_path / "seg.wav.ark").read_bytes()).hexdigest() == KALDIS_ARCHIVE
+    for name in ("seg.wav.scp", "seg2dur"):
         assert (tmp_path / name).read_bytes() == (golden / name).read_bytes()
+    durations = (tmp_path / "reco2dur").read_text().splitlines()
+    speech = ("1688-142285-0003", "2033-164914-0007", "3080-5032-0001")  # not carried
+    kaldis = (golden / "reco2dur").read_text().splitlines()
+    assert durations == [line for line in kaldis if not line.startswith(speech)]
 
     def messages(path):
         return [re.sub(r" \(.*?:\d+\)", "", line) for line in path.read_text().splitlines()]

@@ -80,22 +80,35 @@ def test_copy_int_vector_golden(run, golden, tmp_path, monkeypatch):
     assert (tmp_path / "ints.txt").read_text().split() == (golden / "ints.txt").read_text().split()
 
 
-def test_copy_feats_golden(run, shared, tmp_path, monkeypatch):
-    folder = shared / "kaldi-golden"
-    monkeypatch.chdir(folder)
-    run("copy-feats", "scp:range.scp", f"ark,t:{tmp_path}/range.txt")
-    assert (tmp_path / "range.txt").read_bytes() == (folder / "range.txt").read_bytes()
-    run("copy-feats", "scp:range_cm.scp", f"ark,t:{tmp_path}/range_cm.txt")
-    last_digit((tmp_path / "range_cm.txt").read_text(), (folder / "range_cm.txt").read_text())
-    run("copy-feats", "--compress=true", "scp:mfcc30.scp", f"ark,scp:{tmp_path}/c.ark,{tmp_path}/c.scp")
-    ours, kaldis = (tmp_path / "c.ark").read_bytes(), (folder / "mfcc30_compressed.ark").read_bytes()
-    assert len(ours) == len(kaldis)
-    assert np.mean(np.frombuffer(ours, np.uint8) != np.frombuffer(kaldis, np.uint8)) <= 0.005
+def test_copy_feats_golden(run, golden, tmp_path, monkeypatch):
+    kaldis = np.load(golden / "compressed_matrices.npz")
+    tables = {"fbank80": {}, "mfcc30": {}}
+    for name in kaldis:
+        table, _, key = name.partition("/")
+        if table in tables:
+            tables[table][key] = kaldis[name]
+    monkeypatch.chdir(tmp_path)
+    for name, table in tables.items():
+        kaldiio.save_ark(f"{name}.ark", table, scp=f"{name}.scp")
+    (tmp_path / "cm1.ark").write_bytes(kaldis["cm1.ark"])
+    (tmp_path / "range.scp").write_text((tmp_path / "fbank80.scp").read_text().replace("\n", "[0:1,3:17]\n"))
+    run("copy-feats", "scp:range.scp", "ark,t:range.txt")
+    assert (tmp_path / "range.txt").read_bytes() == (golden / "range.txt").read_bytes()
+    (tmp_path / "range_cm.scp").write_text("chirp cm1.ark:6[0:1]\n")
+    run("copy-feats", "scp:range_cm.scp", "ark,t:range_cm.txt")
+    last_digit((tmp_path / "range_cm.txt").read_text(), (golden / "range_cm.txt").read_text())
+    run("copy-feats", "--compress=true", "scp:mfcc30.scp", "ark,scp:c.ark,c.scp")
+    ours, theirs = (tmp_path / "c.ark").read_bytes(), kaldis["cm1.ark"].tobytes()
+    assert len(ours) == len(theirs)
+    assert np.mean(np.frombuffer(ours, np.uint8) != np.frombuffer(theirs, np.uint8)) <= 0.005
     for method in range(1, 8):
-        run("copy-feats", f"ark:cm{method}.ark", f"ark:{tmp_path}/float.ark")
-        assert (tmp_path / "float.ark").read_bytes() == (folder / f"cm{method}.float.ark").read_bytes()
-    run("copy-feats", "scp:fbank80.scp", f"ark:{tmp_path}/fbank80.ark")
-    assert (tmp_path / "fbank80.ark").read_bytes() == (folder / "fbank80.ark").read_bytes()
+        (tmp_path / "compressed.ark").write_bytes(kaldis[f"cm{method}.ark"])
+        run("copy-feats", "ark:compressed.ark", "ark:float.ark")
+        expected = {key: kaldis[f"cm{method}.float/{key}"] for key in ("chirp", "noise-short")}
+        kaldiio.save_ark("expected.ark", expected)
+        assert (tmp_path / "float.ark").read_bytes() == (tmp_path / "expected.ark").read_bytes()
+    run("copy-feats", "scp:fbank80.scp", "ark:copy.ark")
+    assert (tmp_path / "copy.ark").read_bytes() == (tmp_path / "fbank80.ark").read_bytes()
 
 
 def test_a_reader_that_stops_early_is_no_failure(tmp_path):
@@ -154,7 +167,7 @@ def test_copy_matrix_options(run, tmp_path, option, function):
 def test_copy_matrix_refuses_the_logarithm_of_negative_numbers(run, tmp_path):
     write_object(f"{tmp_path}/a", np.array([[1.0, -1.0]]), "matrix")
     status, _, error = run("copy-matrix", "--apply-log", tmp_path / "a", tmp_path / "b")
-    assert status == 1 and "negative" in error and os.listdir(tmp_path) == ["a"]
+    assert status == 1 and "--apply-log" in error and os.listdir(tmp_path) == ["a"]
 
 
 @pytest.mark.filterwarnings("error")
@@ -198,7 +211,7 @@ def test_copy_feats_counts_frames_and_copies_single_files(run, tmp_path):
     status, _, error = run(
         "copy-feats", "--compress", "--compression-method=9", f"ark:{tmp_path}/a", f"ark:{tmp_path}/c"
     )
-    assert status == 1 and "choose 1 to 7" in error
+    assert status == 1 and "--compression-method=9" in error
 
 
 def test_copy_int_vector_of_single_files(run, tmp_path):
@@ -231,7 +244,9 @@ def test_sums_of_tables(run, tmp_path):
         "e": [19, 19],
         "f": [2, 2],
     }
-    assert "has no b" in error and "c is left out" in error and "1 total missing vectors" in error
+    warned = [line for line in error.splitlines() if line.startswith("WARNING")]
+    assert len(warned) == 2 and f"{tmp_path}/b: no entry for b" in warned[0] and f"{tmp_path}/b: skipped c" in warned[1]
+    assert "1 total missing vectors" in error
     for key, value in {"a": np.eye(2), "b": np.ones((2, 2))}.items():
         write(f"ark:{tmp_path}/{key}.mat", "matrix", x=value)
     run(
@@ -250,9 +265,8 @@ def test_sums_of_tables(run, tmp_path):
 def test_sum_of_a_table_and_of_files(run, tmp_path):
     write(f"ark:{tmp_path}/a", "vector", a=[1, 2], b=[3, 4], c=[5, 6], d=[1])
     status, out, error = run("vector-sum", "--binary=false", f"ark:{tmp_path}/a", "-")
-    assert (
-        (status, out) == (0, " [ 9 12 ]\n") and "d is left out" in error and "Summed 3 vectors, 1 with errors" in error
-    )
+    assert (status, out) == (0, " [ 9 12 ]\n")
+    assert "skipped d" in error and "Summed 3 vectors, 1 with errors" in error
     for i in range(3):
         write_object(f"{tmp_path}/{i}.mat", np.full((1, 2), i), "matrix")
     names = [f"{tmp_path}/{i}.mat" for i in range(3)]
@@ -260,9 +274,9 @@ def test_sum_of_a_table_and_of_files(run, tmp_path):
     assert run("matrix-sum", "--binary=false", "--average=true", *names, "-")[1] == " [\n  1 1 ]\n"
     write_object(f"{tmp_path}/x.mat", np.ones((2, 2)), "matrix")
     status, _, error = run("matrix-sum", names[0], f"{tmp_path}/x.mat", f"{tmp_path}/out")
-    assert status == 1 and "x.mat: its dimension is 2 × 2" in error and not (tmp_path / "out").exists()
+    assert status == 1 and "x.mat: " in error and "2 × 2" in error and not (tmp_path / "out").exists()
     status, _, error = run("vector-sum", f"ark:{tmp_path}/a", "b", "ark:c")
-    assert status == 1 and "cannot mix" in error
+    assert status == 1 and "ark:c" in error
 
 
 def test_matrix_dim(run, tmp_path):
@@ -278,21 +292,21 @@ def test_matrix_dim(run, tmp_path):
 def test_empty_broken_and_unwritable(run, tmp_path, name):
     (tmp_path / "empty").write_bytes(b"")
     status, _, error = run(name, f"ark:{tmp_path}/empty", f"ark:{tmp_path}/out")
-    assert status == 1 and "empty: the table is empty" in error
+    assert status == 1 and f"{tmp_path}/empty" in error
     (tmp_path / "broken").write_bytes(b"utt7 \0B\x04zzz")
     os.remove(tmp_path / "out")
     status, _, error = run(name, f"ark:{tmp_path}/broken", f"ark,scp:{tmp_path}/out,{tmp_path}/out.scp")
     assert status == 1 and error.count("\n") == 1 and "ERROR" in error and "key utt7, which starts at byte 0" in error
     status, _, error = run(name, f"ark:{tmp_path}/nosuch", f"ark:{tmp_path}/out")
-    assert status == 1 and error.count("\n") == 1 and "nosuch: cannot read: No such file" in error
+    assert status == 1 and error.count("\n") == 1 and "nosuch: " in error and "No such file" in error
     status, _, error = run(name, f"ark:{tmp_path}/broken", f"ark:{tmp_path}/no/out")
-    assert status == 1 and error.count("\n") == 1 and "out: cannot write" in error
+    assert status == 1 and error.count("\n") == 1 and f"{tmp_path}/no/out: " in error
     status, _, error = run(name, f"ark:cat {tmp_path}/broken |", "--allow-pipes=true", f"ark:{tmp_path}/out")
     assert status == 1 and "Usage" in error  # options come first
     status, _, error = run(name, "--allow-pipes=false", f"ark:cat {tmp_path}/broken |", f"ark:{tmp_path}/out")
-    assert status == 1 and "switched off" in error
+    assert status == 1 and "--allow-pipes=false" in error
     status, _, error = run(name, f"ark:{tmp_path}/broken", f"{tmp_path}/out")
-    assert status == 1 and "cannot mix" in error
+    assert status == 1 and f"{tmp_path}/out" in error
     assert sorted(os.listdir(tmp_path)) == ["broken", "empty"]
 
 

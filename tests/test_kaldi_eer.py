@@ -14,6 +14,7 @@ def eer_by_the_definition(target, nontarget):
         opposite = max(len(nontarget) - 1 - int(len(nontarget) * position * 1.0 / len(target)), 0)
         if position + 1 == len(target) or nontarget[opposite] < target[position]:
             return position / len(target), target[position]
+    raise ValueError("no targets")
 
 
 def min_dcf_by_the_definition(scores, is_target, p_target, c_miss, c_fa):
@@ -78,13 +79,13 @@ def test_tied_scores_as_kaldi(golden):
 
 
 def test_refusals():
-    with pytest.raises(InputError, match="no target scores"):
+    with pytest.raises(InputError, match="no target"):
         kaldi_eer([], [1.0])
-    with pytest.raises(InputError, match="no nontarget scores"):
+    with pytest.raises(InputError, match="no nontarget"):
         kaldi_eer([1.0], [])
     with pytest.raises(InputError, match="NaN"):
         kaldi_eer([1.0, np.nan], [0.0])
-    with pytest.raises(InputError, match="targets and nontargets"):
+    with pytest.raises(InputError, match="2 of 2"):
         kaldi_min_dcf([1.0, 2.0], [True, True])
-    with pytest.raises(InputError, match="score 2 is NaN"):
+    with pytest.raises(InputError, match="score 2 "):
         kaldi_min_dcf([1.0, np.nan], [True, False])

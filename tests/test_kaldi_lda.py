@@ -109,8 +109,8 @@ def test_lda_equals_kaldis(golden, name, factor, floor, keep, centre):
 @pytest.mark.parametrize(
     "vectors, speakers, dim, floor, complaint",
     [
-        (np.eye(4)[:3], [0, 0, 1], 2, 1e-6, "at least as many vectors"),
-        (np.random.default_rng(0).normal(size=(6, 4)), range(6), 2, 1e-6, "two vectors"),
+        (np.eye(4)[:3], [0, 0, 1], 2, 1e-6, "3 vectors .* 4 dimensions"),
+        (np.random.default_rng(0).normal(size=(6, 4)), range(6), 2, 1e-6, "6 vectors of 6 speakers"),
         (np.random.default_rng(0).normal(size=(6, 4)), [0, 0, 0, 1, 1, 1], 5, 1e-6, "--dim=1 to 4"),
         (np.random.default_rng(0).normal(size=(6, 4)), [0, 0, 0, 1, 1, 1], 0, 1e-6, "--dim=1 to 4"),
         (np.zeros((6, 4)), [0, 0, 0, 1, 1, 1], 2, 1e-6, "singular"),
@@ -147,7 +147,7 @@ def test_pca_diagonalises_the_covariance(seed, dim, normalize_variance):
 
 
 def test_pca_treats_a_tiny_variance_as_the_smallest_allowed():
-    transform, variances = pca_transform(np.zeros(3), np.diag([4.0, 1.0, 0.0]), normalize_variance=True)
+    transform, _ = pca_transform(np.zeros(3), np.diag([4.0, 1.0, 0.0]), normalize_variance=True)
     np.testing.assert_allclose(np.linalg.norm(transform, axis=1), [0.5, 1.0, 1e-15**-0.5])
 
 

@@ -1,6 +1,7 @@
 """Tables: against Kaldi's golden files, kaldi_native_io and kaldiio, and with every kind of damage."""
 
 import os
+import re
 import stat
 import threading
 import tracemalloc
@@ -184,6 +185,7 @@ def test_specifiers():
     assert parse_rspecifier("ark,s,cs:-")[1:] == ("-", None, {"s", "cs"})
     assert parse_rspecifier("s,ark:a b |")[1:] == ("a b |", None, {"s"})
     assert parse_rspecifier("scp,p,np,o,no,bg:a:b")[1:] == (None, "a:b", {"np", "no", "bg"})
+    assert parse_rspecifier("ark,np,p,s,ns,s:a")[1:] == ("a", None, {"p", "s"})
     assert parse_wspecifier("ark,scp,t:a,b")[1:] == ("a", "b", {"t"})
     assert parse_wspecifier("scp,ark:a,b")[1:] == ("b", "a", frozenset())
     assert (
@@ -262,7 +264,7 @@ def test_range_beyond_the_end_warns(tmp_path, capfd):
     write(f"ark,scp:{tmp_path}/a.ark,{tmp_path}/a.scp", "vector", {"a": np.arange(10)})
     place = (tmp_path / "a.scp").read_text().split()[1]
     assert len(read_object(f"{place}[0:11]", "vector")) == 10
-    assert "clipped" in capfd.readouterr().err
+    assert "0:11" in capfd.readouterr().err
     with pytest.raises(InputError, match=r"0:40"):
         read_object(f"{place}[0:40]", "vector")
 
@@ -415,10 +417,10 @@ def test_blanks_between_entries(tmp_path):
 
 def test_something_else_is_no_archive(tmp_path):
     (tmp_path / "a").write_bytes(b"\0BFV \4\1\0\0\0aaaa")  # a vector without a key
-    with pytest.raises(InputError, match="is it an archive"):
+    with pytest.raises(InputError, match=f"{tmp_path}/a: byte 0: .*archive"):
         list(read_table(f"ark:{tmp_path}/a", "vector"))
     (tmp_path / "a").write_bytes(b"x" * 1_000_000)
-    with pytest.raises(InputError, match="is it an archive"):
+    with pytest.raises(InputError, match=f"{tmp_path}/a: byte 0: .*archive"):
         list(read_table(f"ark:{tmp_path}/a", "vector"))
     with pytest.raises(InputError, match="nosuch"):
         list(read_table(f"ark:{tmp_path}/nosuch", "vector"))
@@ -428,7 +430,7 @@ def test_something_else_is_no_archive(tmp_path):
 
 def test_mixed_dimensions_in_one_array(tmp_path, capfd):
     write(f"ark:{tmp_path}/a", "vector", {"a": np.ones(3), "b": np.ones(3), "c": np.ones(4), "d": np.zeros(3)})
-    with pytest.raises(InputError, match=f"{tmp_path}/a: byte 48: key c: 4 dimensions"):
+    with pytest.raises(InputError, match=f"{tmp_path}/a: byte 48: key c: 4 "):
         load_vectors(f"ark:{tmp_path}/a")
     keys, vectors = load_vectors(f"ark,p:{tmp_path}/a")
     assert keys == ["a", "b", "d"] and vectors.shape == (3, 3) and vectors.dtype == np.float32
@@ -485,20 +487,20 @@ def test_sorted_reading_goes_back_unless_promised_not_to(tmp_path):
     assert "utt3" in reader and np.array_equal(reader["utt0"], VECTORS["utt0"])
     reader = RandomReader(f"ark,s,cs:{tmp_path}/whole", "vector")
     assert "utt3" in reader
-    with pytest.raises(InputError, match="utt0 after utt3"):
+    with pytest.raises(InputError, match="utt0 .*utt3"):
         reader.get("utt0")
 
 
 def test_broken_promises_and_duplicates(tmp_path):
     (tmp_path / "a").write_text("b x\na y\n")
-    with pytest.raises(InputError, match="a comes after b.*sorted"):
+    with pytest.raises(InputError, match="a .*after b"):
         RandomReader(f"ark,s:{tmp_path}/a", "token").get("c")
     for name, source in (("ark", "a 1\nb 2\na 3\n"), ("scp", "a x:1\nb y:2\na z:3\n")):
         (tmp_path / "a").write_text(source)
-        with pytest.raises(InputError, match="key a occurs twice"):
+        with pytest.raises(InputError, match="key a"):
             RandomReader(f"{name}:{tmp_path}/a", "token").get("b")
     (tmp_path / "a").write_text("a 1\na 3\n")
-    with pytest.raises(InputError, match="without duplicates"):
+    with pytest.raises(InputError, match="key a .*after a"):
         RandomReader(f"ark,s,cs:{tmp_path}/a", "token").get("b")
     assert [value for _, value in read_table(f"ark:{tmp_path}/a", "token")] == ["1", "3"]
 
@@ -509,7 +511,7 @@ def test_random_permissive(tmp_path, capfd):
     assert "utt1" in RandomReader(f"scp:{tmp_path}/b.scp", "vector")
     reader = RandomReader(f"scp,p:{tmp_path}/b.scp", "vector")
     assert "utt1" not in reader and np.array_equal(reader["utt2"], VECTORS["utt2"])
-    assert "treated as absent" in capfd.readouterr().err
+    assert "/nosuch" in capfd.readouterr().err
 
 
 def test_key_map(tmp_path):
@@ -527,17 +529,17 @@ def test_failure_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
         with TableWriter(f"ark,scp:{tmp_path}/old.ark,{tmp_path}/new.scp", "vector") as writer:
             writer.write("a", np.ones(500_000))
-            1 / 0
+            raise ZeroDivisionError
     assert os.listdir(tmp_path) == ["old.ark"] and (tmp_path / "old.ark").read_text() == "old"
-    with pytest.raises(InputError, match="cannot write"), TableWriter(f"ark:{tmp_path}/no/such/folder", "vector"):
+    with pytest.raises(InputError, match="no/such/folder"), TableWriter(f"ark:{tmp_path}/no/such/folder", "vector"):
         pass
     for value in (np.ones((2, 2)), np.ones(())):
-        with pytest.raises(InputError, match="key a: not a vector"):
+        with pytest.raises(InputError, match="key a: .*vector"):
             write(f"ark:{tmp_path}/x", "vector", {"a": value})
-    with pytest.raises(InputError, match="not a list of integers"):
+    with pytest.raises(InputError, match="key a: .*float64"):
         write(f"ark:{tmp_path}/x", "int_vector", {"a": [1.5]})
     for key in ("", "a b", "a\tb", "a\n", "\n"):
-        with pytest.raises(InputError, match="cannot be a key"):
+        with pytest.raises(InputError, match=re.escape(repr(key))):
             write(f"ark:{tmp_path}/x", "vector", {key: np.ones(2)})
     assert os.listdir(tmp_path) == ["old.ark"]
 
@@ -571,7 +573,7 @@ def test_flush_option(tmp_path):
 
 def test_writing_where_a_script_says(tmp_path):
     (tmp_path / "out.scp").write_text(f"a {tmp_path}/a.vec\nb {tmp_path}/b.vec\n")
-    with pytest.raises(InputError, match="does not say where c goes"):
+    with pytest.raises(InputError, match="key c .*script"):
         write(f"scp:{tmp_path}/out.scp", "vector", {"a": np.ones(2), "c": np.ones(2)})
     write(f"scp,p,t:{tmp_path}/out.scp", "vector", {"a": np.ones(2), "c": np.ones(2), "b": np.zeros(1)})
     assert (tmp_path / "a.vec").read_text() == " [ 1 1 ]\n" and (tmp_path / "b.vec").read_text() == " [ 0 ]\n"
@@ -594,22 +596,22 @@ def test_pipes(tmp_path, monkeypatch):
     # Someone who stops reading early, as head does, is no failure.
     assert read_object("yes ' [ 1 2 ]' | head -n 3 |", "vector").tolist() == [1, 2]
     assert read_object("yes ' [ 1 2 ]' |", "vector").tolist() == [1, 2]
-    with pytest.raises(InputError, match="switched off"), pipes_allowed(False):
+    with pytest.raises(InputError, match="ALLOW_PIPES"), pipes_allowed(False):
         list(read_table(f"ark:cat {tmp_path}/copy |", "vector"))
     (tmp_path / "evil.scp").write_text(f"a touch {tmp_path}/touched; cat {tmp_path}/copy |\n")
     for word in ("off", "false"):
         monkeypatch.setenv("SDPN_K2_ALLOW_PIPES", word)
-        with pytest.raises(InputError, match="switched off"):
+        with pytest.raises(InputError, match="ALLOW_PIPES"):
             list(read_table(f"scp:{tmp_path}/evil.scp", "vector"))
-    with pytest.raises(InputError, match="switched off"):
+    with pytest.raises(InputError, match="ALLOW_PIPES"):
         write(f"ark:| touch {tmp_path}/touched", "vector", VECTORS)
     assert not (tmp_path / "touched").exists()
 
 
 def test_extended_filenames_that_make_no_sense(tmp_path):
     for name in ("| cat", " a", "a "):
-        with pytest.raises(InputError, match="cannot be read"):
+        with pytest.raises(InputError, match=re.escape(repr(name))):
             open_input(name)
     for name in ("cat |", " a", f"{tmp_path}/a:3"):
-        with pytest.raises(InputError, match="cannot be written"), open_output(name):
+        with pytest.raises(InputError, match=re.escape(repr(name))), open_output(name):
             pass

@@ -25,6 +25,7 @@ from sdpn_k2.kaldi.features.wave import (
 from sdpn_k2.kaldi.formats.io import InputStream
 
 SAMPLES = speech_like(seconds=0.05)
+PCM = SAMPLES.tobytes()
 
 
 def stream(data):
@@ -32,7 +33,7 @@ def stream(data):
 
 
 def riff(
-    data=SAMPLES.tobytes(),
+    data=PCM,
     channels=1,
     rate=16000,
     bits=16,
@@ -44,7 +45,7 @@ def riff(
     extra=b"",
     align=None,
 ):
-    """A wave file with any header one likes."""
+    """A wave file with the given header."""
     align = channels * bits // 8 if align is None else align
     form = struct.pack("<HHIIHH", kind, channels, rate, rate * align, align, bits) + extra
     chunks = before + b"fmt " + struct.pack("<I", len(form)) + form + between
@@ -137,8 +138,8 @@ def test_a_cut_file_is_read_as_far_as_it_goes(capsys):
         (riff(channels=0, align=0), "0 channels"),
         (riff(rate=0), "0 Hz"),
         (riff(align=4), "bytes per sample"),
-        (riff(data=b""), "without samples"),
-        (riff(data=b"xyz"), "multiple"),
+        (riff(data=b""), "byte 44"),
+        (riff(data=b"xyz"), "3 bytes"),
         (b"fLaC" + bytes(60), "to-wav"),
         (b"RIFF\0\0\0\0AVI " + bytes(60), "WAVE"),
         (b"", "cut short"),
@@ -196,11 +197,11 @@ def test_unreadable_audio_is_refused(tmp_path):
     soundfile.write(str(tmp_path / "empty.wav"), SAMPLES[:0], 16000)
     soundfile.write(str(tmp_path / "nan.wav"), np.array([0.0, np.nan]), 16000, subtype="FLOAT")
     for name, channel, words in (
-        ("missing.flac", 0, "no such file"),
-        ("text.flac", 0, "cannot read"),
-        ("mono.wav", 1, "no channel 1"),
-        ("empty.wav", 0, "without samples"),
-        ("nan.wav", 0, "NaN"),
+        ("missing.flac", 0, "missing.flac"),
+        ("text.flac", 0, "text.flac"),
+        ("mono.wav", 1, "mono.wav.* 1"),
+        ("empty.wav", 0, "empty.wav"),
+        ("nan.wav", 0, "nan.wav.*NaN"),
     ):
         with pytest.raises(InputError, match=words):
             read_audio(str(tmp_path / name), channel=channel)
@@ -279,5 +280,5 @@ def test_the_same_rate_changes_nothing():
 
 @pytest.mark.parametrize("rates", [(0, 8000), (16000, -1), (16000.5, 8000)])
 def test_impossible_rates_are_refused(rates):
-    with pytest.raises(InputError, match="whole numbers"):
+    with pytest.raises(InputError, match=f"{rates[1]} Hz"):
         resample(SAMPLES, *rates)

@@ -7,28 +7,18 @@ import sys
 
 import pytest
 import torch
+from tiny_config import TINY_MODEL
 from torch import nn
 
 from sdpn_k2.config import load_config
 from sdpn_k2.methods.dino import DINO
 from sdpn_k2.methods.sdpn import SDPN
-from sdpn_k2.training.gradient_cache import loss_and_gradients
-
-TINY = [
-    "model.channels=16",
-    "model.attention_channels=4",
-    "model.se_channels=4",
-    "model.embedding_dim=8",
-    "model.mlp_hidden_dim=16",
-    "model.projection_dim=6",
-    "objective.num_prototypes=5",
-    "dino.num_outputs=9",
-]
+from sdpn_k2.training.gradient_cache import micro_batch_gradients
 
 
 def make(method, *overrides):
     torch.manual_seed(0)
-    model = method(load_config(None, TINY + list(overrides)))
+    model = method(load_config(None, [*TINY_MODEL, *overrides]))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             # Not the identity, so that evaluation mode is a real test.
@@ -48,10 +38,16 @@ def views(utterances=12):
 
 
 def gradients(model, micro_batch_size, inputs=None):
+    """Return the loss and all gradients as one vector; ``micro_batch_size`` None is the whole batch at once."""
     model.zero_grad(set_to_none=True)
-    loss, statistics = loss_and_gradients(model, *(inputs or views()), contextlib.nullcontext(), micro_batch_size)
-    flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    return loss, flat, statistics
+    if micro_batch_size is None:
+        loss, _ = model(*(inputs or views()))
+        loss.backward()
+    else:
+        loss, _ = micro_batch_gradients(
+            model, *(inputs or views()), size=micro_batch_size, precision=contextlib.nullcontext()
+        )
+    return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 def relative(a, b):
@@ -62,8 +58,8 @@ def relative(a, b):
 @pytest.mark.parametrize("dim_reg", ["koleo", "off_diagonal"])
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 12, 100])
 def test_gradients_equal_those_of_one_chunk(method, dim_reg, size):
-    loss, expected, _ = gradients(make(method, f"objective.dim_reg={dim_reg}").eval(), None)
-    chunked_loss, ours, _ = gradients(make(method, f"objective.dim_reg={dim_reg}").eval(), size)
+    loss, expected = gradients(make(method, f"objective.dim_reg={dim_reg}").eval(), None)
+    chunked_loss, ours = gradients(make(method, f"objective.dim_reg={dim_reg}").eval(), size)
     assert float(chunked_loss) == pytest.approx(float(loss), rel=1e-6)
     assert relative(ours, expected) < 1e-5
 
@@ -72,15 +68,12 @@ def test_in_training_mode_both_passes_see_the_same_chunk_statistics():
     """The cached gradient is that of the objective on chunk-normalised outputs: autograd through all chunks at once."""
     model = make(SDPN).train()
     global_view, local_views = views()
-    loss, ours, _ = gradients(model, 4, (global_view, local_views))
+    loss, ours = gradients(model, 4, (global_view, local_views))
 
     model = make(SDPN).train()
     with torch.no_grad():
         z_teacher = torch.cat([model.teacher(chunk)[1] for chunk in global_view.split(4)])
-    outputs = [
-        [x.unflatten(0, chunk.shape[:2]) for x in model.student(chunk.flatten(0, 1))]
-        for chunk in local_views.split(4, dim=1)
-    ]
+    outputs = [model.student(chunk) for chunk in local_views.split(4, dim=1)]
     e, z = (torch.cat(parts, dim=1) for parts in zip(*outputs))
     expected_loss, _ = model.loss(e, z, z_teacher)
     expected_loss.backward()
@@ -97,7 +90,7 @@ def test_running_statistics_move_once_a_chunk():
         for chunk in global_view.split(4):
             reference.teacher(chunk)
         for chunk in local_views.split(4, dim=1):
-            reference.student(chunk.flatten(0, 1))
+            reference.student(chunk)
     for (name, a), (_, b) in zip(ours.named_buffers(), reference.named_buffers()):
         torch.testing.assert_close(a, b, msg=name)
     assert int(ours.student.encoder.conv0.norm.num_batches_tracked) == 3
@@ -129,51 +122,40 @@ def test_what_is_kept_follows_the_chunk_not_the_batch():
     assert larger_batch < 1.3 * chunked
 
 
+CASES = [("SDPN", "koleo", None), ("SDPN", "koleo", 2), ("SDPN", "frobenius", None), ("DINO", "koleo", 3)]
+METHODS = {"SDPN": SDPN, "DINO": DINO}
 WORKER = """
-import contextlib, os, sys, torch, torch.distributed as dist
-sys.path.insert(0, os.environ["TESTS"])
-from test_large_batch import make, views
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch, torch.distributed as dist
+from test_large_batch import CASES, METHODS, gradients, make, views
 from sdpn_k2.device import start_process
 from sdpn_k2.training.distributed import average_gradients
-from sdpn_k2.training.gradient_cache import loss_and_gradients
-from sdpn_k2.methods import dino, sdpn
 process = start_process("cpu")
-model = make({"SDPN": sdpn.SDPN, "DINO": dino.DINO}[sys.argv[1]], *sys.argv[4:]).eval()
-g, l = views()
-part = slice(process.rank * 6, process.rank * 6 + 6)
-size = int(sys.argv[2]) or None
-loss, _ = loss_and_gradients(model, g[part], l[:, part], contextlib.nullcontext(), size)
-average_gradients(model.parameters(), process)
+results = []
+for method, dim_reg, size in CASES:
+    model = make(METHODS[method], f"objective.dim_reg={dim_reg}").eval()
+    global_view, local_views = views()
+    part = slice(process.rank * 6, process.rank * 6 + 6)
+    loss, _ = gradients(model, size, (global_view[part], local_views[:, part]))
+    average_gradients(model.parameters(), process)
+    results.append([loss, [p.grad for p in model.parameters() if p.grad is not None]])
 if process.is_main:
-    torch.save([loss, [p.grad for p in model.parameters() if p.grad is not None]], sys.argv[3])
+    torch.save(results, sys.argv[2])
 dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize(
-    "method, dim_reg, size",
-    [("SDPN", "koleo", 0), ("SDPN", "koleo", 2), ("SDPN", "frobenius", 0), ("DINO", "koleo", 3)],
-)
-def test_two_processes_equal_one(tmp_path, method, dim_reg, size):
-    environment = dict(os.environ, TESTS=os.path.dirname(__file__), OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    environment = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
     (tmp_path / "worker.py").write_text(WORKER)
-    arguments = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(tmp_path / "worker.py"),
-        method,
-        str(size),
-        str(tmp_path / "out.pt"),
-        f"objective.dim_reg={dim_reg}",
-    ]
-    result = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [str(tmp_path / "worker.py"), os.path.dirname(__file__), str(tmp_path / "out.pt")]
+    result = subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
-    loss, parts = torch.load(tmp_path / "out.pt", weights_only=True)
-    model = make({"SDPN": SDPN, "DINO": DINO}[method], f"objective.dim_reg={dim_reg}").eval()
-    expected_loss, expected, _ = gradients(model, None)
-    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
-    assert relative(torch.cat([p.flatten() for p in parts]), expected) < 1e-5
+    results = torch.load(tmp_path / "out.pt", weights_only=True)
+    for (method, dim_reg, _), (loss, parts) in zip(CASES, results):
+        expected_loss, expected = gradients(make(METHODS[method], f"objective.dim_reg={dim_reg}").eval(), None)
+        assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
+        assert relative(torch.cat([p.flatten() for p in parts]), expected) < 1e-5

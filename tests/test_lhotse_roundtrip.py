@@ -1,6 +1,7 @@
-"""Manifests, features and x-vectors from lhotse to Kaldi and back: the same on real speech, and every loss named."""
+"""Manifests, features and x-vectors from lhotse to Kaldi and back: nothing changes, and every loss is reported."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,8 @@ from lhotse.utils import fastcopy
 from tiny_models import write_data, write_model
 
 from sdpn_k2.cli import cli
-from sdpn_k2.data.cuts import load_manifest, write_manifest
 from sdpn_k2.data.kaldi_exchange import read_kaldi_dir, write_kaldi_dir
+from sdpn_k2.data.manifest_files import load_manifest, write_manifest
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi import tools
 from sdpn_k2.kaldi.datadir import data_dir_ops
@@ -39,10 +40,10 @@ from sdpn_k2.kaldi.formats.tables import TableWriter, read_table
 
 
 @pytest.fixture(scope="module")
-def audio(shared, tmp_path_factory):
-    """Real speech as a mono FLAC, a stereo FLAC, an 8 kHz WAV, a 16-bit WAV with a blank in its name, and a command."""
+def audio(speech, tmp_path_factory):
+    """Write speech as mono FLAC, stereo FLAC, 8 kHz WAV, and 16-bit WAV with a space in its name."""
     folder = tmp_path_factory.mktemp("audio")
-    pieces = [samples for _, samples in read_utterances(write_data(folder / "data", shared), 16000)]
+    pieces = [samples for _, samples in read_utterances(write_data(folder / "data", speech), 16000)]
     soundfile.write(folder / "mono.flac", np.concatenate(pieces[:2]), 16000)
     length = min(map(len, pieces[2:4]))
     soundfile.write(folder / "stereo.flac", np.stack([piece[:length] for piece in pieces[2:4]], axis=1), 16000)
@@ -161,7 +162,7 @@ def test_a_kaldi_directory_comes_back_as_it_was(audio, tmp_path):
 
 
 def test_lhotses_import_of_our_directories(audio, tmp_path):
-    """Everything but what its import does not read: which channel of which file."""
+    """Its import reads everything but the channels of files."""
     recordings = [recording for recording in recordings_of(audio) if recording.id != "telephone"]
     supervisions = [s for s in supervisions_of(recordings_of(audio)) if s.recording_id != "telephone"]
     write_kaldi_dir(recordings, supervisions, tmp_path / "data")
@@ -186,7 +187,7 @@ def test_lhotses_export_with_the_spk2utt_it_lacks(audio, tmp_path):
     supervisions = [s for s in supervisions_of(recordings_of(audio)) if s.id == "e-1"]
     manifests = (RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions))
     export_to_kaldi(*manifests, tmp_path / "data")
-    with pytest.raises(InputError, match="spk2utt: no such file"):
+    with pytest.raises(InputError, match="data/spk2utt: "):
         read_kaldi_dir(tmp_path / "data")
     data_dir_ops.fix(tmp_path / "data")
     back = read_kaldi_dir(tmp_path / "data")
@@ -196,8 +197,8 @@ def test_lhotses_export_with_the_spk2utt_it_lacks(audio, tmp_path):
         assert getattr(ours, field) == getattr(theirs, field)
 
 
-def test_whole_recordings_need_no_segments(shared, tmp_path):
-    data = write_data(tmp_path / "data", shared)
+def test_whole_recordings_need_no_segments(speech, tmp_path):
+    data = write_data(tmp_path / "data", speech)
     recordings, supervisions = read_kaldi_dir(data)
     assert [s.id for s in supervisions] == sorted(read_map(data / "utt2spk"))
     assert all(s.start == 0 and s.recording_id == s.id and s.text is None for s in supervisions)
@@ -205,8 +206,11 @@ def test_whole_recordings_need_no_segments(shared, tmp_path):
         info = soundfile.info(recording.sources[0].source)
         assert (recording.num_samples, recording.sampling_rate) == (info.frames, info.samplerate)
     write_kaldi_dir(recordings, supervisions, tmp_path / "again")
-    for name in ("wav.scp", "utt2spk", "spk2utt"):
+    for name in ("utt2spk", "spk2utt"):
         assert (tmp_path / "again" / name).read_bytes() == (data / name).read_bytes()
+    # 16-bit mono WAV files need no command.
+    assert read_map(tmp_path / "again" / "wav.scp") == {r.id: r.sources[0].source for r in recordings}
+    assert read_kaldi_dir(tmp_path / "again") == (recordings, supervisions)
     assert not (tmp_path / "again" / "segments").exists() and not (tmp_path / "again" / "text").exists()
 
 
@@ -217,8 +221,8 @@ def test_ids_that_do_not_begin_with_the_speaker(audio, tmp_path):
         SupervisionSegment("y", "mono", 1.0, 1.0, speaker="adam"),
         SupervisionSegment("z", "mono", 2.0, 0.5),
     ]
-    for number in range(2):  # nothing is left that a second try would stumble over
-        with pytest.raises(InputError, match="/data/utt2spk:2: .*let every utterance id begin with its speaker id"):
+    for _ in range(2):  # a failed attempt leaves nothing that would affect the next one
+        with pytest.raises(InputError, match="/data/utt2spk:2: "):
             write_kaldi_dir(recordings, supervisions, tmp_path / "data")
         assert not list(tmp_path.iterdir())
     write_kaldi_dir(recordings, supervisions, tmp_path / "prefixed", prefix_speaker=True)
@@ -227,7 +231,7 @@ def test_ids_that_do_not_begin_with_the_speaker(audio, tmp_path):
 
 @pytest.fixture
 def conversation(audio, tmp_path):
-    """A telephone conversation as Kaldi's Switchboard recipe has it: a command for each side, named by letters."""
+    """Write a telephone conversation in the form of Kaldi's Switchboard recipe: one command per side, with letters."""
     folder = tmp_path / "swbd"
     samples, _ = soundfile.read(audio / "stereo.flac")
     folder.mkdir()
@@ -261,7 +265,7 @@ def test_a_kaldi_directory_of_other_making_comes_back(conversation, tmp_path):
         "sw02001-A": "sw02001 1",
         "sw02001-B": "sw02001 2",
     }
-    # One side alone keeps its name and channel, too; two recordings of one name get others.
+    # One side alone keeps its id and channel, too; two recordings that would share an id get others.
     supervisions = list(load_manifest(manifests[1], SupervisionSet))
     right = [s for s in supervisions if s.channel == 1]
     write_kaldi_dir([recording], right, tmp_path / "right")
@@ -306,7 +310,7 @@ def test_recordings_in_an_archive(conversation, tmp_path, monkeypatch):
     data = conversation / "data"
     assert tools.run("wav-copy", [f"scp:{data}/wav.scp", "ark,scp:x.ark,x.scp"]) in (0, None)
     shutil.copy("x.scp", data / "wav.scp")
-    with pytest.raises(InputError, match=r"wav.scp: recording 'sw02001' lies in an archive \(x.ark:10\), where lhotse"):
+    with pytest.raises(InputError, match=r"wav.scp: .*'sw02001' .*\(x.ark:10\)"):
         read_kaldi_dir(data)
     (tmp_path / "files").write_text("sw02001-A a.wav\nsw02001-B b.wav\n")
     assert tools.run("wav-copy", [f"scp:{data}/wav.scp", "scp:files"]) in (0, None)
@@ -319,10 +323,10 @@ def test_recordings_in_an_archive(conversation, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def cuts(shared, tmp_path_factory):
-    """Cuts of real speech with lhotse-stored features."""
+def cuts(speech, tmp_path_factory):
+    """Write cuts of speech with features stored by lhotse."""
     folder = tmp_path_factory.mktemp("cuts")
-    recordings, supervisions = read_kaldi_dir(write_data(folder / "data", shared, speakers=2))
+    recordings, supervisions = read_kaldi_dir(write_data(folder / "data", speech, speakers=2))
     made = CutSet.from_manifests(RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions))
     made = CutSet.from_cuts(cut.with_id(cut.supervisions[0].id) for cut in made)
     extractor = Fbank(FbankConfig(num_mel_bins=20))
@@ -348,9 +352,9 @@ def test_stored_features_go_to_kaldi(cuts, tmp_path):
     np.testing.assert_array_equal(matrix, ours[next(iter(stored))][50:90])
 
 
-def test_features_of_kaldi_are_trained_on(shared, tmp_path):
-    """A Kaldi directory with feats.scp, as compute-fbank-feats left it, to a checkpoint."""
-    data = write_data(tmp_path / "data" / "train", shared, speakers=4)
+def test_features_of_kaldi_are_trained_on(speech, tmp_path):
+    """Train on a Kaldi directory with the feats.scp of compute-fbank-feats."""
+    data = write_data(tmp_path / "data" / "train", speech, speakers=4)
     bin_ = [sys.executable, "-m", "sdpn_k2", "kaldi"]
     subprocess.run(
         [
@@ -368,7 +372,7 @@ def test_features_of_kaldi_are_trained_on(shared, tmp_path):
         [*bin_, "feat-to-len", f"scp:{data}/feats.scp", f"ark,t:{data}/utt2num_frames"], check=True, capture_output=True
     )
     run("lhotse", "from-kaldi", data, tmp_path / "data" / "manifests")
-    with pytest.raises(InputError, match="feats.scp: features of 80 dimensions, but features.num_mel_bins = 40: take"):
+    with pytest.raises(InputError, match="feats.scp: .*80.* features.num_mel_bins = 40"):
         run("cuts", "--set", "features.num_mel_bins=40", tmp_path / "data", "train")
     run("cuts", tmp_path / "data", "train")
     cuts = tmp_path / "data" / "manifests" / "cuts_train.jsonl.gz"
@@ -442,7 +446,7 @@ def test_some_cuts_have_no_xvector(cuts, tmp_path):
 
 
 def test_manifests_side_by_side_keep_their_own_xvectors(cuts, tmp_path):
-    """Also of cuts whose ids are no file names, in names with dots."""
+    """Cut ids need not be valid file names, and manifests may have dots in their names."""
     first = next(iter(load_manifest(cuts)))
     write_manifest([first.with_id("a/b%2F"), first.with_id("a%2Fb/")], tmp_path / "cuts.jsonl")
     for value, name in enumerate(("out.a.jsonl.gz", "out.b.jsonl.gz")):
@@ -485,7 +489,7 @@ def test_two_cuts_of_one_id(cuts, tmp_path):
     write_manifest([first, second.with_id(first.id)], tmp_path / "twice.jsonl.gz")
     with TableWriter(f"ark:{tmp_path}/x.ark", "vector") as writer:
         writer.write(first.id, np.ones(3, np.float32))
-    message = f"cut '{first.id}' is there twice"
+    message = f"cut '{first.id}'"
     with pytest.raises(InputError, match=message):
         run("lhotse", "export-feats", tmp_path / "twice.jsonl.gz", tmp_path / "data")
     with pytest.raises(InputError, match=message):
@@ -507,35 +511,35 @@ def test_folders_below_a_file(cuts, tmp_path):
         ["lhotse", "from-kaldi", data, below],
         ["extract", "--device", "cpu", write_model(tmp_path / "final.pt"), data, below],
     ):
-        with pytest.raises(InputError, match="file/below: cannot make this folder: Not a directory"):
+        with pytest.raises(InputError, match="file/below: .*Not a directory"):
             run(*words)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_directories_that_are_not_valid(shared, tmp_path):
+def test_directories_that_are_not_valid(speech, tmp_path):
     def refused(message, **tables):
         shutil.rmtree(tmp_path / "data", ignore_errors=True)
-        write_data(tmp_path / "data", shared)
+        write_data(tmp_path / "data", speech)
         for name, text in tables.items():
             (tmp_path / "data" / name.replace("_scp", ".scp")).write_text(text)
         with pytest.raises(InputError, match=message):
             run("lhotse", "from-kaldi", tmp_path / "data", tmp_path / "manifests")
         assert not (tmp_path / "manifests").exists()
 
-    names = sorted(read_map(write_data(tmp_path / "data", shared) / "utt2spk"))
+    names = sorted(read_map(write_data(tmp_path / "data", speech) / "utt2spk"))
     wav = (tmp_path / "data" / "wav.scp").read_text()
     everyone = "".join(f"{name} {name} 0 1\n" for name in names)
-    refused("utt2spk:2: .* is not in C-locale order", utt2spk="b x\na x\n")
-    refused("wav.scp: 8 of 9 ids in .*utt2spk are missing", wav_scp=wav.splitlines(keepends=True)[0])
-    refused("segments:1: .* goes from 2 to 1 s: it must end after", segments=everyone.replace("0 1", "2 1", 1))
-    refused(f"segments: '{names[0]}' ends at 1000 s, but recording", segments=everyone.replace("0 1", "0 1000", 1))
-    refused("segments:1: recording 'nobody' is not in", segments=everyone.replace(f" {names[0]}", " nobody", 1))
-    refused(r"wav.scp: recording '.*' cannot be read", wav_scp=wav.replace(".flac", ".gone", 1))
+    refused("utt2spk:2: .*'a'", utt2spk="b x\na x\n")
+    refused("wav.scp: 8 of 9 .*utt2spk", wav_scp=wav.splitlines(keepends=True)[0])
+    refused("segments:1: .* 2 .* 1 s", segments=everyone.replace("0 1", "2 1", 1))
+    refused(f"segments: .*'{names[0]}'.*1000 s", segments=everyone.replace("0 1", "0 1000", 1))
+    refused("segments:1: .*'nobody'", segments=everyone.replace(f" {names[0]}", " nobody", 1))
+    refused(f"wav.scp: .*'{names[0]}'.*gone", wav_scp=wav.replace(".wav", ".gone", 1))
     channels = "".join(f"{name} {name} 1\n" for name in names)
     unknown = channels.replace("1\n", "C\n", 1)
-    refused("reco2file_and_channel:1: expected recording, file and channel", reco2file_and_channel=unknown)
+    refused(f"reco2file_and_channel:1: .*'{names[0]} {names[0]} C'", reco2file_and_channel=unknown)
     twice = channels.replace(f"{names[1]} {names[1]}", f"{names[1]} {names[0]}")
-    refused("channel 1 of .* is there twice", reco2file_and_channel=twice)
+    refused(f"reco2file_and_channel: '{names[1]}': .*channel 1 of '{names[0]}'", reco2file_and_channel=twice)
 
 
 def test_what_kaldi_cannot_hold(audio, tmp_path, caplog):
@@ -548,33 +552,31 @@ def test_what_kaldi_cannot_hold(audio, tmp_path, caplog):
 
     whole = SupervisionSegment("mono", "mono", 0.0, mono.duration, speaker="mono")
     faster = SupervisionSegment("a", "mono_sp1.1", 0.0, 1.0)
-    refused("changed by Speed as it is read", [mono.perturb_speed(1.1)], faster)
-    refused("'a' is from recording 'other', which is not among", [mono], SupervisionSegment("a", "other", 0.0, 1.0))
-    refused(r"'a' lies on channels \[0, 1\]", [stereo], SupervisionSegment("a", "one", 0.0, 1.0, channel=[0, 1]))
-    refused("'one' has no channel 5", [stereo], SupervisionSegment("a", "one", 0.0, 1.0, channel=5))
-    refused("no utterances to write", [mono])
-    refused("utterance 'mono' is there twice", [mono], whole, whole)
+    refused("'mono_sp1.1' .*Speed", [mono.perturb_speed(1.1)], faster)
+    refused("'a' .*'other'", [mono], SupervisionSegment("a", "other", 0.0, 1.0))
+    refused(r"'a' .*\[0, 1\]", [stereo], SupervisionSegment("a", "one", 0.0, 1.0, channel=[0, 1]))
+    refused("'one' .* 5", [stereo], SupervisionSegment("a", "one", 0.0, 1.0, channel=5))
+    refused("data: no utterances", [mono])
+    refused("utterance 'mono'", [mono], whole, whole)
     remote = Recording("far", [AudioSource("url", [0], "https://example.org/a.wav")], 16000, 16000, 1.0)
-    refused("'far' comes from a url: Kaldi", [remote], SupervisionSegment("a", "far", 0.0, 1.0))
+    refused("'far' .*url", [remote], SupervisionSegment("a", "far", 0.0, 1.0))
     gone = Recording("gone", [AudioSource("file", [0], str(tmp_path / "gone.wav"))], 16000, 16000, 1.0)
-    refused("'gone': .*gone.wav: cannot read audio", [gone], SupervisionSegment("a", "gone", 0.0, 1.0))
+    refused("'gone': .*gone.wav", [gone], SupervisionSegment("a", "gone", 0.0, 1.0))
     man, woman = (SupervisionSegment(f"x-{g}", "mono", 0.0, 1.0, speaker="x", gender=g) for g in "mf")
-    refused("speaker 'x' is of two genders", [mono], man, woman)
-    refused("spk2utt: 'A B' cannot be a key", [mono], SupervisionSegment("a", "mono", 0.0, 1.0, speaker="A B"))
-    refused("segments:1: 'a' starts at -0.5 s, before its", [mono], SupervisionSegment("a", "mono", -0.5, 1.0))
+    refused("speaker 'x' .*'x-f'", [mono], man, woman)
+    refused("spk2utt: .*'A B'", [mono], SupervisionSegment("a", "mono", 0.0, 1.0, speaker="A B"))
+    refused("segments:1: .*'a' .*-0.5 s", [mono], SupervisionSegment("a", "mono", -0.5, 1.0))
     (tmp_path / "data").mkdir(exist_ok=True)
     (tmp_path / "data" / "notes").write_text("mine")
-    with pytest.raises(InputError, match="is there already, and not empty"):
+    with pytest.raises(InputError, match="data: already exists"):
         write_kaldi_dir([mono], [whole], tmp_path / "data")
 
     richer = SupervisionSegment(
         "mono", "mono", 0.0, mono.duration, speaker="mono", custom={"mood": 3}, text="a  b\tc", gender="other"
     )
     write_kaldi_dir([mono, stereo], [richer], tmp_path / "other")
-    assert "1 recordings without an utterance are left out" in caplog.text
-    assert "1 utterances have a field custom" in caplog.text
-    assert "genders other than m and f are taken as unknown: other" in caplog.text
-    assert "1 texts are written with one blank for every run of blanks" in caplog.text
+    for pattern in ("1 recordings without", "field custom of 1 ", "genders .*: other", "white space in 1 texts"):
+        assert re.search(pattern, caplog.text), pattern
     assert read_map(tmp_path / "other" / "text") == {"mono": "a b c"}
     assert not (tmp_path / "other" / "spk2gender").exists()
 
@@ -582,19 +584,19 @@ def test_what_kaldi_cannot_hold(audio, tmp_path, caplog):
 def test_cuts_without_what_is_asked_for(cuts, tmp_path):
     bare = [cut.drop_features() for cut in load_manifest(cuts)]
     write_manifest(bare, tmp_path / "bare.jsonl.gz")
-    with pytest.raises(InputError, match="has no stored features"):
+    with pytest.raises(InputError, match=f"'{bare[0].id}'.*features"):
         run("lhotse", "export-feats", tmp_path / "bare.jsonl.gz", tmp_path / "data")
-    with pytest.raises(InputError, match="none of the 6 cuts has an x-vector"):
+    with pytest.raises(InputError, match="6 cuts .*cut.xvector"):
         run("lhotse", "export-xvectors", tmp_path / "bare.jsonl.gz", f"ark:{tmp_path}/x.ark")
     with TableWriter(f"ark:{tmp_path}/other.ark", "vector") as writer:
         writer.write("somebody", np.ones(3, np.float32))
-    with pytest.raises(InputError, match="no x-vector for any of the 6 cuts"):
+    with pytest.raises(InputError, match="other.ark: .*6 cuts"):
         output = tmp_path / "o.jsonl.gz"
         run("lhotse", "attach-xvectors", tmp_path / "bare.jsonl.gz", f"ark:{tmp_path}/other.ark", output)
     assert not output.exists()
     lost = next(iter(load_manifest(cuts))).to_dict()
     lost["features"]["storage_key"] = "aa/gone.npy"
     (tmp_path / "lost.jsonl").write_text(json.dumps(lost) + "\n")
-    with pytest.raises(InputError, match="cannot read its features"):
+    with pytest.raises(InputError, match=f"'{lost['id']}': .*features"):
         run("lhotse", "export-feats", tmp_path / "lost.jsonl", tmp_path / "lost")
     assert not (tmp_path / "lost" / "feats.scp").exists()

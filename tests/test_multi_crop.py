@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lhotse import Recording
-from tiny_training import TINY
+import torch
+from lhotse import CutSet, Recording
+from tiny_config import TINY
 
 from sdpn_k2.config import load_config
 from sdpn_k2.data import multi_crop
-from sdpn_k2.data.cuts import CutSelection, CutTable, select_cuts, write_manifest
-from sdpn_k2.data.multi_crop import MultiCropDataset
+from sdpn_k2.data.cut_selection import select_cuts
+from sdpn_k2.data.cut_table import CutTable
+from sdpn_k2.data.manifest_files import write_manifest
+from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches, multi_crop_loader
 from sdpn_k2.errors import InputError
 
 
@@ -42,8 +45,16 @@ def test_silence_of_some_crops_is_no_fault_of_the_utterance(tmp_path, monkeypatc
         batch = dataset[(epoch, (0,))]
         silent = [not crop.any() for crop in batch.local_crops[:, 0]]
         assert batch.global_crops.any() and batch.skipped == [] and any(silent)
-    with pytest.raises(InputError, match="too few usable utterances.*silent"):
-        dataset_of(tmp_path, np.zeros(160000))[(0, (0,))]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corpus_without_usable_utterances_is_refused(tmp_path, workers):
+    dataset = dataset_of(tmp_path, np.zeros(160000))
+    batch = dataset[(0, (0,))]
+    assert batch.ids == [] and [name for name, _ in batch.skipped] == [dataset.cuts[0].id]
+    loader = multi_crop_loader(dataset, StepBatches(dataset.cuts, 1, 1, seed=0), workers, pin=False)
+    with pytest.raises(InputError, match=f"cuts.jsonl.gz: .*'{dataset.cuts[0].id}': silent"):
+        next(loader)
 
 
 @pytest.mark.parametrize("seconds, fits", [(1.0, True), (1.1, False)])
@@ -53,7 +64,62 @@ def test_a_corpus_cut_to_the_length_of_a_crop_may_be_trained_on(tmp_path, second
     cuts = [Recording.from_file(tmp_path / "a.wav").to_cut().truncate(duration=0.98)]
     config = load_config(None, [*TINY, f"crops.global_seconds={seconds}"])
     if fits:
-        assert len(list(select_cuts(cuts, config, CutSelection()))) == 1
+        assert select_cuts(cuts, config, tmp_path / "selected.jsonl.gz").utterances == 1
     else:
-        with pytest.raises(InputError, match="longer than the longest utterance, 0.98 s"):
-            list(select_cuts(cuts, config, CutSelection()))
+        with pytest.raises(InputError, match="crops.global_seconds = 1.1 .*0.98 s"):
+            select_cuts(cuts, config, tmp_path / "selected.jsonl.gz")
+
+
+def test_crops_are_pieces_of_the_utterance_and_short_ones_wrap(tiny_cuts):
+    dataset = MultiCropDataset(CutTable(tiny_cuts), load_config(None, TINY))
+    batch = dataset[(0, tuple(range(14)))]
+    assert batch.global_crops.shape == (14, 16000) and batch.local_crops.shape == (4, 14, 8000)
+    for position, cut in enumerate(CutSet.from_file(tiny_cuts)):
+        samples = soundfile.read(cut.recording.sources[0].source, dtype="int16")[0]
+        endless = np.tile(samples, 5)
+        for crop in [batch.global_crops[position], *batch.local_crops[:, position]]:
+            crop = crop.numpy()
+            starts = np.flatnonzero(endless[: len(samples)] == crop[0])
+            fits = [s for s in starts if np.array_equal(endless[s : s + len(crop)], crop)]
+            assert fits
+            if len(samples) >= len(crop):
+                assert fits[0] + len(crop) <= len(samples)
+    again, later = dataset[(0, (3, 5))], dataset[(1, (3, 5))]
+    assert torch.equal(again.local_crops, batch.local_crops[:, [3, 5]])
+    assert not torch.equal(again.local_crops, later.local_crops)
+
+
+def test_stored_fbank_gives_crops_of_the_same_frames(tiny_fbank_cuts):
+    config = load_config(None, TINY + ["input=fbank"])
+    batch = MultiCropDataset(CutTable(tiny_fbank_cuts), config)[(0, tuple(range(14)))]
+    assert batch.global_crops.shape == (14, 98, 80) and batch.local_crops.shape == (4, 14, 48, 80)
+    for position, cut in enumerate(CutSet.from_file(tiny_fbank_cuts)):
+        frames = cut.load_features()
+        for crop in [batch.global_crops[position], *batch.local_crops[:, position]]:
+            start = np.abs(frames - crop[0].numpy()).sum(1).argmin()
+            expected = np.take(frames, np.arange(start, start + len(crop)), axis=0, mode="wrap")
+            np.testing.assert_array_equal(crop.numpy(), expected)
+
+
+class Numbers(CutTable):
+    """A table of which only the length matters."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+
+def test_every_utterance_once_an_epoch_and_processes_share_batches():
+    whole = list(StepBatches(Numbers(20), 6, 9, seed=3))
+    parts = [list(StepBatches(Numbers(20), 6, 9, seed=3, rank=rank, world_size=2)) for rank in range(2)]
+    for (_, indices), (_, first), (_, second) in zip(whole, *parts):
+        assert indices == first + second
+    for epoch in range(3):
+        seen = [index for e, indices in whole if e == epoch for index in indices]
+        assert len(seen) == len(set(seen)) == 18
+    assert whole[:3] != whole[3:6]
+    assert list(StepBatches(Numbers(20), 6, 9, seed=3, first_step=4)) == whole[4:]
+    with pytest.raises(InputError, match="train.batch_size = 6 .* 4 "):
+        StepBatches(Numbers(20), 6, 9, seed=3, world_size=4)

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from voxceleb_tree import VOX1_DEV, VOX1_TEST, make_voxceleb_tree
 
-from sdpn_k2.data.cuts import CutTable
+from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"

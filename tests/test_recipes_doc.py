@@ -1,4 +1,4 @@
-"""docs/recipes.md as written: every block of it, in order, on real speech."""
+"""Every block of docs/recipes.md runs as it is written, in order."""
 
 import os
 import re
@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from three_d_speaker import INTEROP
 from tiny_models import write_data
 
+from sdpn_k2.kaldi import tools
 from sdpn_k2.kaldi.datadir.data_dir import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
 
@@ -32,29 +35,17 @@ def blocks():
 
 
 @pytest.fixture
-def workplace(shared, golden, tmp_path):
-    """What the recipes say is there."""
-    shutil.copy(shared / "interop" / "3dspeaker-sdpn-tiny.pth", tmp_path / "sdpn.pth")
+def workplace(speech, golden, tmp_path):
+    """A folder with the files that the recipes assume."""
+    shutil.copy(INTEROP / "3dspeaker-sdpn-tiny.pth", tmp_path / "sdpn.pth")
     (tmp_path / "utils").symlink_to(ROOT / "utils")
     (tmp_path / "exp").mkdir()
     (tmp_path / "sdpn.yaml").write_text(MODEL + TRAINING)
     (tmp_path / "train.yaml").write_text(TRAINING)
-    train = write_data(tmp_path / "data" / "train", shared, speakers=2)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "sdpn_k2",
-            "kaldi",
-            "compute-fbank-feats",
-            "--dither=0",
-            "--num-mel-bins=80",
-            f"scp:{train}/wav.scp",
-            f"ark,scp:{train}/feats.ark,{train}/feats.scp",
-        ],
-        check=True,
-    )
-    test = write_data(tmp_path / "data" / "test", shared)
+    train = write_data(tmp_path / "data" / "train", speech, speakers=2)
+    features = [f"scp:{train}/wav.scp", f"ark,scp:{train}/feats.ark,{train}/feats.scp"]
+    assert tools.run("compute-fbank-feats", ["--dither=0", "--num-mel-bins=80", *features]) in (0, None)
+    test = write_data(tmp_path / "data" / "test", speech)
     (tmp_path / "backend").mkdir()
     for name in ("mean.vec", "transform.mat", "plda"):
         shutil.copy(golden / name, tmp_path / "backend")
@@ -65,27 +56,23 @@ def workplace(shared, golden, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_block_runs_as_written(workplace):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+
+    def run(*command):
+        done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
     found = blocks()
     assert len(found) > 12
     for language, block in found:
-        command = ["bash", "-e", "-o", "pipefail", "-c", block] if language == "sh" else [sys.executable, "-c", block]
-        done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-    assert (
-        "EER"
-        in subprocess.run(
-            ["sdpn-k2", "eval", "exp/released/scores_plda", "data/test/trials"],
-            cwd=workplace,
-            env=environment,
-            capture_output=True,
-            text=True,
-        ).stdout
-    )
+        if ".onnx" in block and torch.__version__ < "2.5":
+            continue
+        run(*(["bash", "-e", "-o", "pipefail", "-c", block] if language == "sh" else [sys.executable, "-c", block]))
+    assert "EER" in run("sdpn-k2", "eval", "exp/released/scores_plda", "data/test/trials")
     windows = (workplace / "exp" / "meeting_windows" / "segments").read_text().splitlines()
     labels = (workplace / "exp" / "meeting_windows" / "labels").read_text().splitlines()
     assert [line.split()[0] for line in windows] == sorted(line.split()[0] for line in labels)

@@ -1,4 +1,4 @@
-"""report.html holds what was measured and fetches nothing; and in a browser it is drawn, sorted and printed."""
+"""report.html holds the measured figures and fetches nothing; a browser draws, sorts and prints it."""
 
 import html
 import json
@@ -16,11 +16,11 @@ from sdpn_k2.cli import cli
 from sdpn_k2.config import config_to_yaml, load_config
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.tables import TableWriter
-from sdpn_k2.reporting.data_summary import known_conditions, summarise_set
+from sdpn_k2.reporting import plots
+from sdpn_k2.reporting.data_summary import summarise_set
 from sdpn_k2.reporting.embedding_maps import speaker_panels
 from sdpn_k2.reporting.report import write_report
 from sdpn_k2.reporting.results import collect, write
-from sdpn_k2.scoring.trials import read_trials
 
 SPEAKERS = 8
 UTTERANCES = [f"s{speaker}-u{number}" for speaker in range(SPEAKERS) for number in range(6)]
@@ -53,9 +53,9 @@ def make_experiment(exp: Path, data: Path, noise: float, *overrides: str) -> Pat
     scores.mkdir(parents=True)
     unit = {name: vector / np.linalg.norm(vector) for name, vector in vectors.items()}
     pairs = [line.split()[:2] for line in (data / "test" / "trials").read_text().splitlines()]
-    for backend, factor in (("cosine", 1.0), ("plda", 20.0)):
+    for scoring, factor in (("cosine", 1.0), ("plda", 20.0)):
         lines = [f"{a} {b} {factor * float(unit[a] @ unit[b]):.6f}\n" for a, b in pairs]
-        (scores / f"trials.{backend}").write_text("".join(lines))
+        (scores / f"trials.{scoring}").write_text("".join(lines))
     (exp / "config.yaml").write_text(config_to_yaml(load_config(None, ["train.steps=40", *overrides])))
     (exp / "metrics.jsonl").write_text(
         "".join(
@@ -119,16 +119,23 @@ def comparison(data, first, second, tmp_path_factory):
     return output
 
 
+VOID = ("meta", "br", "circle", "line", "path", "use", "rect")  # tags without an end, or that end at once
+
+
 class Page(HTMLParser):
-    """Tags with attributes, and the cells of each table."""
+    """Tags with attributes, and the cells of each table. Tags must be closed in order."""
 
     def __init__(self, path: Path):
         super().__init__()
-        self.tags, self.tables, self._cell = [], {}, None
+        self.tags, self.tables, self._cell, self._open = [], {}, None, []
         self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self._open
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self._open.append(tag)
         if tag == "table":
             self._rows = self.tables.setdefault(dict(attributes)["id"], [])
         elif tag == "tr":
@@ -136,7 +143,12 @@ class Page(HTMLParser):
         elif tag in ("td", "th"):
             self._cell = ""
 
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
     def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self._open.pop() == tag
         if tag in ("td", "th"):
             self._rows[-1].append(self._cell.strip())
             self._cell = None
@@ -157,7 +169,7 @@ def text_of(path):
 def test_results_are_those_of_results_json(report, first):
     measured = json.loads((first / "results.json").read_text())["results"]
     heading, *rows = Page(report).tables["results-table"]
-    assert heading[:4] == ["set", "trials", "back end", "EER\xa0%"]
+    assert heading[:4] == ["set", "trials", "scoring", "EER\xa0%"]
     for row, result in zip(rows, measured):
         low, high = result["eer_interval"]
         at_01, at_05 = ("{:.3f} – {:.3f}".format(*result[f"min_dcf_{p}_interval"]) for p in ("01", "05"))
@@ -191,10 +203,10 @@ def test_every_picture_is_there(report):
         "data_wait_share by training step",
     ]
     assert re.search(r"silhouette −?0\.\d{3}", text_of(report).replace("-", "−"))
-    assert text_of(report).count("Lines: 95 % intervals when the speakers are drawn anew.") == 2
+    assert text_of(report).count("bootstrap intervals") == 2
 
 
-def test_training_configuration_corpus_and_commands_are_told(report, first, data):
+def test_training_configuration_corpus_and_commands_are_shown(report, first, data):
     tables, text = Page(report).tables, text_of(report)
     health = {row[0]: row[1:5] for row in tables["health-table"]}
     assert health["loss"] == ["4.85", "3.05", "3", "4.9"]  # means of the first and last two values, then extremes
@@ -244,7 +256,14 @@ def test_several_experiments_are_compared(comparison, first, second):
     assert text_of(comparison).count("silhouette 0.") == 2
 
 
-def test_experiments_of_one_name_are_told_apart(data, first, tmp_path):
+@pytest.fixture
+def sketched(monkeypatch):
+    """Pages without real pictures, which take most of the time, for tests of what is around them."""
+    monkeypatch.setattr(plots, "to_svg", lambda figure: '<svg viewBox="0 0 1 1"></svg>')
+
+
+@pytest.mark.usefixtures("sketched")
+def test_experiments_of_one_name_are_named_by_their_paths(data, first, tmp_path):
     shutil.copytree(first, tmp_path / "other" / "first")
     write_report([first, tmp_path / "other" / "first"], None, tmp_path / "page.html")
     assert Page(tmp_path / "page.html").tables["results-table"][1][3] == str(first)
@@ -258,22 +277,24 @@ def without(first, tmp_path, *parts):
     return copy
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(
-    "part, said, gone",
+    "part, gone",
     [
-        ("results.json", "results.json: not there; measure with: sdpn-k2 results", "results-table"),
-        ("metrics.jsonl", "metrics.jsonl: not there; sdpn-k2 train writes it", "health-table"),
-        ("config.yaml", "config.yaml: not there; sdpn-k2 train writes it", "configuration-table"),
-        ("scores", "scores: not there; score first", "DET curves"),
-        ("xvectors_test/xvector.scp", "xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
-        ("xvectors_test", "xvectors_test/xvector.scp: not there; extract embeddings", "map of the embeddings of test"),
+        ("results.json", "results-table"),
+        ("metrics.jsonl", "health-table"),
+        ("config.yaml", "configuration-table"),
+        ("scores", "DET curves"),
+        ("xvectors_test/xvector.scp", "map of the embeddings of test"),
+        ("xvectors_test", "map of the embeddings of test"),
     ],
 )
-def test_a_missing_part_is_named_and_the_rest_is_there(data, first, report, tmp_path, part, said, gone):
+def test_a_missing_part_is_named_and_the_rest_is_there(data, first, report, tmp_path, part, gone):
     exp = without(first, tmp_path, part)
+    said = f"{exp / part}/xvector.scp: " if part == "xvectors_test" else f"{exp / part}: "
     output = tmp_path / "report.html"
     done = CliRunner().invoke(cli, ["report", "--data", str(data), "-o", str(output), str(exp)])
-    assert done.exit_code == 0 and f"missing: {exp}" in done.output and said in done.output
+    assert done.exit_code == 0 and f"missing: {said}" in done.output
     assert said in text_of(output)
     everything = list(Page(output).tables) + labels(output)
     expected = set(Page(report).tables) | set(labels(report))
@@ -281,54 +302,59 @@ def test_a_missing_part_is_named_and_the_rest_is_there(data, first, report, tmp_
     assert len(everything) >= len(expected) - 7
 
 
-@pytest.mark.parametrize("part", ["train.log", "stamps", "backend"])
-def test_missing_parts_that_the_page_only_shows_are_named(data, first, tmp_path, part):
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize("part", ["train.log", "backend"])
+def test_missing_parts_that_only_the_page_shows_are_named(data, first, tmp_path, part):
     exp = without(first, tmp_path, part)
     (line,) = write_report([exp], data, tmp_path / "report.html")
-    assert line.startswith(f"{exp / part}: not there; ")
+    assert line.startswith(f"{exp / part}: ")
 
 
-def test_cosine_scores_need_no_back_end(data, first, tmp_path):
-    exp = without(first, tmp_path, "backend", "scores/test/trials.plda")
+@pytest.mark.usefixtures("sketched")
+def test_cosine_scores_need_no_backend_and_a_run_no_stamps(data, first, tmp_path):
+    exp = without(first, tmp_path, "backend", "scores/test/trials.plda", "stamps")
     assert write_report([exp], data, tmp_path / "report.html") == []
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_trial_list_at_odds_with_itself_is_named(data, first, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     with (tmp_path / "data" / "test" / "trials").open("a") as stream:
         stream.write("s0-u0 s0-u1 nontarget\n")
     missing = write_report([first], tmp_path / "data", tmp_path / "report.html")
-    assert any("s0-u0 s0-u1 is both target and nontarget" in line for line in missing)
+    assert any("trials: s0-u0 s0-u1 " in line for line in missing)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_trials_of_an_utterance_without_an_embedding_are_left_out(data, first, tmp_path):
     exp = without(first, tmp_path)
     for file in [exp / "xvectors_test" / "xvector.scp", *(exp / "scores" / "test").glob("trials.*")]:
         file.write_text("".join(line for line in file.read_text().splitlines(True) if "s3-u2" not in line))
     write(exp, collect(data, exp))
     (line,) = write_report([exp], data, tmp_path / "report.html")
-    assert line == (
-        f"{exp}: test/trials: 47 of 1128 trials are left out, since 1 utterances have no embedding; the first: s3-u2"
-    )
+    assert re.fullmatch(f"{exp}: test/trials: 47 of 1128 .*: 1, .* s3-u2", line)
     assert "DET curves" in labels(tmp_path / "report.html")
     assert write_report([exp, first], data, tmp_path / "report.html") == [line]
     assert "DET curves of plda" in labels(tmp_path / "report.html")
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_sets_that_are_not_counted_are_named(data, first, tmp_path, name):
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / name / "utt2spk").unlink()
     missing = write_report([first], tmp_path / "data", tmp_path / "report.html")
-    assert f"{tmp_path / 'data' / name / 'utt2spk'}: not there, so {name} is not counted" in missing
+    assert any(line.startswith(f"{tmp_path / 'data' / name / 'utt2spk'}: ") for line in missing)
     assert len(Page(tmp_path / "report.html").tables["corpus-table"]) == 2
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_data_folder_is_known_from_the_results(first, report, tmp_path):
     assert write_report([first], None, tmp_path / "report.html") == []
     assert labels(tmp_path / "report.html") == labels(report)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_results_of_an_earlier_version_are_shown(data, first, tmp_path):
     exp = without(first, tmp_path)
     results = json.loads((exp / "results.json").read_text())
@@ -337,22 +363,21 @@ def test_results_of_an_earlier_version_are_shown(data, first, tmp_path):
         del row["min_dcf_01_interval"], row["min_dcf_05_interval"]
     (exp / "results.json").write_text(json.dumps(results))
     assert write_report([exp], data, tmp_path / "report.html") == []
-    assert write_report([exp], None, tmp_path / "report.html")[0].startswith(
-        "no data folder (--data DATA; results.json names none): "
-    )
+    (line,) = write_report([exp], None, tmp_path / "report.html")
+    assert "results.json names none" in line and "--data" in line
 
 
+@pytest.mark.usefixtures("sketched")
 def test_without_data_the_tables_are_there(first, tmp_path):
     exp = without(first, tmp_path)
     results = json.loads((exp / "results.json").read_text())
     (exp / "results.json").write_text(json.dumps({**results, "data": str(tmp_path / "gone")}))
-    missing = write_report([exp], None, tmp_path / "report.html")
-    assert len(missing) == 1 and missing[0].startswith(
-        f"no data folder (--data DATA; results.json names {tmp_path / 'gone'}): "
-    )
+    (line,) = write_report([exp], None, tmp_path / "report.html")
+    assert f"results.json names {tmp_path / 'gone'}" in line and "--data" in line
     assert list(Page(tmp_path / "report.html").tables) == ["results-table", "health-table", "configuration-table"]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_broken_parts_are_named(data, first, tmp_path):
     exp = without(first, tmp_path)
     (exp / "results.json").write_text('{"results": [{"set": "x"}], "measured": {}}')
@@ -362,48 +387,37 @@ def test_broken_parts_are_named(data, first, tmp_path):
     scores.write_text(scores.read_text().replace("s0-u0", "nobody"))
     missing = "\n".join(write_report([exp], data, tmp_path / "report.html"))
     for said in (
-        "results.json: not the results of an experiment",
-        "metrics.jsonl:1: not a JSON object",
-        "unknown key trian",
-        "no score for s0-u0 s0-u1",
+        "results.json: ",
+        "metrics.jsonl:1: ",
+        "trian",
+        "trials.cosine: no score for s0-u0 s0-u1",
     ):
         assert said in missing
-    assert "DET curves" in labels(tmp_path / "report.html")  # of the other back end
+    assert "DET curves" in labels(tmp_path / "report.html")  # of the other scoring
 
 
+@pytest.mark.usefixtures("sketched")
 def test_results_older_than_the_scores_are_named(data, first, tmp_path):
     exp = without(first, tmp_path)
-    (exp / "scores" / "test" / "trials.plda").touch()
-    assert "older than" in write_report([exp], data, tmp_path / "report.html")[0]
+    newer = exp / "scores" / "test" / "trials.plda"
+    newer.touch()
+    (line,) = write_report([exp], data, tmp_path / "report.html")
+    assert line.startswith(f"{exp / 'results.json'}: ") and str(newer) in line
 
 
-def test_what_is_no_experiment_gives_one_line(first, tmp_path):
+@pytest.mark.usefixtures("sketched")
+def test_folders_that_are_not_experiments_give_one_line(first, tmp_path):
     nowhere = tmp_path / "none"
     for arguments, said in (
-        ([tmp_path], "not an experiment folder"),
-        ([nowhere], "no such experiment folder"),
-        ([first, first], "given twice"),
-        (["--data", nowhere, first], "no such data folder"),
+        ([tmp_path], f"{tmp_path}: "),
+        ([nowhere], f"{nowhere}: "),
+        ([first, first], f"{first}: "),
+        (["--data", nowhere, first], f"{nowhere}: "),
     ):
         # main() turns InputError into one line and exit status 1.
         done = CliRunner().invoke(cli, ["report", *map(str, arguments)])
-        assert isinstance(done.exception, InputError) and said in str(done.exception)
+        assert isinstance(done.exception, InputError) and str(done.exception).startswith(said)
     assert not list(tmp_path.iterdir())
-
-
-def test_conditions_part_the_trials_in_about_thirds(data):
-    trials = read_trials(data / "test" / "trials")
-    conditions = known_conditions(data / "test", trials)
-    assert list(conditions) == ["duration of the shorter side", "gender"]
-    duration = conditions["duration of the shorter side"]
-    assert duration.names == ["< 3 s", "3-4 s", ">= 4 s"]
-    assert np.bincount(duration.of_trial).min() > len(trials) / 5
-
-
-def test_one_duration_is_no_condition(data, tmp_path):
-    shutil.copytree(data / "test", tmp_path / "test")
-    (tmp_path / "test" / "utt2dur").write_text("".join(f"{name} 8\n" for name in UTTERANCES))
-    assert list(known_conditions(tmp_path / "test", read_trials(data / "test" / "trials"))) == ["gender"]
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("")])
@@ -437,13 +451,14 @@ def test_embeddings_are_found_beside_their_script_after_a_move(data, first, tmp_
     np.testing.assert_array_equal(here, there)
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(
     "part, content, said",
     [
-        ("metrics.jsonl", b"\xff\xfe\n{}\n", "metrics.jsonl:1: not a JSON object with a step"),
-        ("metrics.jsonl", b'{"step": Infinity}\n{}\n', "metrics.jsonl:1: not a JSON object with a step"),
-        ("config.yaml", b"seed: 1  # caf\xe9\n", "config.yaml: not valid YAML"),
-        ("results.json", b"\xff", "results.json: not the results of an experiment"),
+        ("metrics.jsonl", b"\xff\xfe\n{}\n", "metrics.jsonl:1: "),
+        ("metrics.jsonl", b'{"step": Infinity}\n{}\n', "metrics.jsonl:1: "),
+        ("config.yaml", b"seed: 1  # caf\xe9\n", "config.yaml: "),
+        ("results.json", b"\xff", "results.json: "),
     ],
 )
 def test_parts_of_other_letters_are_named(first, tmp_path, part, content, said):
@@ -452,6 +467,7 @@ def test_parts_of_other_letters_are_named(first, tmp_path, part, content, said):
     assert any(said in line for line in write_report([exp], None, tmp_path / "report.html"))
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -465,30 +481,47 @@ def test_parts_of_other_letters_are_named(first, tmp_path, part, content, said):
         lambda results: results.update(results=[[]]),
     ],
 )
-def test_results_that_are_none_are_named(first, tmp_path, spoil):
+def test_results_of_another_form_are_named(first, tmp_path, spoil):
     exp = without(first, tmp_path)
     results = json.loads((exp / "results.json").read_text())
     spoil(results)
     (exp / "results.json").write_text(json.dumps(results))
     missing = write_report([exp], None, tmp_path / "report.html")
-    assert any("results.json: not the results of an experiment" in line for line in missing)
+    assert any(line.startswith(f"{exp / 'results.json'}: ") for line in missing)
 
 
 @pytest.mark.parametrize(
     "vector, said",
     [
-        ([1.0, 2.0], "xvector.scp: s0-u1 has dimension 2, others have 3"),
-        ([1.0, np.inf, 3.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
-        ([0.0, 0.0, 0.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
-        ([1.0, np.nan, 3.0], "xvector.scp: the embedding of s0-u1 is zero, NaN or infinite"),
+        ([1.0, 2.0], "xvector.scp: s0-u1 .*2.* 3"),
+        ([1.0, np.inf, 3.0], "xvector.scp: .* s0-u1 "),
+        ([0.0, 0.0, 0.0], "xvector.scp: .* s0-u1 "),
+        ([1.0, np.nan, 3.0], "xvector.scp: .* s0-u1 "),
     ],
 )
 def test_embeddings_that_make_no_map_are_named(data, tmp_path, vector, said):
     with TableWriter(f"ark,scp:{tmp_path}/xvector.ark,{tmp_path}/xvector.scp", "vector") as writer:
         for name in UTTERANCES:
             writer.write(name, np.array(vector if name == "s0-u1" else [1.0, 2.0, 3.0], np.float32))
-    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/{said}")):
+    with pytest.raises(InputError, match=f"{re.escape(str(tmp_path))}/{said}"):
         speaker_panels({"x": tmp_path}, data / "test" / "utt2spk")
+
+
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize("which", ["report", "comparison"])
+def test_tables_can_be_sorted_and_pictures_scaled(which, request):
+    """As far as the source shows it: complete rows, numbers where a column sorts by number, and view boxes."""
+    page = Page(request.getfixturevalue(which))
+    for heading, *rows in page.tables.values():
+        assert rows and all(len(row) == len(heading) for row in rows)
+    values = [attributes["data-value"] for tag, attributes in page.tags if tag == "td" and "data-value" in attributes]
+    assert len(values) > 40
+    for value in values:
+        assert value == "" or np.isfinite(float(value))
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg" and "aria-label" in attributes]
+    for attributes in pictures:
+        assert attributes["role"] == "img" and len(attributes["viewbox"].split()) == 4
+    assert {tag for tag, _ in page.tags} >= {"nav", "main", "footer", "style", "script"}
 
 
 @pytest.fixture(scope="module")
@@ -505,31 +538,33 @@ def column(browser, table, index):
     )
 
 
-@pytest.mark.parametrize("which", ["report", "comparison"])
-@pytest.mark.parametrize("width, dark", [(1280, False), (1280, True), (390, False)])
-def test_in_a_browser_every_picture_is_drawn(browser, which, width, dark, request, tmp_path):
-    path = request.getfixturevalue(which)
-    browser.console.clear()
-    browser.requests.clear()
-    browser.open(path, width=width, dark=dark)
-    drawn = browser.evaluate("""[...document.querySelectorAll('figure svg')].map(svg => {
-        const box = svg.getBoundingClientRect(), inside = svg.getBBox();
-        const shapes = svg.querySelectorAll('path, use').length;
-        return Math.min(box.width, box.height, inside.width, inside.height, 20 * shapes);
-    })""")
-    assert len(drawn) == len(labels(path)) and min(drawn) > 100
-    # Nothing hangs out of the page: wide things scroll in their own frames.
-    assert browser.evaluate("document.documentElement.scrollWidth") == width
-    ink, ground = (browser.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
-    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, ground)]
-    assert (brightness[0] > brightness[1]) == dark
-    browser.screenshot(tmp_path / "page.png")
-    assert (tmp_path / "page.png").stat().st_size > 50_000
-    assert browser.console == []
-    assert set(browser.requests) == {path.resolve().as_uri()}
+@pytest.mark.slow
+def test_a_browser_draws_every_picture(browser, report, comparison, tmp_path):
+    for path in (report, comparison):
+        for width, dark in ((1280, False), (1280, True), (390, False)):
+            browser.console.clear()
+            browser.requests.clear()
+            browser.open(path, width=width, dark=dark)
+            drawn = browser.evaluate("""[...document.querySelectorAll('figure svg')].map(svg => {
+                const box = svg.getBoundingClientRect(), inside = svg.getBBox();
+                const shapes = svg.querySelectorAll('path, use').length;
+                return Math.min(box.width, box.height, inside.width, inside.height, 20 * shapes);
+            })""")
+            assert len(drawn) == len(labels(path)) and min(drawn) > 100
+            # The page itself never scrolls sideways: wide things scroll in their own frames.
+            assert browser.evaluate("document.documentElement.scrollWidth") == width
+            ink, ground = (
+                browser.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor")
+            )
+            brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, ground)]
+            assert (brightness[0] > brightness[1]) == dark
+            browser.screenshot(tmp_path / "page.png")
+            assert (tmp_path / "page.png").stat().st_size > 50_000
+            assert browser.console == []
+            assert set(browser.requests) == {path.resolve().as_uri()}
 
 
-def test_in_a_browser_tables_are_sorted_by_a_click(browser, report, comparison):
+def test_a_browser_sorts_and_prints(browser, report, comparison, tmp_path):
     browser.open(comparison)
     eer = [float(value) for value in column(browser, "results-table", 4)]
     assert eer != sorted(eer)
@@ -545,8 +580,6 @@ def test_in_a_browser_tables_are_sorted_by_a_click(browser, report, comparison):
     names = column(browser, "health-table", 0)
     assert names == sorted(names) and len(names) == 7
 
-
-def test_in_a_browser_it_prints(browser, report, tmp_path):
     browser.open(report, width=720, dark=True)  # A4 between margins
     browser.call("Emulation.setEmulatedMedia", media="print")
     assert browser.evaluate("document.documentElement.scrollWidth") == 720

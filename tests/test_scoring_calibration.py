@@ -13,7 +13,7 @@ from sdpn_k2.scoring.calibration import (
     train_calibration,
     write_calibration,
 )
-from sdpn_k2.scoring.trials import Scores, read_trials
+from sdpn_k2.scoring.trial_arrays import Scores, read_trials
 
 
 def two_systems(n=4000, seed=0):
@@ -79,25 +79,26 @@ def test_calibration_survives_a_file(tmp_path):
     calibration = Calibration([1.25, -0.1], 3.0, 0.01)
     write_calibration(tmp_path / "fusion.json", calibration)
     assert read_calibration(tmp_path / "fusion.json") == calibration
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="none.json: "):
         read_calibration(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[1]", "not a calibration"),
-        ('{"weights": [1], "offset": NaN, "p_target": 0.5}', "not a calibration"),
-        ('{"weights": [1, Infinity], "offset": 0, "p_target": 0.5}', "not a calibration"),
-        ('{"weights": "12", "offset": 0, "p_target": 0.5}', "not a calibration"),
-        ('{"weights": [], "offset": 0, "p_target": 0.5}', "not a calibration"),
-        ('{"weights": [1' + 400 * "0" + '], "offset": 0, "p_target": 0.5}', "not a calibration"),
-        ('{"weights": [1], "offset": 0, "p_target": 7}', "p_target must lie between 0 and 1, is 7"),
+        ("[1]", "weights, offset and p_target"),
+        (b"\xff", "JSON"),
+        ('{"weights": [1], "offset": NaN, "p_target": 0.5}', "offset .*finite"),
+        ('{"weights": [1, Infinity], "offset": 0, "p_target": 0.5}', "weights .*finite"),
+        ('{"weights": "12", "offset": 0, "p_target": 0.5}', "list of weights"),
+        ('{"weights": [], "offset": 0, "p_target": 0.5}', "no weights"),
+        ('{"weights": [1' + 400 * "0" + '], "offset": 0, "p_target": 0.5}', "list of weights"),
+        ('{"weights": [1], "offset": 0, "p_target": 7}', "p_target .*7"),
     ],
 )
 def test_files_that_are_no_calibration(tmp_path, text, message):
-    (tmp_path / "other.json").write_text(text)
-    with pytest.raises(InputError, match=f"other.json: {message}"):
+    (tmp_path / "other.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=f"other.json: .*{message}"):
         read_calibration(tmp_path / "other.json")
 
 
@@ -113,9 +114,9 @@ def test_systems_are_joined_by_trial(tmp_path):
 @pytest.mark.parametrize(
     "scores, is_target, message",
     [
-        ([1.0, 2.0], [True, True], "2 of 2 are targets"),
+        ([1.0, 2.0], [True, True], "2 of 2"),
         ([1.0, np.nan], [True, False], "finite"),
-        ([[1.0, 3.0], [2.0, 3.0]], [True, False], "system 2 are equal"),
+        ([[1.0, 3.0], [2.0, 3.0]], [True, False], "system 2 "),
     ],
 )
 def test_unusable_scores_are_refused(scores, is_target, message):
@@ -124,5 +125,5 @@ def test_unusable_scores_are_refused(scores, is_target, message):
 
 
 def test_the_number_of_systems_must_agree():
-    with pytest.raises(InputError, match="for 2 system"):
+    with pytest.raises(InputError, match="2 systems.* 1"):
         Calibration([1.0, 1.0], 0.0, 0.5).apply(np.zeros(3))

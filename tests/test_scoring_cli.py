@@ -14,7 +14,7 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.embeddings import read_embeddings
-from sdpn_k2.scoring.trials import match_scores, read_scores, read_trials
+from sdpn_k2.scoring.trial_arrays import match_scores, read_scores, read_trials
 
 
 def run(command, *arguments, **options):
@@ -123,7 +123,7 @@ def test_score_matrix(corpus):
     np.testing.assert_allclose(
         read_scores(corpus / "lines").values, np.load(corpus / "normalised.npy").ravel(), rtol=1e-6
     )
-    with pytest.raises(InputError, match="all pairs"):
+    with pytest.raises(InputError, match="matrix.npy"):
         run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "matrix.npy")
 
 
@@ -162,9 +162,9 @@ def test_options_that_do_not_go_together(corpus):
 
 def test_bad_input_leaves_no_output(corpus):
     (corpus / "trials_bad").write_text("test00-0 nobody target\n")
-    with pytest.raises(InputError, match="needs nobody, which has no embedding"):
+    with pytest.raises(InputError, match="trials_bad: .*nobody.* 1 of 1 "):
         run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials_bad", corpus / "out")
-    with pytest.raises(InputError, match="fewer than the 300"):
+    with pytest.raises(InputError, match="train.scp.* 240 .*300"):
         run(
             score,
             "--enroll",
@@ -207,7 +207,7 @@ def test_calibration_and_fusion(corpus):
 def test_calibration_refuses_a_pair_with_both_labels(tmp_path):
     (tmp_path / "trials").write_text("a x target\nb x nontarget\na x nontarget\n")
     (tmp_path / "scores").write_text("a x 1\nb x 0\n")
-    with pytest.raises(InputError, match="a x is both target and nontarget"):
+    with pytest.raises(InputError, match="trials: a x "):
         run(calibrate, tmp_path / "trials", tmp_path / "scores", tmp_path / "calibration.json")
     assert not (tmp_path / "calibration.json").exists()
 

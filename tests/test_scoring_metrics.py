@@ -1,4 +1,6 @@
-"""Metrics against closed forms, scikit-learn and what Kaldi printed."""
+"""Metrics against closed forms, scikit-learn and figures that Kaldi printed."""
+
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -26,31 +28,29 @@ def sklearn_roc(scores, is_target):
 
 
 @pytest.fixture
-def kaldi_scores(shared):
-    fields = [line.split() for line in (shared / "kaldi-golden" / "eer_input").read_text().splitlines()]
+def kaldi_scores(golden):
+    fields = [line.split() for line in (golden / "eer_input").read_text().splitlines()]
     return ErrorRates.from_scores(
         np.array([float(score) for score, _ in fields]), np.array([label == "target" for _, label in fields])
     )
 
 
-def test_kaldi_rule_gives_the_digits_of_compute_eer(shared, kaldi_scores):
-    golden = shared / "kaldi-golden"
+def test_kaldi_rule_gives_the_digits_of_compute_eer(golden, kaldi_scores):
     value, threshold = metrics.eer(kaldi_scores, "kaldi")
     assert f"{100 * value:.4g}" == (golden / "eer.txt").read_text().strip()
     message = f"Equal error rate is {100 * value:.6g}%, at threshold {threshold:.6g}"
     assert message in (golden / "eer.stderr.txt").read_text()
 
 
-def test_kaldi_rule_on_tied_scores(shared):
+def test_kaldi_rule_on_tied_scores(golden):
     rates = ErrorRates.from_split([1, 0], [1, 0, -1])
-    golden = shared / "kaldi-golden"
     value, threshold = metrics.eer(rates, "kaldi")
     assert f"{100 * value:.4g}" == (golden / "eer_tied.txt").read_text().strip()
     assert f"at threshold {threshold:g}" in (golden / "eer_tied.stderr.txt").read_text()
 
 
-def test_min_dcf_gives_the_digits_of_compute_min_dcf(shared, kaldi_scores):
-    for line in (shared / "kaldi-golden" / "mindcf.txt").read_text().splitlines():
+def test_min_dcf_gives_the_digits_of_compute_min_dcf(golden, kaldi_scores):
+    for line in (golden / "mindcf.txt").read_text().splitlines():
         p_target, expected = line.split()
         assert f"{metrics.min_dcf(kaldi_scores, float(p_target)).value:.4f}" == expected
 
@@ -95,7 +95,7 @@ def test_min_dcf_is_the_minimum_over_the_sklearn_roc(seed, cost):
     costs = cost.c_miss * cost.p_target * miss + cost.c_fa * (1.0 - cost.p_target) * fa
     expected = costs.min() / min(cost.c_miss * cost.p_target, cost.c_fa * (1.0 - cost.p_target))
     rates = ErrorRates.from_scores(scores, is_target)
-    value, threshold = metrics.min_dcf(rates, *cost)
+    value, threshold = metrics.min_dcf(rates, *astuple(cost))
     assert value == pytest.approx(expected, abs=1e-12)
     at_threshold = (
         cost.c_miss * cost.p_target * rates.miss_rate(threshold)
@@ -185,13 +185,13 @@ def test_float32_scores_stay_float32_and_blocks_do_not_show(monkeypatch):
 @pytest.mark.parametrize(
     "scores, is_target, message",
     [
-        ([1.0, 2.0], [1, 1], "no nontarget trials"),
-        ([1.0, 2.0], [0, 0], "no target trials"),
-        ([1.0, np.nan, 3.0], [1, 0, 1], "1 of 1 nontarget scores are NaN or infinite"),
-        ([-np.inf, 0.0, 3.0], [1, 0, 1], "1 of 2 target scores are NaN or infinite"),
-        ([0.5, 0.5, 0.5], [1, 0, 1], "all 3 scores are 0.5"),
-        ([1.0, 2.0], [1], "one length"),
-        ([1.0, 2.0], [1, 2], "labels must be"),
+        ([1.0, 2.0], [1, 1], "no nontarget .*2 target"),
+        ([1.0, 2.0], [0, 0], "no target .*2 nontarget"),
+        ([1.0, np.nan, 3.0], [1, 0, 1], "1 of 1 nontarget .*NaN"),
+        ([-np.inf, 0.0, 3.0], [1, 0, 1], "1 of 2 target .*infinite"),
+        ([0.5, 0.5, 0.5], [1, 0, 1], "3 scores .* 0.5"),
+        ([1.0, 2.0], [1], r"\(2,\) .*\(1,\)"),
+        ([1.0, 2.0], [1, 2], "1 .*target.* 0 .*nontarget"),
     ],
 )
 def test_unusable_scores_are_refused(scores, is_target, message):
@@ -218,7 +218,7 @@ def test_impossible_costs_are_refused(parameters, message):
 
 @pytest.mark.parametrize("targets, nontargets", [([[2.0], [1.0]], [0.0]), ([1.0], [[0.0], [3.0]]), (1.0, [0.0])])
 def test_scores_are_lists(targets, nontargets):
-    with pytest.raises(InputError, match="must be two lists"):
+    with pytest.raises(InputError, match="shape"):
         ErrorRates.from_split(np.array(targets), np.array(nontargets))
 
 

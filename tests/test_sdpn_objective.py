@@ -1,14 +1,14 @@
 """SDPN's objective against float64 NumPy, written from the formulas."""
 
-import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from tiny_config import TINY_MODEL
 
-from sdpn_k2.config import ObjectiveConfig, load_config
+from sdpn_k2.config import load_config
 from sdpn_k2.methods import regularisation, sdpn
-from sdpn_k2.training.gradient_cache import loss_and_gradients
 
 VIEWS, UTTERANCES, DIM, K = 3, 6, 5, 7
 
@@ -27,21 +27,32 @@ def sinkhorn_reference(p, iterations):
     return q * q.shape[0]
 
 
-def random_inputs(seed=0, dtype=torch.float64):
+def random_inputs(seed=0):
+    """Return an SDPN with K prototypes, embeddings, and projections of student and teacher, in float64."""
     generator = torch.Generator().manual_seed(seed)
-    e = torch.randn(VIEWS, UTTERANCES, DIM, generator=generator, dtype=dtype)
-    student = torch.rand(VIEWS, UTTERANCES, K, generator=generator, dtype=dtype) * 2 - 1
-    teacher = torch.rand(UTTERANCES, K, generator=generator, dtype=dtype) * 2 - 1
-    return e, student, teacher
+    model = make(f"model.embedding_dim={DIM}").double()
+    e = torch.randn(VIEWS, UTTERANCES, DIM, generator=generator, dtype=torch.float64)
+    z_student = torch.randn(VIEWS, UTTERANCES, 6, generator=generator, dtype=torch.float64)
+    z_teacher = torch.randn(UTTERANCES, 6, generator=generator, dtype=torch.float64)
+    return model, e, *(torch.nn.functional.normalize(z, dim=-1) for z in (z_student, z_teacher))
+
+
+def make(*overrides):
+    torch.manual_seed(1)
+    return sdpn.SDPN(load_config(None, [*TINY_MODEL, f"objective.num_prototypes={K}", *overrides]))
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def test_every_term_equals_its_formula():
-    e, student, teacher = random_inputs()
-    config = ObjectiveConfig(num_prototypes=K)
-    loss, terms = sdpn.objective(e, student, teacher, config)
+    model, e, z_student, z_teacher = random_inputs()
+    loss, terms = model.loss(e, z_student, z_teacher)
 
-    p_student = softmax(student.numpy() / 0.1)
-    p_teacher = softmax(teacher.numpy() / 0.1) ** (1 / 0.25)
+    prototypes = unit(model.prototypes.weight.detach().numpy())
+    p_student = softmax(z_student.numpy() @ prototypes.T / 0.1)
+    p_teacher = softmax(z_teacher.numpy() @ prototypes.T / 0.1) ** (1 / 0.25)
     p_teacher = sinkhorn_reference(p_teacher / p_teacher.sum(-1, keepdims=True), 3)
     cross_entropy = np.mean(
         [-np.sum(p_teacher[i] * np.log(p_student[v, i])) for v in range(VIEWS) for i in range(UTTERANCES)]
@@ -49,26 +60,23 @@ def test_every_term_equals_its_formula():
     mean = p_student.reshape(-1, K).mean(0)
     entropy = -np.sum(mean * np.log(mean))
     dimension = 0.0
-    for view in e.numpy():
-        unit = view / np.linalg.norm(view, axis=1, keepdims=True)
+    for view in unit(e.numpy()):
         nearest = [
-            min(np.linalg.norm(unit[i] - unit[j]) for j in range(UTTERANCES) if j != i) for i in range(UTTERANCES)
+            min(np.linalg.norm(view[i] - view[j]) for j in range(UTTERANCES) if j != i) for i in range(UTTERANCES)
         ]
         dimension -= np.mean(np.log(np.array(nearest) + 1e-8))
 
     assert float(terms["loss_ce"]) == pytest.approx(cross_entropy, rel=1e-12)
     assert float(terms["loss_me"]) == pytest.approx(np.log(K) - entropy, rel=1e-12)
     assert float(terms["loss_dr"]) == pytest.approx(dimension, rel=1e-12)
-    assert float(loss) == pytest.approx(cross_entropy + np.log(K) - entropy + 0.1 * dimension, rel=1e-12)
+    assert float(loss.detach()) == pytest.approx(cross_entropy + np.log(K) - entropy + 0.1 * dimension, rel=1e-12)
     assert float(terms["prototypes_in_use"]) == pytest.approx(np.exp(entropy), rel=1e-12)
 
 
 def test_gradient():
-    e, student, teacher = (x.requires_grad_() for x in random_inputs())
-    config = ObjectiveConfig(num_prototypes=K)
-    assert torch.autograd.gradcheck(
-        lambda e, student: sdpn.objective(e, student, teacher.detach(), config)[0], (e, student)
-    )
+    model, e, z_student, z_teacher = random_inputs()
+    inputs = (e.requires_grad_(), z_student.requires_grad_())
+    assert torch.autograd.gradcheck(lambda e, z_student: model.loss(e, z_student, z_teacher)[0], inputs)
 
 
 def test_gradient_of_dimension_regularisation_reaches_both_ends():
@@ -115,25 +123,8 @@ def test_embedding_statistics_in_closed_form():
     assert float(statistics["mean_cosine"]) == pytest.approx(-2 / 6, rel=1e-5)
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_config(
-        None,
-        [
-            "model.channels=16",
-            "model.attention_channels=4",
-            "model.se_channels=4",
-            "model.embedding_dim=8",
-            "model.mlp_hidden_dim=16",
-            "model.projection_dim=6",
-            f"objective.num_prototypes={K}",
-        ],
-    )
-
-
-def test_teacher_follows_the_student_in_closed_form(tiny):
-    torch.manual_seed(1)
-    model = sdpn.SDPN(tiny)
+def test_teacher_follows_the_student_in_closed_form():
+    model = make()
     start = [p.clone() for p in model.teacher.parameters()]
     with torch.no_grad():
         for parameter in model.student.parameters():
@@ -145,39 +136,47 @@ def test_teacher_follows_the_student_in_closed_form(tiny):
         torch.testing.assert_close(teacher.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_teacher_keeps_its_own_running_statistics(tiny):
-    torch.manual_seed(1)
-    model = sdpn.SDPN(tiny).train()
-    buffers = lambda branch: {name: b.clone() for name, b in branch.named_buffers()}
+def test_teacher_keeps_its_own_running_statistics():
+    model = make().train()
+    buffers = lambda network: {name: b.clone() for name, b in network.named_buffers()}
     before = buffers(model.teacher)
     model.student(torch.randn(6, 30, 80) + 3)
     model.update_teacher(0.5)
     assert all(torch.equal(before[name], value) for name, value in buffers(model.teacher).items())
-    loss_and_gradients(model, torch.randn(6, 40, 80), torch.randn(2, 6, 30, 80), contextlib.nullcontext())
+    model(torch.randn(6, 40, 80), torch.randn(2, 6, 30, 80))
     assert not torch.equal(before["encoder.conv0.norm.running_mean"], model.teacher.encoder.conv0.norm.running_mean)
 
 
-def test_gradients_reach_student_and_prototypes_alone(tiny):
-    torch.manual_seed(1)
-    model = sdpn.SDPN(tiny).train()
-    loss_and_gradients(model, torch.randn(6, 40, 80), torch.randn(2, 6, 30, 80), contextlib.nullcontext())
+def test_the_step_is_the_objective_on_the_networks_outputs():
+    model = make().eval()
+    global_view, local_views = torch.randn(6, 40, 80), torch.randn(2, 6, 30, 80)
+    e, z = (torch.stack(outputs) for outputs in zip(*map(model.student, local_views)))
+    expected, _ = model.loss(e, z, model.teacher(global_view)[1])
+    loss, statistics = model(global_view, local_views, diagnose=True)
+    torch.testing.assert_close(loss, expected)
+    assert {"loss_ce", "effective_rank"} <= set(statistics)
+    assert not any(value.requires_grad for value in statistics.values())
+
+
+def test_gradients_reach_student_and_prototypes_alone():
+    model = make().train()
+    loss, _ = model(torch.randn(6, 40, 80), torch.randn(2, 6, 30, 80))
+    loss.backward()
     assert all(p.grad is None for p in model.teacher.parameters())
     assert all(p.grad is not None for p in model.student.parameters())
     assert float(model.prototypes.weight.grad.abs().sum()) > 0
 
 
-def test_prototypes_learn_through_the_student_alone(tiny):
+def test_prototypes_learn_through_the_student_alone():
     """The gradient of the prototypes is that of the objective with the teacher's distribution held fixed."""
-    torch.manual_seed(1)
-    model = sdpn.SDPN(tiny).train()
-    z_student, z_teacher = (torch.nn.functional.normalize(torch.randn(*shape), dim=-1) for shape in ((2, 6, 6), (6, 6)))
-    e = torch.randn(2, 6, 8)
-    fixed = model.prototypes(z_teacher).detach()
-    loss, _ = sdpn.objective(e, model.prototypes(z_student), fixed, tiny.objective)
-    (gradient,) = torch.autograd.grad(loss, model.prototypes.weight)
-    model.zero_grad()
+    model, e, z_student, z_teacher = random_inputs()
+    log_p_student = torch.log_softmax(model.prototypes(z_student) / 0.1, dim=-1)
+    log_p_teacher = torch.log_softmax(model.prototypes(z_teacher).detach() / 0.1, dim=-1)
+    fixed = sdpn.sinkhorn(sdpn.sharpen(log_p_teacher, 0.25), 3).exp()
+    loss = sdpn.cross_entropy_loss(fixed, log_p_student) + sdpn.mean_entropy_loss(log_p_student.exp())
+    (expected,) = torch.autograd.grad(loss, model.prototypes.weight)
     model.loss(e, z_student, z_teacher)[0].backward()
-    torch.testing.assert_close(model.prototypes.weight.grad, gradient)
+    torch.testing.assert_close(model.prototypes.weight.grad, expected)
 
 
 def test_dimension_regularisations_on_correlations_in_closed_form():
@@ -193,8 +192,7 @@ def test_dimension_regularisations_on_correlations_in_closed_form():
 def test_gradients_of_dimension_regularisations(name):
     e = torch.randn(2, 7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     assert torch.autograd.gradcheck(regularisation.DIMENSION_REGULARISATIONS[name], (e,))
-    config = ObjectiveConfig(num_prototypes=K, dim_reg=name)
-    _, student, teacher = random_inputs()
-    _, terms = sdpn.objective(e[:, :UTTERANCES], student[:2], teacher, config)
-    expected = regularisation.DIMENSION_REGULARISATIONS[name](e[:, :UTTERANCES])
-    assert float(terms["loss_dr"]) == pytest.approx(float(expected.detach()))
+    model, e, z_student, z_teacher = random_inputs()
+    model.config = dataclasses.replace(model.config, dim_reg=name)
+    _, terms = model.loss(e, z_student, z_teacher)
+    assert float(terms["loss_dr"]) == pytest.approx(float(regularisation.DIMENSION_REGULARISATIONS[name](e)))

@@ -24,14 +24,9 @@ from sdpn_k2.signal import segmentation
 from sdpn_k2.signal.decoders import find_decoder
 from sdpn_k2.signal.segmentation import Topology, log_energy, segment, spans, two_gaussians, viterbi
 
-BACKENDS = [
-    "torch",
-    pytest.param("k2", marks=pytest.mark.skipif(importlib.util.find_spec("k2") is None, reason="needs k2")),
-]
-
 
 def reference(log_likelihoods, topology):
-    """Float64 Viterbi, state by state: labels and score. States: the chain of non-speech, then that of speech."""
+    """Return labels and score of a float64 Viterbi, state by state: the chain of non-speech, then that of speech."""
     frames = len(log_likelihoods)
     minimum = [min(topology.min_nonspeech, frames), min(topology.min_speech, frames)]
     cost = [topology.to_nonspeech_cost, topology.to_speech_cost]
@@ -58,14 +53,14 @@ def reference(log_likelihoods, topology):
 
 
 def score_of(speech, log_likelihoods, topology):
-    """The score of given labels."""
+    """Return the score of given labels."""
     changes = np.diff(speech.astype(int))
     cost = topology.to_speech_cost * (changes == 1).sum() + topology.to_nonspeech_cost * (changes == -1).sum()
     return np.take_along_axis(np.asarray(log_likelihoods), speech[:, None].astype(int), axis=1).sum() - cost
 
 
 def runs(labels):
-    """Lengths of the segments, and their classes."""
+    """Return the lengths of the segments, and their classes."""
     edges = np.flatnonzero(np.diff(labels.astype(int))) + 1
     return np.diff([0, *edges, len(labels)]), [bool(part[0]) for part in np.split(labels, edges)]
 
@@ -73,30 +68,28 @@ def runs(labels):
 # Decoding
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("seed", range(12))
-def test_best_paths_are_those_of_a_float64_viterbi(backend, seed):
-    rng = np.random.default_rng(seed)
-    topology = Topology(*rng.integers(1, 25, 2).tolist(), *rng.uniform(-1, 6, 2).tolist())
-    # Different lengths, not in order; some shorter than a minimum duration.
-    batch = [rng.normal(size=(frames, 2)) * rng.uniform(0.3, 3) for frames in [*rng.integers(1, 250, 6), 1, 2, 7]]
-    paths = find_decoder(backend)([torch.from_numpy(values) for values in batch], topology)
-    for values, path in zip(batch, paths):
-        labels, score = reference(values, topology)
-        assert path.score == pytest.approx(score, rel=1e-4, abs=1e-5)
-        np.testing.assert_array_equal(path.speech, labels)
-        durations, kinds = runs(path.speech)
-        for duration, is_speech in zip(durations, kinds):
-            assert duration >= min(len(values), topology.min_speech if is_speech else topology.min_nonspeech)
+def check_random_paths(decode):
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        topology = Topology(*rng.integers(1, 25, 2).tolist(), *rng.uniform(-1, 6, 2).tolist())
+        # Different lengths, not in order; some shorter than a minimum duration.
+        batch = [rng.normal(size=(frames, 2)) * rng.uniform(0.3, 3) for frames in [*rng.integers(1, 250, 6), 1, 2, 7]]
+        paths = decode([torch.from_numpy(values) for values in batch], topology)
+        for values, path in zip(batch, paths):
+            labels, score = reference(values, topology)
+            assert path.score == pytest.approx(score, rel=1e-4, abs=1e-5)
+            np.testing.assert_array_equal(path.speech, labels)
+            durations, kinds = runs(path.speech)
+            for duration, is_speech in zip(durations, kinds):
+                assert duration >= min(len(values), topology.min_speech if is_speech else topology.min_nonspeech)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_ten_minutes_beside_short_recordings(backend):
+def check_ten_minutes_beside_short_recordings(decode):
     rng = np.random.default_rng(1)
     long = rng.normal(size=(60_000, 2)) * 3 + 40  # far from zero: where float32 sums would drift
     long[:, 1] += np.repeat(rng.normal(size=600), 100)
     batch = [rng.normal(size=(5, 2)), long, np.zeros((0, 2)), rng.normal(size=(1000, 2))]
-    paths = find_decoder(backend)([torch.from_numpy(values) for values in batch], Topology())
+    paths = decode([torch.from_numpy(values) for values in batch], Topology())
     labels, score = reference(long, Topology())
     assert paths[1].score == pytest.approx(score, rel=1e-6)
     np.testing.assert_array_equal(paths[1].speech, labels)
@@ -104,22 +97,44 @@ def test_ten_minutes_beside_short_recordings(backend):
     assert paths[2].score == 0.0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_shorter_than_any_minimum_is_one_segment_of_the_likelier_class(backend):
+def check_shorter_than_any_minimum_is_one_segment(decode):
     topology = Topology(min_speech=20, min_nonspeech=30)
     values = torch.tensor([[0.0, 3.0], [0.0, -1.0], [0.0, -1.0]])
-    speech, quiet, middle = find_decoder(backend)([values, -values, torch.randn(25, 2).double()], topology)
+    speech, quiet, middle = decode([values, -values, torch.randn(25, 2).double()], topology)
     assert speech.speech.tolist() == [True] * 3 and speech.score == pytest.approx(1.0)
     assert quiet.speech.tolist() == [False] * 3 and quiet.score == 0.0
     assert len(runs(middle.speech)[0]) == 1
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_to_decode(backend):
-    decode = find_decoder(backend)
+def check_nothing_to_decode(decode):
     assert decode([], Topology()) == []
     (path,) = decode([torch.zeros(0, 2)], Topology())
     assert len(path.speech) == 0 and path.score == 0.0
+
+
+CHECKS = (
+    check_random_paths,
+    check_ten_minutes_beside_short_recordings,
+    check_shorter_than_any_minimum_is_one_segment,
+    check_nothing_to_decode,
+)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_torch_decodes_as_a_float64_viterbi(check):
+    check(find_decoder("torch"))
+
+
+def test_k2_decodes_as_a_float64_viterbi():
+    pytest.importorskip("k2")
+    from sdpn_k2.signal.k2_segmentation import topology_fsa
+
+    for check in CHECKS:
+        check(find_decoder("k2"))
+    fsa = topology_fsa(Topology(min_speech=2, min_nonspeech=3, to_speech_cost=5.0, to_nonspeech_cost=7.0))
+    assert fsa.shape[0] == 1 + 3 + 2 + 1
+    assert fsa.num_arcs == 2 + 2 + 1 + 2 * 3  # starts, chains, and from each last state: stay, change, end
+    assert sorted(fsa.scores[fsa.scores != 0].tolist()) == [-7.0, -5.0]
 
 
 def test_ties_go_to_speech_and_then_to_later_segments():
@@ -144,22 +159,12 @@ def test_ties_go_to_speech_and_then_to_later_segments():
     assert tied > 20
 
 
-def test_the_graph_of_k2():
-    pytest.importorskip("k2")
-    from sdpn_k2.signal.k2_segmentation import topology_fsa
-
-    fsa = topology_fsa(Topology(min_speech=2, min_nonspeech=3, to_speech_cost=5.0, to_nonspeech_cost=7.0))
-    assert fsa.shape[0] == 1 + 3 + 2 + 1
-    assert fsa.num_arcs == 2 + 2 + 1 + 2 * 3  # starts, chains, and from each last state: stay, change, end
-    assert sorted(fsa.scores[fsa.scores != 0].tolist()) == [-7.0, -5.0]
-
-
 def test_bad_topologies():
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="min_speech"):
         Topology(min_speech=0)
-    with pytest.raises(InputError, match="finite"):
+    with pytest.raises(InputError, match="to_speech_cost.*nan"):
         Topology(to_speech_cost=float("nan"))
-    with pytest.raises(InputError, match="no backend 'cuda'.*auto, k2, torch"):
+    with pytest.raises(InputError, match="'cuda'.*auto, k2, torch"):
         find_decoder("cuda")
 
 
@@ -226,9 +231,9 @@ def test_any_frame_classifier_can_be_used():
 
     first, second = segment(frames, Topology(10, 10), classify)
     assert spans(first.speech) == [(40, 80)] and spans(second.speech) == []
-    with pytest.raises(InputError, match=r"recording 0: .*shape \(100, 24\).*expected \(100, 2\)"):
+    with pytest.raises(InputError, match=r"recording 0: .*\(100, 24\).*\(100, 2\)"):
         segment(frames, classify=list)
-    with pytest.raises(InputError, match="recording 1: the log-likelihoods of frame 5 are not finite"):
+    with pytest.raises(InputError, match="recording 1: .*frame 5"):
         bad = [torch.zeros(9, 2), torch.zeros(9, 2)]
         bad[1][5, 0] = -float("inf")
         segment(bad, classify=list)
@@ -239,7 +244,7 @@ def test_any_frame_classifier_can_be_used():
 
 @pytest.fixture(scope="module")
 def judge():
-    """benchmarks/vad.py, which makes noisy speech of known boundaries."""
+    """Load benchmarks/vad.py, which makes noisy speech with known boundaries."""
     spec = importlib.util.spec_from_file_location("benchmark_vad", ROOT / "benchmarks" / "vad.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -247,13 +252,22 @@ def judge():
 
 
 @pytest.fixture(scope="module")
-def noisy(judge, shared):
-    return list(judge.recordings(shared / "corpora", "test", 8))
+def noisy(judge, speech):
+    return list(judge.recordings(speech, "test", 8))
 
 
-def test_a_quarter_fewer_errors_in_noise_than_compute_vad(judge, noisy):
-    mean = {system: np.mean(list(by_snr.values())) for system, by_snr in judge.errors(noisy).items()}
-    assert mean[judge.OURS] <= 0.75 * min(mean[judge.KALDI], mean[judge.RECIPE])
+def error_ratio(judge, recordings):
+    """Return the errors of sdpn-k2 vad as a share of those of the better setting of compute-vad."""
+    mean = {system: np.mean(list(by_snr.values())) for system, by_snr in judge.errors(recordings).items()}
+    return mean[judge.OURS] / min(mean[judge.KALDI], mean[judge.RECIPE])
+
+
+def test_half_the_errors_of_compute_vad_in_noise(judge, noisy):
+    assert error_ratio(judge, noisy) <= 0.5
+
+
+def test_a_quarter_fewer_errors_than_compute_vad_on_real_speech(judge, shared):
+    assert error_ratio(judge, list(judge.recordings(shared / "corpora", "test", 8))) <= 0.75
 
 
 def test_k2_and_torch_agree_on_noisy_speech(noisy):
@@ -262,7 +276,7 @@ def test_k2_and_torch_agree_on_noisy_speech(noisy):
     values = two_gaussians([log_energy(torch.from_numpy(recording.samples), 16000) for recording in noisy])
     for frames, ours, theirs in zip(values, viterbi(values, topology), find_decoder("k2")(values, topology)):
         assert theirs.score == pytest.approx(ours.score, rel=1e-4)
-        # Where the labels differ they are equally good.
+        # Where the labels differ, they are equally good.
         for path in (ours, theirs):
             assert score_of(path.speech, frames, topology) == pytest.approx(ours.score, rel=1e-6)
 
@@ -271,7 +285,7 @@ def test_k2_and_torch_agree_on_noisy_speech(noisy):
 
 
 def write_wav(path, *seconds):
-    """A recording of ``seconds`` of faint noise and of loud sound in turn."""
+    """Write faint noise and loud sound in turn, each for the given seconds."""
     rng = np.random.default_rng(len(seconds))
     parts = []
     for index, duration in enumerate(seconds):
@@ -282,7 +296,7 @@ def write_wav(path, *seconds):
 
 @pytest.fixture()
 def data(tmp_path):
-    """Recordings of known boundaries, a silent one, one shorter than a frame, one that is no wave file, one missing."""
+    """Write recordings: with known boundaries, silent, shorter than a frame, not a wave file, missing."""
     folder = tmp_path / "data"
     folder.mkdir()
     write_wav(tmp_path / "a.wav", 1.0, 1.5, 1.2, 0.8, 0.9)
@@ -299,7 +313,7 @@ def data(tmp_path):
 
 
 def detect(source, output, **options):
-    return detect_speech(str(source), output, Topology(), viterbi, torch.device("cpu"), **options)
+    return detect_speech(str(source), output, Topology(), viterbi, device=torch.device("cpu"), **options)
 
 
 def test_command_writes_for_kaldi_and_lhotse(data, tmp_path):
@@ -382,7 +396,7 @@ def test_rspecifiers_and_log_likelihoods_of_others(data, tmp_path):
 
 
 def test_the_channel_that_segments_name(tmp_path):
-    """Speech at other times on each of two; the first is taken where nobody says."""
+    """Two channels have speech at different times; without a segments file the first is used."""
     folder = tmp_path / "data"
     folder.mkdir()
     write_wav(tmp_path / "0.wav", 0.5, 1.0, 2.0)
@@ -413,7 +427,7 @@ def test_segments_beyond_the_end_and_segments_that_overlap(data, tmp_path, caplo
     assert (summary.utterances, summary.skipped) == (2, 2)
     assert "skipped utterance c: goes from 0.5 to 6 s, but recording s1-a lasts 5.4 s" in caplog.text
     (overlaps,) = [line for line in caplog.text.splitlines() if "overlaps" in line]
-    assert "out/segments: 'a-" in overlaps and "extract-windows refuses such segments" in overlaps
+    assert "out/segments: 'a-" in overlaps and "extract-windows" in overlaps
 
 
 def test_the_python_of_the_documentation():
@@ -444,7 +458,7 @@ def test_bad_input_is_one_line(data, tmp_path):
     assert "neither a data directory nor an rspecifier" in message(tmp_path / "nowhere")
     assert "none.scp: cannot read" in message("scp:none.scp")
     (tmp_path / "bad.scp").write_text((data / "wav.scp").read_text().splitlines(keepends=True)[3])
-    assert "not one usable utterance" in message(f"scp:{tmp_path / 'bad.scp'}")
+    assert "bad.scp: no usable utterances" in message(f"scp:{tmp_path / 'bad.scp'}")
     (data / "segments").write_text("s1-a s1-a 2.0 1.0\n")
     assert f"{data / 'segments'}:1: 's1-a' goes from 2.0 to 1.0 s" in message(data)
     (data / "segments").unlink()

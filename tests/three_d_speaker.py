@@ -1,12 +1,16 @@
-"""What 3D-Speaker computes, written out tensor by tensor from a state dict with its names: an independent reference."""
+"""An independent reference for 3D-Speaker's SDPN: its computation, written out from a state dict with its names."""
+
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+INTEROP = Path(__file__).parent / "data" / "interop"
+
 
 def random_branch(rng, channels, bins, scale, se, attention, embedding, hidden, projection, se_blocks=3):
-    """A state dict in their layout with random weights and statistics."""
+    """Return a state dict in their layout with random weights and statistics."""
     state = {}
 
     def add(name, *shape, positive=False):
@@ -51,7 +55,7 @@ def random_branch(rng, channels, bins, scale, se, attention, embedding, hidden, 
 
 
 def embed(state, mel):
-    """Mel powers ``(bins, frames)`` → embedding and projection, as the released code computes them."""
+    """Compute embedding and projection of mel powers ``(bins, frames)`` as the released code does."""
     state = {name[len("module.") :]: tensor for name, tensor in state.items()}
 
     def conv(name, x, dilation=1):

@@ -1,5 +1,6 @@
-"""A training run of seconds, for tests: its settings, its corpus, its command line."""
+"""A training run of seconds: its corpus, its trainer, its command line."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -8,37 +9,22 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from lhotse import Recording
+from lhotse import CutSet, Features, Recording
+from tiny_config import TINY, set_options
 
 from sdpn_k2.config import load_config
-from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.device import Process
+from sdpn_k2.kaldi.formats.tables import TableWriter
+from sdpn_k2.models.checkpoint import load_checkpoint
+from sdpn_k2.signal.fbank import Fbank
 from sdpn_k2.training.trainer import Trainer
 
-TINY = [
-    "model.channels=16",
-    "model.attention_channels=4",
-    "model.se_channels=4",
-    "model.embedding_dim=8",
-    "model.mlp_hidden_dim=16",
-    "model.projection_dim=6",
-    "objective.num_prototypes=5",
-    "crops.global_seconds=1",
-    "crops.local_seconds=0.5",
-    "crops.min_seconds=0.4",
-    "train.batch_size=6",
-    "train.steps=8",
-    "train.workers=0",
-    "train.log_every=2",
-    "train.checkpoint_every=2",
-    "train.precision=float32",
-    "train.ema_momentum=[0.9, 1.0]",
-]
 PROCESS = Process(0, 1, torch.device("cpu"))
 
 
 def write_corpus(folder: Path, count: int = 14) -> Path:
-    """``count`` short noises, some shorter than a crop, and their cut manifest."""
+    """Write ``count`` short noises, some shorter than a crop; return their cut manifest."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     cuts = []
@@ -50,19 +36,64 @@ def write_corpus(folder: Path, count: int = 14) -> Path:
     return folder / "cuts.jsonl.gz"
 
 
+def write_fbank_corpus(cuts: Path, folder: Path) -> Path:
+    """Write the fbank of ``cuts``, and noise beside it; return the manifest of cuts with features."""
+    fbank = Fbank(load_config().features)
+    items = []
+    with TableWriter(f"ark,scp:{folder}/feats.ark,{folder}/feats.scp", "matrix") as writer:
+        for cut in CutSet.from_file(cuts):
+            frames = fbank(torch.from_numpy(cut.load_audio()))[0].numpy()
+            writer.write(cut.id, frames)
+            cut = cut.truncate(duration=len(frames) / 100, preserve_id=True)
+            cut.features = Features(
+                type="kaldi-fbank",
+                num_frames=len(frames),
+                num_features=80,
+                frame_shift=0.01,
+                sampling_rate=16000,
+                start=0,
+                duration=len(frames) / 100,
+                storage_type="kaldiio",
+                storage_path=str(folder / "feats.scp"),
+                storage_key=cut.id,
+                recording_id=cut.recording_id,
+                channels=0,
+            )
+            items.append(cut)
+    write_manifest(items, folder / "cuts.jsonl.gz")
+    write_manifest([cut.recording for cut in items[:5]], folder / "recordings_noise.jsonl.gz")
+    return folder / "cuts.jsonl.gz"
+
+
 def make_trainer(cuts: Path, exp: Path, *overrides: str, **options) -> Trainer:
-    """A trainer of this process."""
-    return Trainer(load_config(None, TINY + list(overrides)), cuts, cuts.parent, exp, PROCESS, **options)
+    """Return a trainer of this process."""
+    return Trainer(load_config(None, [*TINY, *overrides]), cuts, cuts.parent, exp, PROCESS, **options)
 
 
 def command(cuts: Path, exp: Path, *overrides: str) -> list:
-    """The command line of a run that saves after every step."""
-    settings = [word for setting in [*TINY, "train.checkpoint_every=1", *overrides] for word in ("--set", setting)]
+    """Return the command line of a run that saves after every step."""
+    settings = set_options([*TINY, "train.checkpoint_every=1", *overrides])
     return [sys.executable, "-m", "sdpn_k2", "train", "--device", "cpu", *settings, str(cuts), str(exp)]
 
 
 def wait_for_checkpoint(exp: Path, process: subprocess.Popen, steps: int) -> None:
-    """Until ``process`` has saved after ``steps`` steps."""
+    """Wait until ``process`` has saved after ``steps`` steps."""
     while not (exp / "checkpoints" / f"step-{steps:08d}.pt").exists():
         assert process.poll() is None, process.stderr.read().decode()
         time.sleep(0.005)
+
+
+def copy_run(final: Path, folder: Path) -> Path:
+    """Copy the experiment folder of a finished run, for a test that changes it."""
+    shutil.copytree(final.parent, folder, symlinks=True)
+    return folder
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    """Whether two checkpoints hold the same step, weights and momentum, bit by bit."""
+    a, b = load_checkpoint(first), load_checkpoint(second)
+    return (
+        a.step == b.step
+        and all(torch.equal(a.model[name], b.model[name]) for name in a.model)
+        and all(torch.equal(a.momentum[name], b.momentum[name]) for name in a.momentum)
+    )

@@ -1,11 +1,11 @@
-"""The command line, ``sdpn-k2``: parses, calls one function, prints.
+"""The command line, ``sdpn-k2``: each command parses its arguments, calls one function and prints.
 
-A command's module is imported when it is asked for.
+A command's module is imported when it is asked for, and imports the package's heavy modules when it runs.
 """
 
 import importlib
 import sys
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
@@ -14,69 +14,80 @@ from sdpn_k2.errors import InputError
 
 EXIT_BAD_INPUT = 1
 
-# Name of a subcommand → its module in this package; the command object there has the module's name.
-COMMANDS = {
-    "prepare": "prepare",
-    "to-wav": "to_wav",
-    "cuts": "cuts",
-    "vad": "vad",
-    "select-cuts": "select_cuts",
-    "shar": "shar",
-    "config": "config",
-    "doctor": "doctor",
-    "train": "train",
-    "average": "average",
-    "convert": "convert",
-    "lhotse": "lhotse",
-    "extract-windows": "extract_windows",
-    "stream": "stream",
-    "export": "export",
-    "extract": "extract",
-    "embed": "embed",
-    "verify": "verify",
-    "plda-labels": "plda_labels",
-    "score": "score",
-    "eval": "evaluate",
-    "calibrate": "calibrate",
-    "apply-calibration": "apply_calibration",
-    "results": "results",
-    "report": "report",
-    "ablate": "ablate",
-    "kaldi": "kaldi",
+# Commands, in the order of the pipeline.
+SECTIONS: Dict[str, Tuple[str, ...]] = {
+    "Data": ("prepare", "lhotse", "to-wav", "vad", "cuts", "select-cuts", "shar"),
+    "Train": ("doctor", "train", "average", "ablate"),
+    "Embed": ("extract", "embed", "stream", "extract-windows"),
+    "Score": ("verify", "plda-labels", "score", "eval", "calibrate", "apply-calibration", "results", "report"),
+    "Tools": ("config", "convert", "export", "kaldi"),
 }
+COMMANDS = [name for names in SECTIONS.values() for name in names]
+# A command's short help is the first sentence of its docstring.
+MAX_SHORT_HELP = 45
+
+
+def object_name(command: str) -> str:
+    """Return the name of a command's module in this package, and of the command object in it."""
+    return "evaluate" if command == "eval" else command.replace("-", "_")
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported one by one, when needed."""
+    """A group that imports a command when it is asked for, and lists commands by section."""
 
     def list_commands(self, ctx: click.Context) -> List[str]:
-        return list(COMMANDS)
+        """Return the names of all commands."""
+        return COMMANDS
 
-    def get_command(self, ctx: click.Context, name: str) -> Optional[click.Command]:
-        if name not in COMMANDS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        """Import a command; None if there is no such command."""
+        if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"{__name__}.{COMMANDS[name]}")
-        return getattr(module, COMMANDS[name])
+        name = object_name(cmd_name)
+        return getattr(importlib.import_module(f"{__name__}.{name}"), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with their short help, one block per section."""
+        width = max(map(len, COMMANDS))
+        for section, names in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), self._required(ctx, name).get_short_help_str(MAX_SHORT_HELP))
+                        for name in names
+                    ]
+                )
+
+    def _required(self, ctx: click.Context, name: str) -> click.Command:
+        command = self.get_command(ctx, name)
+        assert command is not None
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As every group does; but a file or folder that cannot be used is bad input, not wrong usage."""
+        """Run a command; a file or folder that cannot be used is bad input, not wrong usage."""
         try:
             return super().invoke(ctx)
         except click.BadParameter as error:
-            of_path = isinstance(getattr(error.param, "type", None), click.Path)
-            if of_path and not isinstance(error, click.MissingParameter):
+            is_path = isinstance(getattr(error.param, "type", None), click.Path)
+            if is_path and not isinstance(error, click.MissingParameter):
                 raise InputError(error.message) from error
             raise
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
+)
 @click.version_option(sdpn_k2.__version__)
 def cli() -> None:
-    """Self-supervised speaker embeddings (SDPN) for Kaldi, lhotse and k2 users."""
+    """Self-supervised speaker embeddings (SDPN) for Kaldi, lhotse and k2 users.
+
+    "sdpn-k2 COMMAND --help" explains a command.
+    """
 
 
 def main() -> None:
-    """Run ``sdpn-k2``. Bad input gives one line on stderr and exit status 1."""
+    """Run ``sdpn-k2``; bad input gives one line on stderr and exit status 1."""
     try:
         cli()
     except InputError as error:

@@ -1,33 +1,28 @@
-"""``sdpn-k2 ablate``: the paper's questions as a grid of trainings (local/run_ablation.sh runs it all)."""
+"""``sdpn-k2 ablate``: the paper's questions as a grid of trainings, which local/run_ablation.sh runs."""
 
 from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import config_options, device_option
+from sdpn_k2.cli.shared_options import FOLDER, command_line, config_options, device_option, together
 from sdpn_k2.cli.train import EXIT_INTERRUPTED
 
-
-def grid_options(command):
-    """What decides which trainings there are."""
-    command = click.option("--only", multiple=True, metavar="RUN", help="Only this run; give it as often as you like.")(
-        command
-    )
-    command = click.option(
-        "--seeds",
-        type=click.IntRange(min=1),
-        default=2,
-        show_default=True,
-        help="Trainings of each run, with seeds from 0 on.",
-    )(command)
-    return config_options(command)
+# The options that decide which trainings there are.
+grid_options = together(
+    config_options,
+    click.option(
+        "--seeds", type=click.IntRange(min=1), default=2, help="Number of trainings per run, with seeds from 0."
+    ),
+    click.option("--only", multiple=True, metavar="RUN", help="Restrict the grid to this run. Repeatable."),
+)
 
 
 @click.group("ablate")
 def ablate() -> None:
-    """Train SDPN's variants and DINO on one corpus and compare them.
+    """Train and compare variants of the method.
 
-    The base configuration is --config with --set; the variants change one thing each.
+    The grid covers SDPN's variants and DINO on one corpus. Each variant changes one thing in the base configuration,
+    which --config and --set give.
     """
 
 
@@ -45,16 +40,20 @@ def list_jobs(config_path, overrides, seeds, only) -> None:
 @grid_options
 @device_option
 @click.option(
-    "--job", type=click.IntRange(min=1), metavar="N", help="Only the job of this number.  [default: all, in turn]"
+    "--job",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="all jobs, one after the other",
+    help="Run only job N of the list.",
 )
-@click.argument("data", type=click.Path(path_type=Path, file_okay=False))
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("data", type=FOLDER)
+@click.argument("out", type=FOLDER)
 def run(data: Path, out: Path, job, device, config_path, overrides, seeds, only) -> None:
-    """Train, embed, score and measure into OUT/RUN/seedN, which are experiment folders; what is done is skipped.
+    """Train and score the variants.
 
-    DATA is the recipe's data folder after stages 0 to 2 of run.sh.
+    Each training becomes an experiment folder, OUT/RUN/seedN; finished ones are skipped. DATA is the recipe's data
+    folder after stages 0 to 2 of run.sh.
     """
-    import shlex
     import sys
 
     from sdpn_k2.device import start_process
@@ -68,34 +67,28 @@ def run(data: Path, out: Path, job, device, config_path, overrides, seeds, only)
     process = start_process(device)
     for each in wanted if job is None else [wanted[job - 1]]:
         try:
-            done = run_experiment(each.config, data, each.folder(out), process, "sdpn-k2 " + shlex.join(sys.argv[1:]))
+            done = run_experiment(each.config, data, each.folder(out), process, command_line())
         except Interrupted as error:
             click.echo(str(error), err=True)
             sys.exit(EXIT_INTERRUPTED)
-        click.echo(f"{each.folder(out)}: {'done' if done else 'was done already'}")
+        click.echo(f"{each.folder(out)}: {'done' if done else 'already done'}")
 
 
 @ablate.command("table")
 @grid_options
-@click.argument("data", type=click.Path(path_type=Path, file_okay=False))
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("data", type=FOLDER)
+@click.argument("out", type=FOLDER)
 def table(data: Path, out: Path, config_path, overrides, seeds, only) -> None:
-    """Write OUT/ABLATION.md, OUT/ablation.html and embedding maps of DINO and SDPN (figure2_SET.svg).
+    """Tabulate the results of all runs.
 
-    Options as for "run"; DATA holds the speakers for the maps (DATA/SET/utt2spk).
+    Writes OUT/ABLATION.md, OUT/ablation.html and embedding maps of DINO and SDPN (figure2_SET.svg). Give the same
+    options as for "run". The speakers of the maps come from DATA/SET/utt2spk.
     """
-    import shlex
-    import sys
-
     from sdpn_k2.experiments.ablation import grid, jobs
     from sdpn_k2.experiments.ablation_table import write_ablation
 
     missing = write_ablation(
-        grid(config_path, overrides),
-        jobs(config_path, overrides, seeds, only),
-        data,
-        out,
-        "sdpn-k2 " + shlex.join(sys.argv[1:]),
+        grid(config_path, overrides), jobs(config_path, overrides, seeds, only), data, out, command_line()
     )
     for line in missing:
         click.echo(f"missing: {line}", err=True)

@@ -1,4 +1,4 @@
-"""``sdpn-k2 apply-calibration``: from scores to log-likelihood ratios."""
+"""``sdpn-k2 apply-calibration``: scores to log-likelihood ratios."""
 
 import click
 
@@ -8,12 +8,13 @@ import click
 @click.argument("scores", type=click.Path(dir_okay=False), nargs=-1, required=True)
 @click.argument("output", metavar="OUT", type=click.Path(dir_okay=False, allow_dash=True))
 def apply_calibration(calibration, scores, output):
-    """Turn the SCORES of a system, or of several, into log-likelihood ratios with a CALIBRATION.
+    """Turn scores into log-likelihood ratios.
 
-    The trials of OUT are those of the first score file, in its order; the systems are given in the order of training.
+    CALIBRATION comes from "sdpn-k2 calibrate". Give the SCORES of fused systems in the same order as there. OUT lists
+    the trials of the first score file in its order; - is standard output.
     """
     from sdpn_k2.scoring.calibration import read_calibration, stack_scores
-    from sdpn_k2.scoring.trials import Scores, read_scores, write_scores
+    from sdpn_k2.scoring.trial_arrays import Scores, read_scores, write_scores
 
     trained = read_calibration(calibration)
     first = read_scores(scores[0])

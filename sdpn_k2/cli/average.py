@@ -1,22 +1,29 @@
-"""``sdpn-k2 average``: one checkpoint of several."""
+"""``sdpn-k2 average``: one checkpoint from several."""
 
 from pathlib import Path
 
 import click
 
+from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER
+
 
 @click.command()
-@click.option("--last", type=click.IntRange(min=1), help="Only the newest so many of a folder.  [default: all]")
-@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--last", type=click.IntRange(min=1), metavar="N", show_default="all", help="Average only the newest N checkpoints."
+)
+@click.argument("checkpoints", nargs=-1, required=True, type=FILE_OR_FOLDER)
+@click.argument("output", type=FILE)
 def average(checkpoints, output: Path, last) -> None:
-    """Average the weights of CHECKPOINTS (files, or a folder of them) into OUTPUT."""
+    """Average the weights of checkpoints.
+
+    CHECKPOINTS are files, or a folder of them. The mean is written to OUTPUT.
+    """
     from sdpn_k2.errors import InputError
     from sdpn_k2.models.checkpoint import average_checkpoints, list_checkpoints, save_checkpoint
 
     paths = [path for given in checkpoints for path in (list_checkpoints(given) if given.is_dir() else [given])]
     paths = paths[-last:] if last else paths
     if not paths:
-        raise InputError(f"{checkpoints[0]}: no checkpoints (step-*.pt) in it")
+        raise InputError(f"{checkpoints[0]}: no checkpoints (step-*.pt) in this folder")
     save_checkpoint(output, average_checkpoints(paths))
     click.echo(f"{output}: mean of {len(paths)} checkpoints, {paths[0].name} to {paths[-1].name}")

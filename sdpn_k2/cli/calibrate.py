@@ -4,26 +4,20 @@ import click
 
 
 @click.command("calibrate")
-@click.option(
-    "--p-target",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="The prior around which the ratios should be most exact.",
-)
+@click.option("--p-target", type=float, default=0.5, help="Prior at which the ratios should be most accurate.")
 @click.argument("trials", type=click.Path(dir_okay=False))
 @click.argument("scores", type=click.Path(dir_okay=False), nargs=-1, required=True)
 @click.argument("calibration", type=click.Path(dir_okay=False))
 def calibrate(trials, scores, calibration, p_target):
-    """Train on the SCORES of one system, or of several to be fused, on labelled development TRIALS.
+    """Train a calibration or fusion of scores.
 
-    Writes the weights to CALIBRATION (JSON), for "sdpn-k2 apply-calibration".
+    Reads labelled development TRIALS and the SCORES of one system, or of several to fuse. Writes the weights to
+    CALIBRATION (JSON), for "sdpn-k2 apply-calibration".
     """
     from sdpn_k2.scoring.calibration import stack_scores, train_calibration, write_calibration
-    from sdpn_k2.scoring.trials import check_labels_agree, read_trials
+    from sdpn_k2.scoring.evaluation import read_labelled_trials
 
-    labelled = read_trials(trials)
-    check_labels_agree(labelled)
+    labelled = read_labelled_trials(trials)
     trained = train_calibration(stack_scores(scores, labelled), labelled.labels(), p_target)
     write_calibration(calibration, trained)
     weights = " ".join(f"{weight:.6g}" for weight in trained.weights)

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import config_options
+from sdpn_k2.cli.shared_options import FILE, config_options
 
 
 @click.command()
 @config_options
 @click.option(
     "--fbank-config",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE",
-    help="Options of compute-fbank-feats with which features are stored; refuse those that features.* is not.",
+    help="Fail unless this option file of compute-fbank-feats agrees with features.*.",
 )
-def config(config_path, overrides, fbank_config) -> None:
+def config(config_path, overrides, fbank_config: Path) -> None:
     """Print the resolved configuration as YAML."""
     from sdpn_k2.config import config_to_yaml, load_config
     from sdpn_k2.data.fbank_config import check_fbank_config

@@ -1,31 +1,34 @@
-"""``sdpn-k2 convert``: weights of other toolkits as checkpoints of ours."""
+"""``sdpn-k2 convert``: weights of other toolkits to checkpoints of this one."""
 
 from pathlib import Path
 
 import click
 
+from sdpn_k2.cli.shared_options import FILE
 from sdpn_k2.errors import InputError
 
 
 @click.group()
 def convert() -> None:
-    """Convert released weights to a checkpoint that extracts, starts a training and exports."""
+    """Convert released weights to a checkpoint.
+
+    The checkpoint extracts embeddings, starts a training and can be exported.
+    """
 
 
 @convert.command("3dspeaker")
 @click.option(
     "--scale",
     default=1.0,
-    show_default=True,
-    help="Of samples in ±1 before the front end: 1 as in 3D-Speaker's extraction, 32768 as in its training.",
+    help="Factor for samples in ±1: 1 as in 3D-Speaker's extraction, 32768 as in its training.",
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("checkpoint", type=FILE)
+@click.argument("output", type=FILE)
 def three_d_speaker(checkpoint: Path, output: Path, scale: float) -> None:
-    """Convert SDPN or RDINO weights of 3D-Speaker: a training CHECKPOINT or a published file.
+    """Convert SDPN or RDINO of 3D-Speaker.
 
-    Beside OUTPUT its configuration is written, with the suffix .yaml, for "train --init OUTPUT --config"; another file
-    of that name is left alone, and nothing written.
+    CHECKPOINT is a training checkpoint or a published file. The configuration is written beside OUTPUT with the suffix
+    .yaml, for "sdpn-k2 train --init OUTPUT --config"; a different file of that name is never overwritten.
     """
     import yaml
 
@@ -36,14 +39,12 @@ def three_d_speaker(checkpoint: Path, output: Path, scale: float) -> None:
 
     beside = output.with_suffix(".yaml")
     if beside == output:
-        raise InputError(f"{output}: .yaml is for the configuration beside it; give the checkpoint another suffix: .pt")
+        raise InputError(f"{output}: this suffix is for the configuration; name the checkpoint {output.stem}.pt")
     converted, left_out = convert_3dspeaker(checkpoint, scale)
     tree = config_to_dict(converted.config)
     text = yaml.safe_dump({name: tree[name] for name in ("features", "model", "objective")}, sort_keys=False)
     if beside.exists() and beside.read_bytes() != text.encode():
-        raise InputError(
-            f"{beside}: is there already, and is not this configuration: move it away, or name OUTPUT otherwise"
-        )
+        raise InputError(f"{beside}: already exists with other contents; move it away, or choose another OUTPUT")
     save_checkpoint(output, converted)
     with atomic_output(beside, "w") as stream:
         stream.write(text)

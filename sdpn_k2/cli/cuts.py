@@ -4,17 +4,21 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import config_options
+from sdpn_k2.cli.shared_options import FOLDER, config_options
 
 
 @click.command()
 @config_options
-@click.argument("data", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("data", type=FOLDER)
 @click.argument("name")
 def cuts(data: Path, name: str, config_path, overrides) -> None:
-    """Write DATA/manifests/cuts_NAME.jsonl.gz: the utterances of DATA/NAME with recordings and stored fbank."""
+    """Make lhotse cuts of a Kaldi directory.
+
+    Writes DATA/manifests/cuts_NAME.jsonl.gz: the utterances of DATA/NAME with their recordings and stored fbank.
+    """
     from sdpn_k2.config import load_config
-    from sdpn_k2.data.cuts import feature_cuts, write_manifest
+    from sdpn_k2.data.feature_cuts import feature_cuts
+    from sdpn_k2.data.manifest_files import write_manifest
 
     output = data / "manifests" / f"cuts_{name}.jsonl.gz"
     count = write_manifest(feature_cuts(data, name, load_config(config_path, overrides).features), output)

@@ -1,27 +1,24 @@
-"""``sdpn-k2 doctor``."""
+"""``sdpn-k2 doctor``: problems, time, memory and disk of a training before it starts."""
 
 import sys
 from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import config_options, device_option
+from sdpn_k2.cli.shared_options import FILE_OR_FOLDER, config_options, device_option, manifests_option
 
 
 @click.command()
 @config_options
 @device_option
-@click.option(
-    "--manifests", type=click.Path(path_type=Path, file_okay=False), help="As of train.  [default: beside CUTS]"
-)
-@click.option(
-    "--exp", type=click.Path(path_type=Path), default=Path("exp"), show_default=True, help="Where results would go."
-)
-@click.argument("cuts", type=click.Path(path_type=Path), required=False)
+@manifests_option
+@click.option("--exp", type=FILE_OR_FOLDER, default=Path("exp"), help="Folder that the training would write to.")
+@click.argument("cuts", type=FILE_OR_FOLDER, required=False)
 def doctor(cuts, manifests, exp: Path, device: str, config_path, overrides) -> None:
-    """Look at the machine, and at a run on CUTS before it starts: one batch timed, time, memory and disk estimated.
+    """Check the machine and a planned training.
 
-    Leaves with exit status 1 where it finds a problem.
+    With CUTS, times one batch and estimates the time, memory and disk of the whole run. The exit status is 1 if there
+    is a problem.
     """
     from sdpn_k2.config import load_config
     from sdpn_k2.device import start_process

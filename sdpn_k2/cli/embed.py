@@ -1,8 +1,8 @@
-"""``sdpn-k2 embed``: audio files → embeddings."""
+"""``sdpn-k2 embed``: audio files to embeddings."""
 
 import click
 
-from sdpn_k2.cli.options import checkpoint_option, device_option
+from sdpn_k2.cli.shared_options import channel_option, checkpoint_option, device_option, max_duration_option
 
 
 @click.command("embed")
@@ -12,23 +12,18 @@ from sdpn_k2.cli.options import checkpoint_option, device_option
     "-o",
     default="-",
     metavar="OUT",
-    help="x.npy (a row for each AUDIO), x.json, x.ark, or a Kaldi wspecifier such as ark,scp:x.ark,x.scp or "
-    "ark:-.  [default: JSON to the standard output]",
+    show_default="JSON to standard output",
+    help="File to write: .npy (one row per AUDIO), .json, .ark, or a Kaldi wspecifier such as ark,scp:x.ark,x.scp.",
 )
-@click.option("--channel", default=0, show_default=True, help="Of recordings with several, counted from 0.")
-@click.option(
-    "--max-duration",
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Longer recordings are embedded in chunks, and the chunks averaged.",
-)
+@channel_option
+@max_duration_option
 @device_option
 @click.argument("audio", nargs=-1, required=True)
 def embed(audio, checkpoint, output, channel, max_duration, device):
-    """Turn audio files into embeddings, under the names given.
+    """Embed audio files.
 
-    AUDIO is any format that libsndfile reads, at any sample rate; it may also be - (the standard input) or a command that ends in |, such as "sox a.mp3 -t wav - |".
+    AUDIO is any format that libsndfile reads, at any sample rate. It may also be - (standard input) or a command that
+    ends in |, such as "sox a.mp3 -t wav - |". Embeddings are keyed by the names as given.
     """
     from sdpn_k2.device import start_process
     from sdpn_k2.inference.embedder import Embedder, embed_files

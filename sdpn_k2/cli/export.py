@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from sdpn_k2.cli.shared_options import FILE, FOLDER
+
 
 @click.command()
 @click.option(
@@ -11,17 +13,17 @@ import click
     "source",
     type=click.Choice(["waveform", "fbank"]),
     default="waveform",
-    show_default=True,
-    help="What goes in: samples in ±1, or Kaldi's fbank as in feats.scp.",
+    help="Input of the exported encoder: samples in ±1, or Kaldi's fbank as in feats.scp.",
 )
-@click.option("--int8", is_flag=True, help="Quantise dynamically (ONNX), and say what that costs on DATA_DIR/trials.")
-@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("data_dir", type=click.Path(path_type=Path, file_okay=False))
-@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--int8", is_flag=True, help="Quantise an ONNX model dynamically and report the cost on DATA_DIR/trials.")
+@click.argument("checkpoint", type=FILE)
+@click.argument("data_dir", type=FOLDER)
+@click.argument("output", type=FILE)
 def export(checkpoint: Path, data_dir: Path, output: Path, source: str, int8: bool) -> None:
-    """Write CHECKPOINT's encoder to OUTPUT: .onnx, .pt2 (torch.export) or .ts (TorchScript).
+    """Export an encoder to ONNX or TorchScript.
 
-    It is compared with PyTorch on utterances of the Kaldi directory DATA_DIR, and written only if they agree to 1e-4.
+    The suffix of OUTPUT chooses the format: .onnx, .pt2 (torch.export) or .ts (TorchScript). OUTPUT is written only if
+    it agrees with PyTorch to 1e-4 on utterances of the Kaldi directory DATA_DIR.
     """
     from sdpn_k2.inference.export import export as export_encoder
 
@@ -32,7 +34,7 @@ def export(checkpoint: Path, data_dir: Path, output: Path, source: str, int8: bo
     cost = result.quantisation
     if cost is not None:
         click.echo(
-            f"int8: {cost.int8_bytes / 1e6:.1f} MB in place of {cost.float_bytes / 1e6:.1f}; EER "
-            f"{cost.int8_eer:.2f} % in place of {cost.float_eer:.2f} % on {cost.trials} trials; "
+            f"int8: {cost.int8_bytes / 1e6:.1f} MB instead of {cost.float_bytes / 1e6:.1f}; EER "
+            f"{cost.int8_eer:.2f} % instead of {cost.float_eer:.2f} % on {cost.trials} trials; "
             f"mean cosine with the unquantised embedding {cost.mean_cosine:.5f}"
         )

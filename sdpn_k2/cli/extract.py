@@ -1,30 +1,24 @@
-"""``sdpn-k2 extract``."""
+"""``sdpn-k2 extract``: the utterances of a data directory to x-vectors."""
 
 from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import device_option
+from sdpn_k2.cli.shared_options import FILE, FOLDER, device_option, max_duration_option
 
 
 @click.command()
 @device_option
-@click.option(
-    "--max-duration",
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Longer utterances are embedded in chunks, and the chunks averaged.",
-)
-@click.option("--use-vad", type=bool, default=False, show_default=True, help="Only frames that vad.scp calls speech.")
-@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("data_dir", type=click.Path(path_type=Path, file_okay=False))
+@max_duration_option
+@click.option("--use-vad", type=bool, default=False, help="Embed only the frames that vad.scp marks as speech.")
+@click.argument("checkpoint", type=FILE)
+@click.argument("data_dir", type=FOLDER)
 @click.argument("output")
 def extract(checkpoint: Path, data_dir: Path, output: str, device: str, max_duration: float, use_vad: bool) -> None:
-    """Embed the utterances of the Kaldi directory DATA_DIR with CHECKPOINT's teacher encoder.
+    """Embed the utterances of a Kaldi directory.
 
-    Models on Kaldi's fbank read feats.scp where there is one. Others, and where there is none, read wav.scp and
-    segments.
+    Uses the teacher encoder of CHECKPOINT. Models on Kaldi's fbank read DATA_DIR/feats.scp if it exists. Otherwise, and
+    for other models, audio is read from wav.scp and segments.
 
     OUTPUT is a folder, which gets xvector.ark and xvector.scp, or a Kaldi wspecifier such as ark,scp:x.ark,x.scp.
     """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import device_option, window_options
+from sdpn_k2.cli.shared_options import FILE, FOLDER, device_option, window_options
 
 
 @click.command("extract-windows")
@@ -14,23 +14,24 @@ from sdpn_k2.cli.options import device_option, window_options
     "--layout",
     type=click.Choice(["kaldi", "vbx"]),
     default="kaldi",
-    show_default=True,
-    help="How windows are named: RECORDING-START-END, or RECORDING_START-END as VBx wants it.",
+    help="Names of windows: RECORDING-START-END for Kaldi, RECORDING_START-END for VBx.",
 )
 @click.option(
     "--backend",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of mean.vec, transform.mat and plda to go along.  [default: mean and whitening of these]",
+    type=FOLDER,
+    show_default="mean and whitening of these windows",
+    help="Folder of the mean.vec, transform.mat and plda to copy.",
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("data_dir", type=click.Path(path_type=Path, file_okay=False))
-@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("checkpoint", type=FILE)
+@click.argument("data_dir", type=FOLDER)
+@click.argument("output", type=FOLDER)
 def extract_windows(
     checkpoint: Path, data_dir: Path, output: Path, device: str, layout: str, backend, **windowing: float
 ) -> None:
-    """Embed the speech segments of DATA_DIR in overlapping windows, for diarization by Kaldi's scripts or VBx.
+    """Embed speech in windows for diarization.
 
-    OUTPUT gets xvector.ark and .scp, segments, utt2spk, spk2utt, mean.vec, transform.mat and plda.
+    The speech segments of DATA_DIR are cut into overlapping windows, for Kaldi's diarization scripts or VBx. OUTPUT
+    gets xvector.ark, xvector.scp, segments, utt2spk, spk2utt, mean.vec, transform.mat and plda.
     """
     from sdpn_k2.device import start_process
     from sdpn_k2.inference.diarization import extract_windows as extract_all
@@ -40,5 +41,5 @@ def extract_windows(
 
     log_to()
     extractor = Extractor.load(checkpoint, start_process(device).device)
-    made = extract_all(extractor, data_dir, output, Windowing(**windowing), layout, backend)
+    made = extract_all(extractor, data_dir, output, Windowing(**windowing), layout=layout, backend=backend)
     click.echo(f"{output}: {made.windows} windows of {made.segments} segments in {made.recordings} recordings")

@@ -13,13 +13,13 @@ import click
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="TOOL [OPTIONS] ARGUMENTS")
 def kaldi(arguments):
-    """Run one of Kaldi's command-line tools in our own implementation.
+    """Run one of Kaldi's command-line tools.
 
-    Everything after the tool's name goes to the tool as it is:
+    The tool is a reimplementation with Kaldi's options and formats. It gets all arguments after its name:
 
         sdpn-k2 kaldi copy-vector scp:xvector.scp ark,t:-
 
-    Without a name the tools are listed; `sdpn-k2 kaldi TOOL --help` explains one.
+    "sdpn-k2 kaldi TOOL --help" explains a tool; without a name, the tools are listed.
     """
     from sdpn_k2.errors import InputError
     from sdpn_k2.kaldi import tools

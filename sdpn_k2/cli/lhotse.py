@@ -5,29 +5,31 @@ from pathlib import Path
 
 import click
 
-MANIFEST = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from sdpn_k2.cli.shared_options import FILE, FOLDER
 
 
 @click.group()
 def lhotse() -> None:
-    """Exchange manifests, features and x-vectors between lhotse and Kaldi."""
+    """Exchange data between lhotse and Kaldi."""
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
 @lhotse.command("to-kaldi")
-@click.option("--prefix-speaker", is_flag=True, help="Write utterance ids as SPEAKER-ID, where they do not begin so.")
-@click.argument("recordings", type=MANIFEST)
-@click.argument("supervisions", type=MANIFEST)
+@click.option("--prefix-speaker", is_flag=True, help="Start every utterance id with its speaker: SPEAKER-ID.")
+@click.argument("recordings", type=FILE)
+@click.argument("supervisions", type=FILE)
 @click.argument("data_dir", type=FOLDER)
 def to_kaldi(recordings: Path, supervisions: Path, data_dir: Path, prefix_speaker: bool) -> None:
-    """Write the Kaldi data directory DATA_DIR of two manifests."""
+    """Write two manifests as a Kaldi directory.
+
+    RECORDINGS and SUPERVISIONS become the Kaldi data directory DATA_DIR.
+    """
     from lhotse import RecordingSet, SupervisionSet
 
-    from sdpn_k2.data.cuts import load_manifest
     from sdpn_k2.data.kaldi_exchange import write_kaldi_dir
+    from sdpn_k2.data.manifest_files import load_manifest
 
     written = write_kaldi_dir(
         load_manifest(recordings, RecordingSet), load_manifest(supervisions, SupervisionSet), data_dir, prefix_speaker
@@ -41,9 +43,12 @@ def to_kaldi(recordings: Path, supervisions: Path, data_dir: Path, prefix_speake
 @click.argument("data_dir", type=FOLDER)
 @click.argument("manifests", type=FOLDER)
 def from_kaldi(data_dir: Path, manifests: Path) -> None:
-    """Write MANIFESTS/recordings_NAME.jsonl.gz and supervisions_NAME.jsonl.gz of a Kaldi data directory called NAME."""
-    from sdpn_k2.data.cuts import write_manifest
+    """Write a Kaldi directory as manifests.
+
+    A directory called NAME becomes MANIFESTS/recordings_NAME.jsonl.gz and supervisions_NAME.jsonl.gz.
+    """
     from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
+    from sdpn_k2.data.manifest_files import write_manifest
     from sdpn_k2.files import make_folder
 
     recordings, supervisions = read_kaldi_dir(data_dir)
@@ -55,26 +60,30 @@ def from_kaldi(data_dir: Path, manifests: Path) -> None:
 
 
 @lhotse.command("export-feats")
-@click.argument("cuts", type=MANIFEST)
+@click.argument("cuts", type=FILE)
 @click.argument("data_dir", type=FOLDER)
 def export_feats(cuts: Path, data_dir: Path) -> None:
-    """Write the stored features of CUTS to DATA_DIR as feats.scp, for Kaldi."""
-    from sdpn_k2.data.cuts import load_manifest
+    """Write features of cuts as Kaldi's feats.scp.
+
+    The stored features of CUTS go into DATA_DIR.
+    """
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import export_features
 
     click.echo(f"{data_dir}/feats.scp: {export_features(load_manifest(cuts), data_dir)} utterances")
 
 
 @lhotse.command("attach-xvectors")
-@click.argument("cuts", type=MANIFEST)
+@click.argument("cuts", type=FILE)
 @click.argument("xvectors")
-@click.argument("output", type=MANIFEST)
+@click.argument("output", type=FILE)
 def attach(cuts: Path, xvectors: str, output: Path) -> None:
-    """Write CUTS to OUTPUT with the vectors of XVECTORS (a Kaldi rspecifier) as cut.xvector.
+    """Attach x-vectors to cuts.
 
-    The arrays go into a folder beside it: NAME.xvectors for NAME.jsonl.gz.
+    CUTS are written to OUTPUT with the vectors of XVECTORS (a Kaldi rspecifier) as cut.xvector. The arrays go into a
+    folder beside it: NAME.xvectors for NAME.jsonl.gz.
     """
-    from sdpn_k2.data.cuts import load_manifest
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import attach_xvectors
 
     storage = output.with_name(re.sub(r"\.jsonl(\.gz)?$", "", output.name) + ".xvectors").resolve()
@@ -83,11 +92,14 @@ def attach(cuts: Path, xvectors: str, output: Path) -> None:
 
 
 @lhotse.command("export-xvectors")
-@click.argument("cuts", type=MANIFEST)
+@click.argument("cuts", type=FILE)
 @click.argument("output")
 def export(cuts: Path, output: str) -> None:
-    """Write cut.xvector of CUTS to OUTPUT, a Kaldi wspecifier such as ark,scp:xvector.ark,xvector.scp."""
-    from sdpn_k2.data.cuts import load_manifest
+    """Write x-vectors of cuts as a Kaldi table.
+
+    cut.xvector of CUTS goes to OUTPUT, a Kaldi wspecifier such as ark,scp:xvector.ark,xvector.scp.
+    """
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import export_xvectors
 
     counts = export_xvectors(load_manifest(cuts), output)

@@ -1,28 +1,31 @@
-"""``sdpn-k2 plda-labels``: classes for LDA and PLDA where there are no speaker labels."""
+"""``sdpn-k2 plda-labels``: classes for LDA and PLDA when there are no speaker labels."""
 
 from pathlib import Path
 
 import click
 
-UTTERANCES_PER_CLUSTER = 8
-MAX_CLUSTERS = 7500
+from sdpn_k2.cli.shared_options import FILE
 
 
 @click.command("plda-labels")
-@click.option("--num-clusters", type=click.IntRange(min=2), help="[default: one for every 8 utterances, 2 to 7500]")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--num-clusters",
+    type=click.IntRange(min=2),
+    show_default="one per 8 utterances, 2 to 7500",
+    help="Number of clusters.",
+)
+@click.option("--seed", default=0, help="Random seed for the initial centres.")
 @click.argument("embeddings")
-@click.argument("utt2spk", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("utt2spk", type=FILE)
 def plda_labels(embeddings: str, utt2spk: Path, num_clusters, seed: int) -> None:
-    """Cluster EMBEDDINGS (a Kaldi rspecifier) by k-means and write the clusters as classes to UTT2SPK."""
-    from sdpn_k2.kaldi.datadir.data_dir import write_map
-    from sdpn_k2.scoring.embeddings import read_embeddings, subtract_mean
-    from sdpn_k2.scoring.kmeans import spherical_kmeans
+    """Cluster embeddings into classes for PLDA.
 
-    utterances = read_embeddings(embeddings)
-    if num_clusters is None:
-        num_clusters = min(MAX_CLUSTERS, max(2, len(utterances) // UTTERANCES_PER_CLUSTER))
-    centred = subtract_mean(utterances, utterances.vectors.mean(axis=0))
-    labels = spherical_kmeans(centred, num_clusters, seed).labels
-    write_map(utt2spk, ((name, f"cluster{label:05d}") for name, label in zip(utterances.ids, labels)))
-    click.echo(f"{utt2spk}: {len(utterances)} utterances in {num_clusters} clusters")
+    Clusters EMBEDDINGS (a Kaldi rspecifier) by spherical k-means and writes the cluster of each utterance to UTT2SPK.
+    """
+    from sdpn_k2.kaldi.datadir.data_dir import write_map
+    from sdpn_k2.scoring.embeddings import read_embeddings
+    from sdpn_k2.scoring.kmeans import pseudo_speakers
+
+    speakers = pseudo_speakers(read_embeddings(embeddings), num_clusters, seed)
+    write_map(utt2spk, speakers)
+    click.echo(f"{utt2spk}: {len(speakers)} utterances in {len(set(speakers.values()))} clusters")

@@ -1,44 +1,38 @@
-"""``sdpn-k2 report``: one HTML page of an experiment, or of several compared."""
+"""``sdpn-k2 report``: one HTML page on an experiment, or on several compared."""
+
+from pathlib import Path
 
 import click
+
+from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER, FOLDER, command_line
 
 
 @click.command("report")
 @click.option(
     "--data",
-    metavar="DATA",
-    type=click.Path(file_okay=False),
-    help="The recipe's data folder (trial lists, utt2spk, utt2dur): for pictures of scores and embeddings.  "
-    "[default: the one that results.json names]",
+    type=FOLDER,
+    show_default="the folder named in results.json",
+    help="The recipe's data folder, for pictures of scores and embeddings.",
 )
 @click.option(
     "--output",
     "-o",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    help="[default: EXP/report.html, of several experiments report.html here]",
+    type=FILE,
+    show_default="EXP/report.html, or ./report.html for several experiments",
+    help="File to write.",
 )
-@click.argument("experiments", metavar="EXP...", nargs=-1, required=True, type=click.Path())
+@click.argument("experiments", metavar="EXP...", nargs=-1, required=True, type=FILE_OR_FOLDER)
 def report(experiments, data, output):
-    """Show all of an experiment on one HTML page, or compare several.
+    """Write an HTML report on experiments.
 
-    The page holds results, DET curves, histograms, embedding maps, training curves, the differences from the published
-    recipe, the corpus and how to do it again. It needs no network. Parts that are missing are named on it.
+    The page holds results, DET curves, histograms, embedding maps, training curves, the corpus, the differences from
+    the published recipe and the commands to repeat the run. It needs no network, and names the parts that are missing.
+    Several experiments are compared on one page.
     """
-    import shlex
-    import sys
-    from pathlib import Path
-
     from sdpn_k2.reporting.report import write_report
 
     if output is None:
-        output = Path(experiments[0], "report.html") if len(experiments) == 1 else "report.html"
-    missing = write_report(
-        [Path(path) for path in experiments],
-        Path(data) if data else None,
-        Path(output),
-        "sdpn-k2 " + shlex.join(sys.argv[1:]),
-    )
-    for line in missing:
+        output = experiments[0] / "report.html" if len(experiments) == 1 else Path("report.html")
+    for line in write_report(list(experiments), data, output, command_line()):
         click.echo(f"missing: {line}", err=True)
-    click.echo(f"{output}: the report of {', '.join(experiments)}")
+    click.echo(f"{output}: report on {', '.join(map(str, experiments))}")

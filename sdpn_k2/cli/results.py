@@ -1,22 +1,24 @@
 """``sdpn-k2 results``: the error rates of an experiment (stage 7 of the recipe)."""
 
+from pathlib import Path
+
 import click
+
+from sdpn_k2.cli.shared_options import command_line
+
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command("results")
-@click.argument("data", type=click.Path(exists=True, file_okay=False))
-@click.argument("exp", type=click.Path(exists=True, file_okay=False))
-def results(data, exp):
-    """Measure all score files of an experiment and write its results.json and RESULTS.md.
+@click.argument("data", type=EXISTING_FOLDER)
+@click.argument("exp", type=EXISTING_FOLDER)
+def results(data: Path, exp: Path) -> None:
+    """Measure all scores of an experiment.
 
-    DATA holds the trial lists (DATA/SET/trials...), EXP the scores (EXP/scores/SET/trials....BACKEND).
+    Compares EXP/scores/SET/TRIALS.SCORING with DATA/SET/TRIALS and writes EXP/results.json and EXP/RESULTS.md.
     """
-    import shlex
-    import sys
-    from pathlib import Path
-
     from sdpn_k2.reporting.results import collect, table, write
 
-    report = collect(Path(data), Path(exp), "sdpn-k2 " + shlex.join(sys.argv[1:]))
-    write(Path(exp), report)
+    report = collect(data, exp, command_line())
+    write(exp, report)
     click.echo(table(report), nl=False)

@@ -1,18 +1,23 @@
-"""``sdpn-k2 shar``: shards for corpora that are to be read sequentially."""
+"""``sdpn-k2 shar``: shards for corpora that should be read sequentially."""
 
 from pathlib import Path
 
 import click
 
+from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER
+
 
 @click.command()
-@click.option("--shard-size", default=1000, show_default=True, type=click.IntRange(min=1), help="Utterances a shard.")
-@click.option("--seed", default=0, show_default=True, help="Of the random order.")
-@click.argument("cuts", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--shard-size", default=1000, type=click.IntRange(min=1), help="Number of utterances per shard.")
+@click.option("--seed", default=0, help="Random seed for shuffling.")
+@click.argument("cuts", type=FILE)
+@click.argument("output", type=FILE_OR_FOLDER)
 def shar(cuts: Path, output: Path, shard_size: int, seed: int) -> None:
-    """Write the audio and stored features of CUTS as lhotse Shar shards into the new folder OUTPUT, for train."""
-    from sdpn_k2.data.cuts import load_manifest
+    """Write cuts as lhotse Shar shards.
+
+    The audio and stored features of CUTS go into the new folder OUTPUT in random order, for "sdpn-k2 train".
+    """
+    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.shar import write_shar
 
     count = write_shar(load_manifest(cuts), output, shard_size, seed)

@@ -1,18 +1,22 @@
-"""``sdpn-k2 to-wav``: any audio file as the wave file that Kaldi reads, for the lines of a wav.scp."""
+"""``sdpn-k2 to-wav``: any audio file as a wave file that Kaldi reads, for the lines of a wav.scp."""
 
 import sys
 
 import click
 
+from sdpn_k2.cli.shared_options import channel_option
+
 
 @click.command()
-@click.option("--rate", default=16000, show_default=True, help="Sample rate in Hz; other files are resampled.")
-@click.option("--channel", default=0, show_default=True, help="Channel, counted from 0.")
+@click.option("--rate", default=16000, help="Sample rate in Hz; files at other rates are resampled.")
+@channel_option
 @click.argument("file", type=click.Path())
 def to_wav(rate: int, channel: int, file: str) -> None:
-    """Write FILE (- is standard input) to standard output as a 16-bit mono WAV.
+    """Convert audio to WAV for wav.scp entries.
 
-    In a wav.scp:  <utterance> sdpn-k2 to-wav --rate 16000 --channel 0 FILE |
+    FILE (- is standard input) goes to standard output as a 16-bit mono WAV. In a wav.scp:
+
+        <utterance> sdpn-k2 to-wav --rate 16000 --channel 0 FILE |
     """
     from sdpn_k2.kaldi.features.wave import Wave, encode_wave, read_audio
 

@@ -1,4 +1,4 @@
-"""``sdpn-k2 train``."""
+"""``sdpn-k2 train``: the encoder of an experiment."""
 
 import logging
 import sys
@@ -6,44 +6,42 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import config_options, device_option
+from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER, FOLDER, config_options, device_option, manifests_option
 
-# sysexits.h's EX_TEMPFAIL: run again and it goes on. Schedulers requeue on it.
+# EX_TEMPFAIL of sysexits.h: the same command goes on. Schedulers requeue on it.
 EXIT_INTERRUPTED = 75
 
 
 @click.command()
 @config_options
-@click.option(
-    "--manifests",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of recordings_{noise,speech,music,rir}.jsonl.gz for augmentation.  [default: beside CUTS]",
-)
+@manifests_option
 @click.option(
     "--resume",
     default="auto",
-    show_default=True,
     metavar="auto|none|PATH",
-    help="Take up EXP's newest checkpoint where there is one, or start anew, or take up PATH.",
+    help="Continue from EXP's newest checkpoint if there is one (auto), insist on a new run (none), or continue from "
+    "the checkpoint PATH.",
 )
 @click.option(
-    "--init",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Start a new run from the weights of this checkpoint (from training, average or convert).",
+    "--init", type=FILE, help="Initialise a new run with the weights of this checkpoint (of train, average or convert)."
 )
 @click.option(
     "--dev",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Kaldi data directory with trials: its EER is logged on the way, the best checkpoint kept.",
+    type=FOLDER,
+    help="Log the EER on this Kaldi data directory with trials during training, and keep the best checkpoint.",
 )
 @device_option
-@click.argument("cuts", type=click.Path(path_type=Path))
-@click.argument("exp", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("cuts", type=FILE_OR_FOLDER)
+@click.argument("exp", type=FOLDER)
 def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str, config_path, overrides) -> None:
-    """Train SDPN on the utterances of CUTS (a manifest from select-cuts, or a folder from shar), into the folder EXP.
+    """Train an encoder without speaker labels.
 
-    A run that was stopped is taken up from its newest checkpoint. SIGTERM and SIGUSR1 write a checkpoint and leave with
-    exit status 75. Several processes: torchrun --nproc-per-node N -m sdpn_k2 train …
+    CUTS is a manifest from select-cuts or a folder from shar. Checkpoints, logs and metrics go into the folder EXP.
+
+    SIGTERM and SIGUSR1 write a checkpoint and end the run with exit status 75; the same command continues it. For
+    several processes:
+
+        torchrun --nproc-per-node N -m sdpn_k2 train CUTS EXP …
     """
     from sdpn_k2.config import load_config
     from sdpn_k2.device import start_process
@@ -57,7 +55,7 @@ def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str,
     if process.is_main:
         log_to(exp / "train.log")
     try:
-        final = Trainer(config, cuts, manifests or cuts.parent, exp, process, resume, dev, init).run()
+        final = Trainer(config, cuts, manifests or cuts.parent, exp, process, resume=resume, dev=dev, init=init).run()
     except Interrupted as error:
         logging.getLogger(__name__).warning("%s", error)
         sys.exit(EXIT_INTERRUPTED)

@@ -1,11 +1,11 @@
-"""``sdpn-k2 vad``."""
+"""``sdpn-k2 vad``: speech segments of recordings."""
 
 import math
 from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.options import device_option
+from sdpn_k2.cli.shared_options import FOLDER, device_option
 from sdpn_k2.errors import InputError
 
 
@@ -15,20 +15,20 @@ from sdpn_k2.errors import InputError
     "--backend",
     type=click.Choice(["auto", "k2", "torch"]),
     default="auto",
-    show_default=True,
-    help="What decodes; auto: k2 where it works, else torch.",
+    help="Decoder to use; auto is k2 if it works, else torch.",
 )
-@click.option("--min-speech", default=0.2, show_default=True, metavar="SECONDS", help="Shortest speech segment.")
-@click.option("--min-nonspeech", default=0.3, show_default=True, metavar="SECONDS", help="Shortest pause.")
-@click.option("--to-speech-cost", default=30.0, show_default=True, help="Cost of a change to speech, in nats.")
-@click.option("--to-nonspeech-cost", default=30.0, show_default=True, help="Cost of a change to non-speech, in nats.")
+@click.option("--min-speech", default=0.2, metavar="SECONDS", help="Shortest speech segment.")
+@click.option("--min-nonspeech", default=0.3, metavar="SECONDS", help="Shortest pause.")
+@click.option("--to-speech-cost", default=30.0, help="Cost of a change to speech, in nats.")
+@click.option("--to-nonspeech-cost", default=30.0, help="Cost of a change to non-speech, in nats.")
 @click.option(
     "--log-likelihoods",
     metavar="RSPECIFIER",
-    help="Matrices (frames, 2), non-speech and speech, of a classifier of yours, instead of log energy.",
+    show_default="from log energy",
+    help="Log-likelihoods of non-speech and speech from your own classifier, matrices (frames, 2).",
 )
 @click.argument("data")
-@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("output", type=FOLDER)
 def vad(
     data: str,
     output: Path,
@@ -40,10 +40,10 @@ def vad(
     log_likelihoods: str,
     device: str,
 ) -> None:
-    """Find the speech in DATA: a Kaldi data directory, or an rspecifier of wave files such as scp:wav.scp.
+    """Find speech in recordings.
 
-    OUTPUT gets vad.ark and vad.scp (decisions for each frame), segments and utt2spk, and supervisions.jsonl.gz for
-    lhotse.
+    DATA is a Kaldi data directory, or an rspecifier of wave files such as scp:wav.scp. OUTPUT gets vad.ark and vad.scp
+    (one decision per frame), segments and utt2spk, and supervisions.jsonl.gz for lhotse.
     """
     from sdpn_k2.device import start_process
     from sdpn_k2.inference.speech_detection import detect_speech
@@ -59,5 +59,6 @@ def vad(
         round(min_speech / SHIFT_SECONDS), round(min_nonspeech / SHIFT_SECONDS), to_speech_cost, to_nonspeech_cost
     )
     decode = find_decoder(backend)
-    summary = detect_speech(data, output, topology, decode, start_process(device).device, log_likelihoods)
+    chosen = start_process(device).device
+    summary = detect_speech(data, output, topology, decode, device=chosen, log_likelihoods=log_likelihoods)
     click.echo(f"{output}: {summary.lines()}")

@@ -2,24 +2,28 @@
 
 import click
 
-from sdpn_k2.cli.options import checkpoint_option, device_option
+from sdpn_k2.cli.shared_options import channel_option, checkpoint_option, device_option, json_option, mean_option
 
 
 @click.command("verify")
 @checkpoint_option
-@click.option("--mean", metavar="FILE", help="Vector subtracted from every embedding, such as the recipe's mean.vec.")
-@click.option("--calibration", metavar="FILE", help="From sdpn-k2 calibrate, on such scores: adds the probability.")
-@click.option("--p-target", type=float, default=0.5, show_default=True, help="Prior probability of one speaker.")
-@click.option("--channel", default=0, show_default=True, help="Of recordings with several, counted from 0.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@mean_option
+@click.option(
+    "--calibration",
+    metavar="FILE",
+    help='Add the probability, with a calibration of "sdpn-k2 calibrate" for such scores.',
+)
+@click.option("--p-target", type=float, default=0.5, help="Prior probability of the same speaker.")
+@channel_option
+@json_option
 @device_option
 @click.argument("enroll", nargs=-1, required=True)
 @click.argument("test")
 def verify(checkpoint, mean, calibration, p_target, channel, as_json, device, enroll, test):
-    """Compare recordings: is TEST of the speaker of ENROLL?
+    """Test whether recordings share a speaker.
 
-    The score is the cosine of their embeddings; those of several ENROLL are averaged at unit length. One recording may be -
-    (the standard input), any a command that ends in |.
+    Prints the cosine between the embeddings of TEST and ENROLL. The embeddings of several ENROLL are averaged at unit
+    length. One recording may be - (standard input), and any may be a command that ends in |.
     """
     import json
     from dataclasses import asdict
@@ -31,11 +35,13 @@ def verify(checkpoint, mean, calibration, p_target, channel, as_json, device, en
     from sdpn_k2.scoring.calibration import read_calibration
 
     if (*enroll, test).count("-") > 1:
-        raise click.UsageError("the standard input can be read once")
+        raise click.UsageError("standard input can be read only once")
     trained = read_calibration(calibration) if calibration else None
     subtracted = read_object(mean, "vector") if mean else None
     embedder = Embedder.load(checkpoint, start_process(device).device)
-    verdict = verify_recordings(embedder, enroll, test, subtracted, trained, p_target, channel)
+    verdict = verify_recordings(
+        embedder, enroll, test, mean=subtracted, calibration=trained, p_target=p_target, channel=channel
+    )
     if as_json:
         click.echo(json.dumps(asdict(verdict)))
         return

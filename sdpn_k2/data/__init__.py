@@ -1,0 +1,1 @@
+"""From audio to lhotse manifests, cuts and multi-crop batches."""

@@ -1,4 +1,4 @@
-"""Whether stored features (by compute-fbank-feats and its options) are those that training computes."""
+"""Check that training would compute the features that compute-fbank-feats stores."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.fbank_mfcc import FbankOptions
-from sdpn_k2.kaldi.tools.features import compute_fbank_feats
-from sdpn_k2.kaldi.tools.options import STANDARD_OPTIONS, parse
+from sdpn_k2.kaldi.tools.command_line import STANDARD_OPTIONS, parse
+from sdpn_k2.kaldi.tools.fbank_mfcc import compute_fbank_feats
 
-# Options of compute-fbank-feats → their names in the configuration; the others are at Kaldi's defaults, without dither.
+# Options of compute-fbank-feats → their keys in the configuration. Others have Kaldi's defaults, but without dither.
 KEYS = {
     "sample_frequency": "sample_rate",
     "frame_length": "frame_length_ms",
@@ -23,12 +23,12 @@ KEYS = {
 
 
 def check_fbank_config(path: Path, features: FeaturesConfig) -> None:
-    """Compare a file of options of compute-fbank-feats with the features of a configuration.
+    """Compare an option file of compute-fbank-feats with the features of a configuration.
 
-    Models that do not work on Kaldi's fbank never see stored features, so that nothing is compared.
+    Models with another front end never use stored features, so there is nothing to compare.
 
     Raises:
-        InputError: an option differs, the file cannot be read, or a line of it is no option.
+        InputError: an option differs, the file cannot be read, or a line is not a valid option.
     """
     if features.kind != "fbank":
         return
@@ -38,11 +38,13 @@ def check_fbank_config(path: Path, features: FeaturesConfig) -> None:
         if getattr(stored, option) != value:
             name, key = option.replace("_", "-"), KEYS.get(option)
             raise InputError(
-                f"{path}: stored features would have --{name}={_kaldi(getattr(stored, option))}, but training computes "
-                f"its own with --{name}={_kaldi(value)}" + (f" (features.{key}): make them agree" if key else "")
+                f"{path}: stored features have --{name}={_kaldi(getattr(stored, option))}, but training would use "
+                f"--{name}={_kaldi(value)}: change " + (f"features.{key} or the option" if key else "the option")
             )
 
 
-def _kaldi(value) -> str:
-    """A value as Kaldi writes it."""
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+def _kaldi(value: object) -> str:
+    """Format a value as Kaldi does."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

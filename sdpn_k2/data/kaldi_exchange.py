@@ -1,13 +1,16 @@
-"""lhotse's manifests as Kaldi data directories and back, without loss of what both can hold.
+"""Convert lhotse's manifests to Kaldi data directories and back, keeping all that both can represent.
 
-Kept are ids, sources of audio, rates, segments, channels, durations, speakers, texts, languages and genders. What sets
-this apart from ``lhotse kaldi export`` and ``import``: files that are not 16-bit mono WAV become a command,
-``sdpn-k2 to-wav … |``, which is read back as the file; spk2utt and spk2gender are written; several channels of a
-recording are told apart by Kaldi's ``reco2file_and_channel``; durations come back to the sample.
+Both directions keep ids, audio sources, rates, segments, channels, durations, speakers, texts, languages and genders.
+Unlike ``lhotse kaldi export`` and ``import``, this module
 
-A recording of which one channel is used stands in wav.scp under its own name; of another, channel by channel, as
-``<recording>-<channel>``, channels counted from 1 there as Kaldi does. Where a Kaldi directory had another name for it,
-such as ``sw02001-A``, the supervisions keep that as ``custom["wav_scp_id"]``.
+- writes files that are not 16-bit mono WAV as a command, ``sdpn-k2 to-wav … |``, and reads it back as the file;
+- writes spk2utt and spk2gender;
+- distinguishes the channels of a recording by Kaldi's ``reco2file_and_channel``;
+- restores durations to the sample.
+
+A recording with a single used channel has its own id in wav.scp. Otherwise each channel has an entry
+``<recording>-<channel>``, with channels counted from 1 as in Kaldi. If a Kaldi directory used another id, such as
+``sw02001-A``, the supervisions keep it as ``custom["wav_scp_id"]``.
 """
 
 from __future__ import annotations
@@ -17,26 +20,28 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+from types import MappingProxyType
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
+import soundfile
 from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.kaldi.datadir.data_dir import Segment, read_map, read_numbers, validate, write_data_dir
-from sdpn_k2.kaldi.datadir.utterances import MAX_OVERSHOOT, Part, read_parts
+from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, sample_range
 from sdpn_k2.kaldi.features.wave import parse_to_wav, read_header, to_wav_command
 from sdpn_k2.kaldi.formats.io import open_input, split_offset
 
 log = logging.getLogger(__name__)
 
-DURATION_TOLERANCE = 1e-6  # seconds: an utt2dur this close to its segment is the exact number
-ENTRY_FIELD = "wav_scp_id"  # of a supervision's custom fields: the id in wav.scp of its channel of its recording
+DURATION_TOLERANCE = 1e-6  # seconds: an utt2dur this close to its segment is the exact duration
+ENTRY_FIELD = "wav_scp_id"  # custom field of a supervision: the wav.scp id of its channel
 GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f"}
 
 
 class Exchange(NamedTuple):
-    """What was read or written."""
+    """Counts of what was written."""
 
     recordings: int
     utterances: int
@@ -54,33 +59,36 @@ def write_kaldi_dir(
 ) -> Exchange:
     """Write a new data directory. It appears when it is complete.
 
-    Always wav.scp, utt2spk, spk2utt, utt2dur and reco2dur; where there is something to tell, segments, text, utt2lang,
-    spk2gender and reco2file_and_channel.
+    It always has wav.scp, utt2spk, spk2utt, utt2dur and reco2dur; segments, text, utt2lang, spk2gender and
+    reco2file_and_channel only if the manifests provide them.
 
-    Utterances without a speaker are their own speaker, as is Kaldi's custom.
+    An utterance without a speaker becomes its own speaker, as is customary in Kaldi.
 
     Args:
+        recordings: recordings of the supervisions; others are left out with a warning.
+        supervisions: the utterances.
+        directory: data directory to write; it must not exist, or be empty.
         prefix_speaker: write utterance ids as ``<speaker>-<id>``, for ids that do not begin with the speaker.
 
     Raises:
-        InputError: what Kaldi's form cannot hold (the recording or utterance is named), an invalid directory, or one
-            that is there already.
+        InputError: a recording or utterance that Kaldi's tables cannot represent, an invalid directory, or one that
+            already exists.
     """
     if directory.exists() and any(directory.iterdir()):
-        raise InputError(f"{directory}: is there already, and not empty; remove it, or take another name")
+        raise InputError(f"{directory}: already exists and is not empty; remove it, or use another name")
     by_id = {recording.id: recording for recording in recordings}
     utterances: Dict[str, SupervisionSegment] = {}
     for supervision in supervisions:
         if supervision.recording_id not in by_id:
             raise InputError(
-                f"utterance '{supervision.id}' is from recording '{supervision.recording_id}', which is "
-                "not among the recordings"
+                f"utterance '{supervision.id}' refers to recording '{supervision.recording_id}', which is "
+                "not in the recordings"
             )
         if isinstance(supervision.channel, (list, tuple)) and len(supervision.channel) != 1:
-            raise InputError(f"utterance '{supervision.id}' lies on channels {supervision.channel}: Kaldi wants one")
+            raise InputError(f"utterance '{supervision.id}' has channels {supervision.channel}: Kaldi allows one")
         name = f"{supervision.speaker}-{supervision.id}" if prefix_speaker and supervision.speaker else supervision.id
         if name in utterances:
-            raise InputError(f"utterance '{name}' is there twice")
+            raise InputError(f"duplicate utterance '{name}'")
         utterances[name] = supervision
     if not utterances:
         raise InputError(f"{directory}: no utterances to write")
@@ -92,9 +100,9 @@ def write_kaldi_dir(
         channels[supervision.recording_id].add(_channel(supervision))
         if ENTRY_FIELD in (supervision.custom or {}):
             kept[supervision.recording_id, _channel(supervision)] = str(supervision.custom[ENTRY_FIELD])
-    # A name that copies of a recording share, as after speed perturbation, is none of theirs.
-    times = Counter(kept.values())
-    kept = {file: entry for file, entry in kept.items() if times[entry] == 1}
+    # Copies of a recording, as after speed perturbation, share a kept id: none of them may use it.
+    uses = Counter(kept.values())
+    kept = {file: entry for file, entry in kept.items() if uses[entry] == 1}
     entries = {
         (recording, channel): kept.get((recording, channel), _entry(recording, channel, used))
         for recording, used in channels.items()
@@ -102,7 +110,11 @@ def write_kaldi_dir(
     }  # recording and channel → id in wav.scp
     wav = {entry: _wav_entry(by_id[recording], channel) for (recording, channel), entry in entries.items()}
     if len(wav) < len(entries):
-        raise InputError("names of recordings and of channels (recording-1, recording-2 …) fall together: rename some")
+        duplicate = Counter(entries.values()).most_common(1)[0][0]
+        raise InputError(
+            f"two recordings would have the id '{duplicate}' in wav.scp, since channels become recording-1, "
+            "recording-2 …: rename one of them"
+        )
 
     speaker_of = {name: supervision.speaker or name for name, supervision in utterances.items()}
     segments = {name: _segment(supervision, entries) for name, supervision in utterances.items()}
@@ -120,7 +132,7 @@ def write_kaldi_dir(
     if not whole:
         tables["segments"] = segments
     elif not any(tables["text"].values()):
-        del tables["text"]  # beside segments lhotse's import insists on it
+        del tables["text"]  # lhotse's import requires it only beside segments
     if any(_implied(entry, wav[entry]) != file for file, entry in entries.items()):
         tables["reco2file_and_channel"] = {
             entry: (recording, channel + 1) for (recording, channel), entry in entries.items()
@@ -130,22 +142,22 @@ def write_kaldi_dir(
 
 
 def _write_whole(directory: Path, wav: Dict[str, str], speaker_of: Dict[str, str], tables: Dict[str, dict]) -> None:
-    """Write the directory under another name, and rename it once it is found valid."""
+    """Write the directory under a temporary name, and rename it once it is valid."""
     target = directory.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         write_data_dir(temporary, wav, speaker_of, tables)
-        temporary.rename(target)  # which may be there, empty
+        temporary.rename(target)  # which may exist, if it is empty
     except InputError as error:
         raise InputError(str(error).replace(str(temporary), str(directory))) from None
     except OSError as error:
-        raise InputError(f"{directory}: cannot make this folder: {error.strerror}") from error
+        raise InputError(f"{directory}: cannot create this folder: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _entry(recording: str, channel: int, used: Set[int]) -> str:
-    """The id in wav.scp of a channel, where none is given: ``used`` are all that are used of the recording."""
+    """Return the default wav.scp id of a channel; ``used`` are all used channels of the recording."""
     return recording if len(used) == 1 else f"{recording}-{channel + 1}"
 
 
@@ -159,15 +171,13 @@ def _segment(supervision: SupervisionSegment, entries: Dict[Tuple[str, int], str
 
 
 def _wav_entry(recording: Recording, channel: int) -> str:
-    """The line of wav.scp for one channel of a recording."""
-    import soundfile
-
+    """Return the wav.scp entry for one channel of a recording."""
     for transform in recording.transforms or []:
         name = transform["name"] if isinstance(transform, dict) else type(transform).__name__
         if name != "Resample":
             raise InputError(
-                f"recording '{recording.id}' is changed by {name} as it is read, which a wav.scp cannot "
-                "say: save the changed audio first (lhotse's save_audio)"
+                f"recording '{recording.id}' has the transform {name}, which wav.scp cannot represent: "
+                "save the transformed audio first (lhotse's save_audio)"
             )
     source = next((source for source in recording.sources if channel in source.channels), None)
     if source is None:
@@ -180,8 +190,8 @@ def _wav_entry(recording: Recording, channel: int) -> str:
         return f"{command} |"
     if source.type != "file":
         raise InputError(
-            f"recording '{recording.id}' comes from a {source.type}: Kaldi reads files and commands: save "
-            "its audio first (lhotse's save_audio)"
+            f"recording '{recording.id}' has a source of type {source.type}, but Kaldi reads only files and commands: "
+            "save its audio first (lhotse's save_audio)"
         )
     try:
         info = soundfile.info(source.source)
@@ -194,23 +204,24 @@ def _wav_entry(recording: Recording, channel: int) -> str:
 
 
 def _warn_of_loss(recordings: Dict[str, Recording], supervisions: Iterable[SupervisionSegment]) -> None:
+    """Log what a Kaldi directory cannot represent."""
     supervisions = list(supervisions)
     unused = len(set(recordings) - {supervision.recording_id for supervision in supervisions})
     if unused:
-        log.warning("%d recordings without an utterance are left out: a Kaldi directory cannot hold them", unused)
+        log.warning("%d recordings without an utterance are left out: Kaldi's tables cannot represent them", unused)
     for field, count in (
         ("custom", sum(bool(set(supervision.custom or {}) - {ENTRY_FIELD}) for supervision in supervisions)),
         ("alignment", sum(bool(supervision.alignment) for supervision in supervisions)),
     ):
         if count:
-            log.warning("%d utterances have a field %s, which a Kaldi directory cannot hold", count, field)
+            log.warning("the field %s of %d utterances is lost: Kaldi's tables cannot represent it", field, count)
     given = {supervision.gender for supervision in supervisions if supervision.gender}
     others = sorted(gender for gender in given if gender.lower() not in GENDERS)
     if others:
-        log.warning("genders other than m and f are taken as unknown: %s", ", ".join(others))
+        log.warning("genders other than m and f become unknown: %s", ", ".join(others))
     count = sum(_one_line(supervision.text) != (supervision.text or "") for supervision in supervisions)
     if count:
-        log.warning("%d texts are written with one blank for every run of blanks, tabs and line ends", count)
+        log.warning("white space in %d texts is reduced to single spaces", count)
 
 
 def _genders(utterances: Dict[str, SupervisionSegment], speaker_of: Dict[str, str]) -> Dict[str, Optional[str]]:
@@ -218,16 +229,18 @@ def _genders(utterances: Dict[str, SupervisionSegment], speaker_of: Dict[str, st
     for name, supervision in utterances.items():
         gender = GENDERS.get((supervision.gender or "").lower())
         if genders.setdefault(speaker_of[name], gender) != gender:
-            raise InputError(f"speaker '{speaker_of[name]}' is of two genders, in utterance '{name}' and before")
+            raise InputError(
+                f"speaker '{speaker_of[name]}' has two genders: that of utterance '{name}' differs from earlier ones"
+            )
     return genders
 
 
 def _complete(table: Dict[str, Optional[str]]) -> Dict[str, str]:
-    """The table where it has a value for everyone, else nothing: Kaldi knows no gaps."""
+    """Return the table if it is complete, else an empty one: Kaldi's tables allow no gaps."""
     missing = sum(value is None for value in table.values())
     if 0 < missing < len(table):
         log.warning(
-            "languages or genders are left out: %d of %d are unknown, and Kaldi's tables have no gaps",
+            "languages or genders are left out: %d of %d are unknown, and Kaldi's tables allow no gaps",
             missing,
             len(table),
         )
@@ -241,8 +254,14 @@ def _one_line(text: Optional[str]) -> str:
 # Kaldi → lhotse
 
 
-def read_kaldi_dir(directory: Path) -> Tuple[List[Recording], List[SupervisionSegment]]:
-    """Recordings and supervisions of a valid data directory, sorted by id.
+def read_kaldi_dir(
+    directory: Path, known: Mapping[str, Recording] = MappingProxyType({})
+) -> Tuple[List[Recording], List[SupervisionSegment]]:
+    """Read the recordings and supervisions of a valid data directory, sorted by id.
+
+    Args:
+        directory: the data directory.
+        known: recordings whose audio was already read, by id; the audio of all others is opened.
 
     Raises:
         InputError: the directory is not valid (first bad line and file), or a recording cannot be read.
@@ -254,11 +273,10 @@ def read_kaldi_dir(directory: Path) -> Tuple[List[Recording], List[SupervisionSe
     for entry, (recording, channel) in files.items():
         if channel in sources[recording]:
             raise InputError(
-                f"{directory / 'reco2file_and_channel'}: '{entry}': channel {channel + 1} of "
-                f"'{recording}' is there twice"
+                f"{directory / 'reco2file_and_channel'}: '{entry}': duplicate channel {channel + 1} of '{recording}'"
             )
         sources[recording][channel] = entries[entry]
-    by_id = {name: _read_recording(name, sources[name], directory) for name in sorted(sources)}
+    by_id = {name: known.get(name) or _read_recording(name, sources[name], directory) for name in sorted(sources)}
 
     tables = {
         name: read_map(directory / name) if (directory / name).is_file() else {}
@@ -274,7 +292,7 @@ def read_kaldi_dir(directory: Path) -> Tuple[List[Recording], List[SupervisionSe
     for part in parts:
         recording, channel = files[part.recording]
         kept = part.channel is None and part.recording != _entry(recording, channel, used[recording])
-        start, duration = _times(part, by_id[recording].duration, durations.get(part.utterance), directory)
+        start, duration = _times(part, by_id[recording], durations.get(part.utterance), directory)
         speaker = tables["utt2spk"][part.utterance]
         supervisions.append(
             SupervisionSegment(
@@ -294,7 +312,7 @@ def read_kaldi_dir(directory: Path) -> Tuple[List[Recording], List[SupervisionSe
 
 
 def _files_and_channels(directory: Path, entries: Dict[str, str]) -> Dict[str, Tuple[str, int]]:
-    """Id in wav.scp → recording and channel, counted from 0."""
+    """Map each id in wav.scp to its recording and channel (0-based)."""
     path = directory / "reco2file_and_channel"
     if not path.is_file():
         return {name: _implied(name, entry) for name, entry in entries.items()}
@@ -312,24 +330,24 @@ def _files_and_channels(directory: Path, entries: Dict[str, str]) -> Dict[str, T
 
 
 def _implied(name: str, entry: str) -> Tuple[str, int]:
-    """Recording and channel of a line of wav.scp, where no reco2file_and_channel says them."""
-    return name, (parse_to_wav(entry) or ("", 0, 0))[2]  # sdpn-k2 to-wav chooses one channel of a file
+    """Return recording and channel of a wav.scp entry without reco2file_and_channel."""
+    return name, (parse_to_wav(entry) or ("", 0, 0))[2]  # sdpn-k2 to-wav selects one channel of a file
 
 
 def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Recording:
-    """A recording from the wav.scp entry of each of its channels."""
-    import soundfile
-
+    """Build a recording from the wav.scp entry of each of its channels."""
     for entry in entries.values():
         if split_offset(entry)[1] is not None and not os.path.isfile(entry):
             raise InputError(
-                f"{directory / 'wav.scp'}: recording '{name}' lies in an archive ({entry}), where lhotse "
-                "does not find it: write files first (wav-copy scp:wav.scp scp:FILES)"
+                f"{directory / 'wav.scp'}: recording '{name}' is in an archive ({entry}), which lhotse cannot "
+                "read: write files first (wav-copy scp:wav.scp scp:FILES)"
             )
     parsed = {channel: parse_to_wav(entry) for channel, entry in entries.items()}
     try:
-        if len({arguments and arguments[:2] for arguments in parsed.values()}) == 1 and parsed[min(parsed)]:
-            path, rate, _ = parsed[min(parsed)]
+        files = {arguments and arguments[:2] for arguments in parsed.values()}
+        file = files.pop() if len(files) == 1 else None
+        if file is not None:
+            path, rate = file
             info = soundfile.info(path)
             source = AudioSource("file", list(range(info.channels)), path)
             recording = Recording(name, [source], info.samplerate, info.frames, info.frames / info.samplerate)
@@ -352,9 +370,7 @@ def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Reco
 
 
 def _format(entry: str) -> Tuple[int, int, int]:
-    """Rate, number of samples and channels. Commands run."""
-    import soundfile
-
+    """Return rate, samples per channel and number of channels of a wav.scp entry. Commands are run."""
     if not entry.endswith("|") and os.path.isfile(entry):
         info = soundfile.info(entry)
         return info.samplerate, info.frames, info.channels
@@ -366,20 +382,13 @@ def _format(entry: str) -> Tuple[int, int, int]:
     return header.rate, samples, header.channels
 
 
-def _times(part: Part, length: float, exact: Optional[float], directory: Path) -> Tuple[float, float]:
-    """Start and duration. A segment may overshoot the recording's end a little, as for Kaldi."""
-    if part.end > length + MAX_OVERSHOOT:
-        raise InputError(
-            f"{directory / 'segments'}: '{part.utterance}' ends at {part.end:g} s, but recording "
-            f"'{part.recording}' lasts {length:g} s"
-        )
-    end = length if part.end == -1 else min(part.end, length)
-    duration = round(end - part.start, 9)
+def _times(part: Part, recording: Recording, exact: Optional[float], directory: Path) -> Tuple[float, float]:
+    """Return start and duration. As in Kaldi, a segment may end a little after its recording."""
+    with error_context(f"{directory / 'segments'}: '{part.utterance}'"):
+        sample_range(part, recording.sampling_rate, recording.num_samples)
+    if part.end == -1:
+        return part.start, recording.duration - part.start
+    duration = round(min(part.end, recording.duration) - part.start, 9)
     if exact is not None and abs(exact - duration) < DURATION_TOLERANCE:
         duration = exact
-    if duration <= 0:
-        raise InputError(
-            f"{directory / 'segments'}: '{part.utterance}' begins at {part.start:g} s, but recording "
-            f"'{part.recording}' lasts {length:g} s"
-        )
     return part.start, duration

@@ -1,7 +1,7 @@
-"""Multi-crop batches: one decode per utterance, random global and local crops, waveforms int16 until the device.
+"""Load multi-crop batches: one decode per utterance, random global and local crops, int16 waveforms.
 
-Nothing here keeps state: which utterances form step ``s`` and where their crops start depends only on the seed and
-``s``, so a run is taken up anywhere, by any number of loader processes, without a trace.
+Nothing here keeps state: the utterances of step ``s`` and their crops depend only on the seed and ``s``. So a run can
+resume anywhere, with any number of loader processes, and get the same batches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 from dataclasses import dataclass, field
-from typing import Iterator, List, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -22,23 +22,25 @@ from lhotse import MonoCut
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sdpn_k2.config import Config
-from sdpn_k2.data.cuts import CutTable
+from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.shar import SharTable
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, Skipped
+from sdpn_k2.pcm import to_int16
 from sdpn_k2.signal.fbank import Fbank
 
-# Crops of one utterance that lie within this many seconds are cut from one decoded span; others are read singly.
+# If all crops of an utterance lie within this many seconds, they are cut from one decoded span, otherwise read singly.
 MAX_SPAN_SECONDS = 60.0
-# Batches that each loader process has ready.
+# Batches that each loader process keeps ready.
 PREFETCHED_BATCHES = 4
 
 BatchKey = Tuple[int, Tuple[int, ...]]  # epoch, indices of utterances
 
 
 class StepBatches(Sampler):
-    """The utterances of each step from ``first_step`` to ``num_steps``: every epoch its own permutation of the table.
+    """Choose the utterances of each step from ``first_step`` to ``num_steps``.
 
-    Each process takes its own part of every global batch. What does not fill a last batch is left out of that epoch.
+    Every epoch has its own permutation of the table. Each process gets its own part of every global batch. Utterances
+    that do not fill the last batch are left out of that epoch.
     """
 
     def __init__(
@@ -46,12 +48,22 @@ class StepBatches(Sampler):
         table: Union[CutTable, SharTable],
         batch_size: int,
         num_steps: int,
+        *,
         seed: int,
         first_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ):
-        """``batch_size`` counts the utterances of all processes.
+        """Prepare the batches of one process.
+
+        Args:
+            table: the corpus.
+            batch_size: utterances per step, of all processes together.
+            num_steps: number of training steps.
+            seed: random seed of the permutations.
+            first_step: step to start with.
+            rank: number of this process.
+            world_size: number of processes.
 
         Raises:
             InputError: fewer utterances than a batch, or a batch that the processes cannot share evenly.
@@ -59,15 +71,15 @@ class StepBatches(Sampler):
         if len(table) < batch_size:
             raise InputError(
                 f"the corpus has {len(table)} utterances, fewer than train.batch_size = {batch_size}: "
-                "take a smaller batch or more data"
+                "use a smaller batch or more data"
             )
         if batch_size % world_size:
             raise InputError(f"train.batch_size = {batch_size} is not a multiple of the {world_size} processes")
         self.table, self.batch_size, self.seed = table, batch_size, seed
         self.first_step, self.num_steps = first_step, num_steps
         self.steps_per_epoch = len(table) // batch_size
-        share = batch_size // world_size
-        self.part = slice(rank * share, (rank + 1) * share)
+        self.share = batch_size // world_size
+        self.part = slice(rank * self.share, (rank + 1) * self.share)
 
     def __len__(self) -> int:
         return max(0, self.num_steps - self.first_step)
@@ -90,24 +102,29 @@ class MultiCropBatch:
         global_crops: ``(utterances, time[, bins])``.
         local_crops: ``(views, utterances, time[, bins])``.
         ids: the utterances.
-        skipped: ``id: reason`` of utterances that could not be used and were replaced by others.
+        skipped: utterances that could not be used and were replaced by others.
     """
 
     global_crops: torch.Tensor
     local_crops: torch.Tensor
     ids: List[str]
-    skipped: List[str] = field(default_factory=list)
+    skipped: List[Skipped] = field(default_factory=list)
 
     def pin_memory(self) -> MultiCropBatch:
+        """Pin the crops, so that copies to the GPU are asynchronous; the loader calls this."""
         self.global_crops = self.global_crops.pin_memory()
         self.local_crops = self.local_crops.pin_memory()
         return self
 
 
 class MultiCropDataset(Dataset):
-    """Maps a :data:`BatchKey` to a :class:`MultiCropBatch`."""
+    """Map a :data:`BatchKey` to a :class:`MultiCropBatch`.
+
+    Unusable utterances are replaced by others. If the corpus has none left, the batch is short.
+    """
 
     def __init__(self, cuts: Union[CutTable, SharTable], config: Config):
+        """Read crops of ``cuts`` as the configuration says: sizes, number, waveforms or fbank."""
         self.cuts, self.num_local, self.seed = cuts, config.crops.num_local, config.seed
         self.source = (WaveformSource if config.input == "waveform" else FbankSource)(config)
         self.global_size, self.local_size = map(
@@ -116,40 +133,46 @@ class MultiCropDataset(Dataset):
 
     def __getitem__(self, key: BatchKey) -> MultiCropBatch:
         epoch, indices = key
-        taken = set(indices)
+        used = set(indices)
         global_crops = np.empty((len(indices), self.global_size, *self.source.shape), self.source.dtype)
         local_crops = np.empty((self.num_local, len(indices), self.local_size, *self.source.shape), self.source.dtype)
-        ids, skipped = [], []
-        for position, index in enumerate(indices):
-            while True:
+        ids: List[str] = []
+        skipped: List[Skipped] = []
+        for first_choice in indices:
+            index: Optional[int] = first_choice
+            while index is not None:
                 name = f"utterance {index + 1}"
                 try:
                     cut = self.cuts[index]
                     name = cut.id
                     crops = self.read_crops(cut, np.random.default_rng([self.seed, epoch, index]))
-                    break
                 except Exception as error:  # lhotse's backends raise many kinds
-                    skipped.append(f"{name}: {' '.join(str(error).split())[:200]}")
-                    index = self._substitute(index, taken, skipped)
-            global_crops[position] = crops[0]
-            local_crops[:, position] = crops[1:]
-            ids.append(name)
-        return MultiCropBatch(torch.from_numpy(global_crops), torch.from_numpy(local_crops), ids, skipped)
+                    skipped.append(Skipped(name, " ".join(str(error).split())[:200]))
+                    index = self._substitute(index, used)
+                    continue
+                global_crops[len(ids)] = crops[0]
+                local_crops[:, len(ids)] = crops[1:]
+                ids.append(name)
+                break
+        count = len(ids)
+        return MultiCropBatch(
+            torch.from_numpy(global_crops[:count]), torch.from_numpy(local_crops[:, :count]), ids, skipped
+        )
 
-    def _substitute(self, index: int, taken: set, skipped: List[str]) -> int:
-        """The next utterance of the manifest that is not in the batch yet."""
+    def _substitute(self, index: int, used: set) -> Optional[int]:
+        """Return the next utterance of the manifest that is not in ``used``, and add it; None if there is none."""
         for step in range(1, len(self.cuts)):
             candidate = (index + step) % len(self.cuts)
-            if candidate not in taken:
-                taken.add(candidate)
+            if candidate not in used:
+                used.add(candidate)
                 return candidate
-        raise InputError(f"{self.cuts.path}: too few usable utterances left to fill a batch; the first: {skipped[0]}")
+        return None
 
     def read_crops(self, cut: MonoCut, rng: np.random.Generator) -> List[np.ndarray]:
-        """The global crop, then the local crops of ``cut``. A short utterance is wrapped around.
+        """Return the global crop, then the local crops of ``cut``. Crops longer than the utterance wrap around.
 
         Raises:
-            InputError: NaN, or silence in all that was read. Whatever lhotse raises when it cannot decode the cut.
+            InputError: NaN, or nothing but silence was read. Also whatever lhotse raises if it cannot decode the cut.
         """
         total = self.source.length(cut)
         sizes = [self.global_size] + [self.local_size] * self.num_local
@@ -171,23 +194,25 @@ class MultiCropDataset(Dataset):
 
 
 class WaveformSource:
-    """Cuts as int16 samples."""
+    """Read cuts as int16 samples."""
 
-    dtype, shape = np.int16, ()
+    dtype: Any = np.int16
+    shape: Tuple[int, ...] = ()
 
     def __init__(self, config: Config):
+        """Read samples at the rate of the features."""
         self.sample_rate = config.features.sample_rate
 
     def size(self, seconds: float) -> int:
-        """Samples of a crop of ``seconds``."""
+        """Return the number of samples in a crop of ``seconds``."""
         return round(seconds * self.sample_rate)
 
     def length(self, cut: MonoCut) -> int:
-        """Samples of ``cut``."""
+        """Return the number of samples in ``cut``."""
         return round(cut.duration * self.sample_rate)
 
     def read(self, cut: MonoCut, first: int, last: int) -> np.ndarray:
-        """Samples ``first`` to ``last`` of the cut, resampled where its recording has another rate."""
+        """Return samples ``first`` to ``last`` of the cut, resampled if its recording has another rate."""
         audio = cut.recording.resample(self.sample_rate).load_audio(
             channels=cut.channel,
             offset=cut.start + first / self.sample_rate,
@@ -195,43 +220,44 @@ class WaveformSource:
         )[0]
         if not np.isfinite(audio).all():
             raise InputError("NaN or infinite samples")
-        samples = np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
+        samples = to_int16(audio)
         if len(samples) != last - first:
-            # Durations are rounded in manifests, and a resampled file may be a sample short.
+            # Manifests round durations, and a resampled file may be a sample short.
             if last - first - len(samples) > self.sample_rate // 100:
-                raise InputError(f"{len(samples)} samples decoded where {last - first} were expected")
+                raise InputError(f"decoded {len(samples)} samples, expected {last - first}")
             samples = np.resize(samples, last - first)
         return samples
 
 
 class FbankSource:
-    """Cuts as their stored fbank, with as many frames a crop as its waveform would give."""
+    """Read cuts as their stored fbank; a crop has as many frames as its waveform would give."""
 
-    dtype = np.float32
+    dtype: Any = np.float32
 
     def __init__(self, config: Config):
+        """Expect the number of bins and the frames of the features' configuration."""
         self.shape = (config.features.num_mel_bins,)
         self._fbank = Fbank(config.features)
         self._sample_rate = config.features.sample_rate
 
     def size(self, seconds: float) -> int:
-        """Frames of a crop of ``seconds``."""
+        """Return the number of frames in a crop of ``seconds``."""
         return self._fbank.num_frames(round(seconds * self._sample_rate))
 
     def length(self, cut: MonoCut) -> int:
-        """Frames of ``cut``.
+        """Return the number of frames in ``cut``.
 
         Raises:
-            InputError: it has no features, or of another dimension.
+            InputError: the cut has no features, or features of another dimension.
         """
         if not cut.has_features:
-            raise InputError("no stored features, which input: fbank needs (stage 1 makes them)")
+            raise InputError("no stored features, which input: fbank needs (run stage 1)")
         if cut.num_features != self.shape[0]:
-            raise InputError(f"stored features of {cut.num_features} bins, not {self.shape[0]}")
+            raise InputError(f"stored features have {cut.num_features} bins, expected {self.shape[0]}")
         return cut.num_frames
 
     def read(self, cut: MonoCut, first: int, last: int) -> np.ndarray:
-        """Frames ``first`` to ``last`` of the cut."""
+        """Return frames ``first`` to ``last`` of the cut."""
         fbank = cut.load_features()[first:last]
         if not np.isfinite(fbank).all():
             raise InputError("NaN or infinite features")
@@ -241,50 +267,47 @@ class FbankSource:
 def multi_crop_loader(
     dataset: MultiCropDataset, batches: StepBatches, workers: int, pin: bool
 ) -> Iterator[MultiCropBatch]:
-    """The batches in the order of ``batches``, made by ``workers`` processes, or here with none.
+    """Yield the batches in the order of ``batches``.
+
+    Args:
+        dataset: reads the crops.
+        batches: chooses the utterances.
+        workers: number of loader processes; with 0, batches are loaded in this process.
+        pin: pin the batches in memory, for a GPU.
 
     Raises:
-        InputError: what a loader process has met, as it was raised there.
+        InputError: too few usable utterances are left to fill a batch.
     """
-    options = {}
+    options: Dict[str, Any] = {}
     if workers:
         ending = multiprocessing.Value(ctypes.c_bool, False, lock=False)
-        # Registered after multiprocessing's own handler, hence called before it ends and awaits the workers.
+        # Registered after multiprocessing's own handler, hence called before that ends and joins the workers.
         atexit.register(setattr, ending, "value", True)
         options = {
             "num_workers": workers,
             "worker_init_fn": functools.partial(_start_worker, ending),
             "prefetch_factor": PREFETCHED_BATCHES,
         }
-    for batch in DataLoader(_ErrorsAsData(dataset), sampler=batches, batch_size=None, pin_memory=pin, **options):
-        if isinstance(batch, InputError):
-            raise batch
+    for batch in DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pin, **options):
+        if len(batch.ids) < batches.share:
+            first = batch.skipped[0]
+            raise InputError(
+                f"{dataset.cuts.path}: too few usable utterances are left to fill a batch; "
+                f"the first skipped is '{first.key}': {first.reason}"
+            )
         yield batch
 
 
-class _ErrorsAsData(Dataset):
-    """A dataset that answers with its InputError: torch would raise it with the worker's traceback as its message."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __getitem__(self, key: BatchKey) -> Union[MultiCropBatch, InputError]:
-        try:
-            return self.dataset[key]
-        except InputError as error:
-            return error
-
-
-def _start_worker(ending: ctypes.c_bool, worker: int) -> None:
-    """Prepare a loader process; ``ending`` is shared with the main process, which sets it when it exits."""
+def _start_worker(ending: Any, worker: int) -> None:
+    """Prepare a loader process; the main process sets the shared ``ending`` when it exits."""
     torch.set_num_threads(1)
 
     def leave_with_the_trainer(*_) -> None:
         if ending.value:
             os._exit(0)
 
-    # A grid stops a job by a signal to all its processes; the trainer saves first and then ends its workers.
+    # A grid stops a job by signalling all its processes; the trainer saves first and then ends its workers.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, leave_with_the_trainer)
-    leave_with_the_trainer()  # a signal may have come before
+    leave_with_the_trainer()  # the signal may have come before
     logging.getLogger().setLevel(logging.ERROR)

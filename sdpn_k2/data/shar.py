@@ -1,7 +1,7 @@
-"""lhotse Shar: cuts and their data in shards that a large corpus streams from, one after another.
+"""Write and read lhotse Shar: shards of cuts with their data, for corpora that must be read sequentially.
 
-A shard is read at random inside, but shards are visited in turn: disks see one or a few files at a time, and the position in
-an epoch is still just a number.
+Shards are visited one after another and read at random inside. So the disk serves a few files at a time, and the
+position in an epoch is still just a number.
 """
 
 from __future__ import annotations
@@ -19,26 +19,35 @@ from lhotse import CutSet, MonoCut
 from lhotse.serialization import deserialize_item
 from lhotse.shar.utils import fill_shar_placeholder
 
-from sdpn_k2.data.cuts import CutTable
+from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import make_folder
 
-# Shards whose utterances are mixed with one another.
+# Number of shards whose utterances are shuffled together.
 SHARDS_AT_ONCE = 4
 FIELDS = ("recording", "features")
 
 
 def write_shar(cuts: CutSet, folder: Path, shard_size: int, seed: int) -> int:
-    """Write the recordings (FLAC) and, where there are any, the stored features of ``cuts`` as shards; returns how many cuts.
+    """Write the recordings (FLAC) of ``cuts``, and their stored features if all have some, as shards.
 
-    The order is random, by the seed: neighbours in a corpus are of one speaker, and would fill a batch. The folder appears
-    when it is complete.
+    The order is random, because neighbours in a corpus share a speaker and would fill a batch. The folder appears when
+    it is complete.
+
+    Args:
+        cuts: the cuts.
+        folder: new folder for the shards.
+        shard_size: number of cuts per shard.
+        seed: random seed for shuffling.
+
+    Returns:
+        The number of cuts.
 
     Raises:
-        InputError: the folder is there already, there are no cuts, or something cannot be read or written.
+        InputError: the folder already exists, there are no cuts, or something cannot be read or written.
     """
     if folder.exists():
-        raise InputError(f"{folder}: is there already; remove it, or take another name")
+        raise InputError(f"{folder}: already exists; remove it, or use another name")
     cuts = cuts.to_eager()
     if not len(cuts):
         raise InputError(f"{folder}: no cuts to write")
@@ -59,18 +68,18 @@ def write_shar(cuts: CutSet, folder: Path, shard_size: int, seed: int) -> int:
 
 
 class SharTable:
-    """Random access to the cuts of a Shar folder, each with its data; the interface of :class:`CutTable`."""
+    """Random access to the cuts of a Shar folder with their data, through the interface of :class:`CutTable`."""
 
     def __init__(self, path: Path, fields: Sequence[str] = FIELDS):
-        """Read the manifests of all shards; cuts will have those of ``fields`` that are there.
+        """Read the manifests of all shards; cuts get those of ``fields`` that are stored.
 
         Raises:
-            InputError: no shards in ``path``, or one without its tar files.
+            InputError: no shards in ``path``, or a tar file is missing.
         """
         self.path = Path(path)
         manifests = sorted(self.path.glob("cuts.*.jsonl.gz"))
         if not manifests:
-            raise InputError(f"{self.path}: no shards (cuts.*.jsonl.gz) in it; sdpn-k2 shar makes them")
+            raise InputError(f"{self.path}: no shards (cuts.*.jsonl.gz); write them with sdpn-k2 shar")
         self._tables = [CutTable(manifest) for manifest in manifests]
         self._ends = np.cumsum([len(table) for table in self._tables])
         numbers = [manifest.name.split(".")[1] for manifest in manifests]
@@ -84,7 +93,7 @@ class SharTable:
         return int(self._ends[-1])
 
     def permutation(self, rng: np.random.Generator) -> np.ndarray:
-        """The cuts' indices in random order, a few shards at a time."""
+        """Return the cuts' indices in random order, a few shards at a time."""
         starts = np.concatenate([[0], self._ends[:-1]])
         shards = rng.permutation(len(self._tables))
         groups = [shards[first : first + SHARDS_AT_ONCE] for first in range(0, len(shards), SHARDS_AT_ONCE)]
@@ -96,7 +105,7 @@ class SharTable:
         )
 
     def spans(self) -> Iterator[Tuple[str, float, float]]:
-        """Id, start and duration (seconds) of each cut. Raises InputError."""
+        """Yield id, start and duration (seconds) of each cut. Raises InputError."""
         for table in self._tables:
             yield from table.spans()
 
@@ -110,10 +119,10 @@ class SharTable:
 
 
 def _member(tar: Path, position: int):
-    """The recording or features number ``position`` of a tar file, with its data in memory."""
+    """Read the recording or features number ``position`` of a tar file, with its data in memory."""
     stream, members = _open_tar(tar)
     if 2 * position + 1 >= len(members):
-        raise InputError(f"{tar}: cut short: it holds {len(members) // 2} utterances")
+        raise InputError(f"{tar}: cut short: it holds only {len(members) // 2} utterances")
     data, manifest = (_read(stream, *members[2 * position + part]) for part in (0, 1))
     item = deserialize_item(json.loads(manifest))
     fill_shar_placeholder(item, data, Path(members[2 * position][0]))
@@ -122,21 +131,21 @@ def _member(tar: Path, position: int):
 
 @functools.lru_cache(maxsize=2 * SHARDS_AT_ONCE)
 def _open_tar(path: Path) -> Tuple[BinaryIO, List[Tuple[str, int, int]]]:
-    """The open file, and (name, offset, size) of each member."""
-    members = []
+    """Open a tar file; return it with (name, offset, size) of each member."""
+    members: List[Tuple[str, int, int]] = []
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 members.append((member.name, member.offset_data, member.size))
     except (tarfile.TarError, EOFError):
-        pass  # what is missing is missed by whoever asks for it
+        pass  # _member reports what is missing
     except OSError as error:
         raise InputError(f"{path}: cannot read the shard: {error.strerror or error}") from error
     return open(path, "rb"), members
 
 
 def _read(stream: BinaryIO, name: str, offset: int, size: int) -> bytes:
-    # pread: the file is shared by processes that were forked with it open.
+    # pread keeps no position, since forked processes share the open file.
     data = os.pread(stream.fileno(), size, offset)
     if len(data) < size:
         raise InputError(f"{stream.name}: cut short in {name}")

@@ -1,16 +1,17 @@
-"""Features and x-vectors between lhotse's storage and Kaldi's archives."""
+"""Convert features and x-vectors between lhotse's storage and Kaldi's archives."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Set
+from typing import Callable, Dict, Iterable, NamedTuple, Set
 
 import numpy as np
 from lhotse import MonoCut, NumpyFilesWriter
 from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
-from sdpn_k2.data.cuts import write_manifest
+from sdpn_k2.data.manifest_files import manifest_writer
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output, make_folder
 from sdpn_k2.kaldi.datadir.data_dir import byte_order, read_map, spk2utt, write_map
@@ -20,21 +21,20 @@ FIELD = "xvector"
 
 
 class Attached(NamedTuple):
-    """Cuts with and without an x-vector."""
+    """Numbers of cuts with and without an x-vector."""
 
     found: int
     missing: int
 
 
 def export_features(cuts: Iterable[Cut], directory: Path) -> int:
-    """Write the stored features of cuts as ``feats.{ark,scp}``, float32, under the cuts' ids; returns how many.
+    """Write the stored features of cuts as ``feats.{ark,scp}``, float32, under the cuts' ids; return their number.
 
-    ``utt2num_frames`` and ``frame_shift`` go along, and ``utt2spk`` and ``spk2utt`` where every cut has one speaker. A
-    cut that is a part of what was stored gets its part of the frames.
+    Also write ``utt2num_frames`` and ``frame_shift``, and ``utt2spk`` and ``spk2utt`` if every cut has one speaker. A
+    cut of part of the stored features gets its part of the frames.
 
     Raises:
-        InputError: a cut without features, or whose features cannot be read; two cuts of one id; frame shifts that
-            differ; no cuts.
+        InputError: a cut without features or with unreadable ones, a duplicate id, different frame shifts, no cuts.
     """
     make_folder(directory)
     frames: Dict[str, int] = {}
@@ -45,7 +45,7 @@ def export_features(cuts: Iterable[Cut], directory: Path) -> int:
             if not cut.has_features:
                 raise InputError(f"cut '{cut.id}' has no stored features")
             if cut.id in frames:
-                raise InputError(f"cut '{cut.id}' is there twice")
+                raise InputError(f"duplicate cut '{cut.id}'")
             matrix = _load(cut, "features", cut.load_features)
             writer.write(cut.id, matrix)
             frames[cut.id] = len(matrix)
@@ -54,10 +54,10 @@ def export_features(cuts: Iterable[Cut], directory: Path) -> int:
             if len(names) == 1 and None not in names:
                 speakers[cut.id] = names.pop()
         if not frames:
-            raise InputError(f"{directory}: no cuts to write features of")
+            raise InputError(f"{directory}: there are no cuts to export")
         if len(shifts) > 1:
-            raise InputError(f"{directory}: the cuts' frame shifts differ: {', '.join(map(str, sorted(shifts)))} s")
-    write_map(directory / "feats.scp", read_map(directory / "feats.scp"))  # sorted, which the cuts need not be
+            raise InputError(f"{directory}: cuts have different frame shifts: {', '.join(map(str, sorted(shifts)))} s")
+    write_map(directory / "feats.scp", read_map(directory / "feats.scp"))  # sorted, unlike the cuts
     write_map(directory / "utt2num_frames", frames)
     with atomic_output(directory / "frame_shift", "w") as stream:
         stream.write(f"{shifts.pop()}\n")
@@ -70,41 +70,39 @@ def export_features(cuts: Iterable[Cut], directory: Path) -> int:
 def attach_xvectors(cuts: Iterable[Cut], rspecifier: str, storage: Path, output: Path) -> Attached:
     """Write the cuts with their x-vector as ``cut.xvector``, a lhotse array in NumPy files under ``storage``.
 
-    X-vectors are looked up by the cut's id or, where a cut has a single supervision, by that one's.
+    X-vectors are looked up by the cut's id or, if it has a single supervision, by the supervision's id.
 
     Raises:
-        InputError: unreadable x-vectors, or none for any cut; two cuts of one id.
+        InputError: x-vectors are unreadable or match none of the cuts, or a duplicate cut.
     """
-    counts = {True: 0, False: 0}
     stored: Set[str] = set()
-
-    def attached() -> Iterator[Cut]:
+    missing = 0
+    with manifest_writer(output) as write:
         with RandomReader(rspecifier, "vector") as vectors, NumpyFilesWriter(storage) as writer:
             for cut in cuts:
                 names = [cut.id] + [supervision.id for supervision in cut.supervisions if len(cut.supervisions) == 1]
                 name = next((name for name in names if name in vectors), None)
-                counts[name is not None] += 1
-                if name is not None:
-                    if cut.id in stored:
-                        raise InputError(f"cut '{cut.id}' is there twice")
-                    stored.add(cut.id)
-                    # Files are named by the cuts, whose ids may have slashes.
-                    key = cut.id.replace("%", "%25").replace("/", "%2F")
-                    array = writer.store_array(key, vectors[name])
-                    cut = fastcopy(cut, custom={**(cut.custom or {}), FIELD: array})
-                yield cut
-        if not counts[True]:
-            raise InputError(f"{rspecifier}: no x-vector for any of the {counts[False]} cuts: the ids differ")
-
-    write_manifest(attached(), output)
-    return Attached(counts[True], counts[False])
+                if name is None:
+                    missing += 1
+                    write(cut)
+                    continue
+                if cut.id in stored:
+                    raise InputError(f"duplicate cut '{cut.id}'")
+                stored.add(cut.id)
+                # Cut ids become file names, but may contain slashes.
+                key = cut.id.replace("%", "%25").replace("/", "%2F")
+                array = writer.store_array(key, vectors[name])
+                write(fastcopy(cut, custom={**(cut.custom or {}), FIELD: array}))
+        if not stored:
+            raise InputError(f"{rspecifier}: no x-vector matches any of the {missing} cuts: compare their ids")
+    return Attached(len(stored), missing)
 
 
 def export_xvectors(cuts: Iterable[MonoCut], wspecifier: str) -> Attached:
-    """Write every ``cut.xvector`` as a Kaldi vector under the cut's id, sorted by it.
+    """Write every ``cut.xvector`` as a Kaldi vector under the cut's id, sorted by id.
 
     Raises:
-        InputError: none of the cuts has one, or it cannot be read; two cuts of one id.
+        InputError: no cut has an x-vector, one cannot be read, or a duplicate cut.
     """
     vectors: Dict[str, np.ndarray] = {}
     missing = 0
@@ -113,10 +111,10 @@ def export_xvectors(cuts: Iterable[MonoCut], wspecifier: str) -> Attached:
             missing += 1
             continue
         if cut.id in vectors:
-            raise InputError(f"cut '{cut.id}' is there twice")
-        vectors[cut.id] = _load(cut, "x-vector", lambda: cut.load_custom(FIELD))
+            raise InputError(f"duplicate cut '{cut.id}'")
+        vectors[cut.id] = _load(cut, "x-vector", functools.partial(cut.load_custom, FIELD))
     if not vectors:
-        raise InputError(f"none of the {missing} cuts has an x-vector (cut.{FIELD})")
+        raise InputError(f"none of the {missing} cuts has an x-vector (cut.{FIELD}): attach them first")
     with TableWriter(wspecifier, "vector") as writer:
         for name in sorted(vectors, key=byte_order):
             writer.write(name, vectors[name])

@@ -1,1 +1,1 @@
-"""Experiments: grids of training runs, each in the folder that ``egs/voxceleb/run.sh`` leaves."""
+"""Experiments from training to report in one process, and grids of them."""

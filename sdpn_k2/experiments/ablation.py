@@ -1,7 +1,7 @@
-"""The paper's questions as one grid of trainings (arXiv 2308.02774; the dimension regularisations: 2505.13826).
+"""The questions of the paper as one grid of training runs (arXiv 2308.02774; dimension regularisations: 2505.13826).
 
-A variant is a change of the base configuration, the small or the published one. Variants that change nothing in it
-(K = 128 where the base has 128 prototypes) are the base's own run. Every training gets an experiment folder,
+A variant changes the base configuration, which is the small or the published one. A variant without effect, such as
+K = 128 where the base has 128 prototypes, is the run of the base. Each training run has an experiment folder,
 OUT/<run>/seed<N>.
 """
 
@@ -14,7 +14,7 @@ from typing import List, Optional, Sequence, Tuple
 from sdpn_k2.config import Config, load_config
 from sdpn_k2.errors import InputError
 
-# Question → variants: (name, what it is, overrides of the base configuration). The base stands in many of them.
+# Question → variants: (name, label, overrides of the base configuration). Many of them include the base.
 QUESTIONS: Tuple[Tuple[str, Tuple[Tuple[str, str, Tuple[str, ...]], ...]], ...] = (
     (
         "Method",
@@ -29,7 +29,7 @@ QUESTIONS: Tuple[Tuple[str, Tuple[Tuple[str, str, Tuple[str, ...]], ...]], ...] 
             ("sdpn", "all of it", ()),
             ("no-dr", "without L_DR", ("objective.dr_weight=0",)),
             ("no-me", "without L_ME", ("objective.me_weight=0",)),
-            ("fixed-prototypes", "prototypes that do not learn", ("train.prototype_lr_scale=0",)),
+            ("fixed-prototypes", "fixed prototypes", ("train.prototype_lr_scale=0",)),
         ),
     ),
     (
@@ -65,7 +65,7 @@ QUESTIONS: Tuple[Tuple[str, Tuple[Tuple[str, str, Tuple[str, ...]], ...]], ...] 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the answer ``label`` to ``question``, given by the run of that name."""
+    """One row of the table: the variant ``label`` of ``question``, answered by a run."""
 
     question: str
     label: str
@@ -75,27 +75,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a run with a seed."""
+    """One training: a run and a seed."""
 
     run: str
     config: Config
 
     def folder(self, out: Path) -> Path:
-        """Its experiment folder."""
+        """Return the experiment folder."""
         return out / self.run / f"seed{self.config.seed}"
 
 
 def grid(config_path: Optional[Path] = None, overrides: Sequence[str] = ()) -> List[Row]:
-    """The lines of the table for a base configuration; lines of equal configurations share a run.
+    """Return the rows of the table for a base configuration; rows of equal configurations share a run.
 
     Raises:
-        InputError: a configuration that cannot be used, or whose method is not sdpn.
+        InputError: an unusable configuration, or one whose method is not sdpn.
     """
     base = load_config(config_path, overrides)
     if base.method != "sdpn":
         raise InputError(
-            f"the base configuration has method={base.method}, but the grid asks about SDPN and trains "
-            "DINO besides: leave the method out"
+            f"method={base.method}: the grid varies SDPN and adds DINO by itself; omit the method from the base "
+            "configuration"
         )
     rows: List[Row] = []
     for question, variants in QUESTIONS:
@@ -109,21 +109,21 @@ def grid(config_path: Optional[Path] = None, overrides: Sequence[str] = ()) -> L
 def jobs(
     config_path: Optional[Path] = None, overrides: Sequence[str] = (), seeds: int = 2, only: Sequence[str] = ()
 ) -> List[Job]:
-    """All trainings, those with seed 0 first.
+    """Return all training runs, those with seed 0 first.
 
     Args:
         config_path: YAML file of the base configuration.
-        overrides: of it, ``section.key=value``.
-        seeds: how many, from 0 on.
+        overrides: changes to it, ``section.key=value``.
+        seeds: number of seeds, from 0 on.
         only: names of runs; all when empty.
 
     Raises:
-        InputError: an unknown run, or a configuration that cannot be used.
+        InputError: an unknown run, or an unusable configuration.
     """
     runs = {row.run for row in grid(config_path, overrides)}
     unknown = [name for name in only if name not in runs]
     if unknown:
-        raise InputError(f"there is no run {unknown[0]}; choose from {', '.join(sorted(runs))}")
+        raise InputError(f"{unknown[0]!r} is not a valid run (use one of {', '.join(sorted(runs))})")
     found: List[Job] = []
     for seed in range(seeds):
         for row in grid(config_path, [*overrides, f"seed={seed}"]):

@@ -1,4 +1,4 @@
-"""What an ablation came to: ABLATION.md and ablation.html with mean and spread over seeds, and the paper's Figure 2."""
+"""Results of an ablation: ABLATION.md and ablation.html with mean and spread over seeds, and Figure 2 of the paper."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from sdpn_k2.config import Config, config_differences
 from sdpn_k2.errors import InputError
@@ -15,10 +15,10 @@ from sdpn_k2.files import atomic_output
 from sdpn_k2.reporting import html_page, plots
 from sdpn_k2.reporting.embedding_maps import speaker_panels
 from sdpn_k2.reporting.experiment_folder import Experiment, read_experiment
-from sdpn_k2.reporting.results import backend_order, provenance
+from sdpn_k2.reporting.results import Provenance, Result, markdown_row, provenance, scoring_order
 from sdpn_k2.reporting.training_log import course
 
-FIGURE_RUNS = ("dino", "sdpn")  # the paper's Figure 2: DINO and SDPN side by side
+FIGURE_RUNS = ("dino", "sdpn")  # side by side in Figure 2 of the paper
 HEALTH = ("prototypes_in_use", "effective_rank", "mean_cosine")
 
 
@@ -31,14 +31,14 @@ class Spread(NamedTuple):
     high: float
 
     def text(self, digits: int) -> str:
-        """``12.34 ± 0.56``; of one seed the figure alone."""
+        """Format as ``12.34 ± 0.56``; without deviation for one seed."""
         if math.isnan(self.deviation):
             return f"{self.mean:.{digits}f}"
         return f"{self.mean:.{digits}f} ± {self.deviation:.{digits}f}"
 
 
 class Column(NamedTuple):
-    """A column of a table: its heading, and how many digits its figures have."""
+    """A column of a table: its heading and the number of digits of its figures."""
 
     heading: str
     digits: int
@@ -46,7 +46,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table; None where no seed has the figure."""
+    """One row of a table; a figure is None where no seed has it."""
 
     row: Row
     seeds: int
@@ -55,7 +55,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table over all variants; ``range_column`` is the one whose spread is also drawn."""
+    """A table over all variants; the page also draws the spread of ``range_column``."""
 
     title: str
     columns: List[Column]
@@ -65,25 +65,37 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """An embedding map: a file beside the tables, and the picture for the page."""
+    """An embedding map: the name of its file, and the picture for the page."""
 
     file: str
     caption: str
     svg: str
 
 
+@dataclass(frozen=True)
+class Page:
+    """The contents of ABLATION.md and ablation.html; ``base`` lists what the base changes in the published recipe."""
+
+    name: str
+    tables: List[Table]
+    figures: List[Figure]
+    missing: List[str]
+    written: Provenance
+    base: List[Tuple[str, object]]
+
+
 def write_ablation(rows: Sequence[Row], jobs: Sequence[Job], data: Path, out: Path, command: str = "") -> List[str]:
-    """Collects the runs and writes ABLATION.md, ablation.html and figure2_<set>.svg into ``out``.
+    """Collect the runs, and write ABLATION.md, ablation.html and figure2_<set>.svg into ``out``.
 
     Args:
-        rows: the lines (``ablation.grid``).
-        jobs: the trainings that were wanted.
+        rows: rows of the table (``ablation.grid``).
+        jobs: training runs to include.
         data: the recipe's data folder.
         out: the folder of the runs.
-        command: kept on the pages.
+        command: command line, for the record.
 
     Returns:
-        what is missing, a line each.
+        a line for each missing part.
 
     Raises:
         InputError: no run has results, or a file cannot be written.
@@ -102,20 +114,18 @@ def write_ablation(rows: Sequence[Row], jobs: Sequence[Job], data: Path, out: Pa
             experiments.setdefault(job.run, []).append(experiment)
         missing += experiment.missing
     if not experiments:
-        raise InputError(f"{out}: no run has results yet; the first that was looked for is {jobs[0].folder(out)}")
+        raise InputError(f"{out}: no run has results yet; the first one would be {jobs[0].folder(out)}")
     figures = _figures(experiments, data, missing)
     tables = [*_error_tables(rows, experiments, data, missing), _health_table(rows, experiments)]
     missing = list(dict.fromkeys(missing))
     for figure in figures:
         with atomic_output(out / figure.file, "w") as stream:
             stream.write(figure.svg.replace("currentColor", plots.INK))
-    facts = dict(
-        tables=tables, figures=figures, missing=missing, written=provenance(command), base=_base(rows[0].config)
-    )
+    page = Page(out.resolve().name, tables, figures, missing, provenance(command), _base(rows[0].config))
     with atomic_output(out / "ABLATION.md", "w") as stream:
-        stream.write(_markdown(**facts))
+        stream.write(_markdown(page))
     with atomic_output(out / "ablation.html", "w") as stream:
-        stream.write(html_page.render("ablation.html", name=out.resolve().name, **facts))
+        stream.write(html_page.render("ablation.html", **vars(page)))
     return missing
 
 
@@ -128,37 +138,33 @@ def _spread(values: Sequence[float]) -> Optional[Spread]:
 def _error_tables(
     rows: Sequence[Row], experiments: Dict[str, List[Experiment]], data: Path, missing: List[str]
 ) -> List[Table]:
-    """For each trial list a table of error rates, and the silhouette of the set's five speakers."""
-    results = {run: [each.results["results"] for each in of_run] for run, of_run in experiments.items()}
-    found = [row for of_run in results.values() for seed in of_run for row in seed]
-    keys = {(row["set"], row["trials"], row["backend"]) for row in found}
+    """Return a table for each trial list: error rates, and the silhouette of five speakers of the set."""
+    results = {run: [row for each in of_run for row in _results(each)] for run, of_run in experiments.items()}
+    keys = {(row.set, row.trials, row.scoring) for of_run in results.values() for row in of_run}
     tables = []
     for set_name, trials_name in sorted({key[:2] for key in keys}):
-        backends = sorted({key[2] for key in keys if key[:2] == (set_name, trials_name)}, key=backend_order)
+        scorings = sorted({key[2] for key in keys if key[:2] == (set_name, trials_name)}, key=scoring_order)
         columns = [
             column
-            for backend in backends
-            for column in (Column(f"{backend} EER %", 2), Column(f"{backend} minDCF 0.05", 4))
+            for scoring in scorings
+            for column in (Column(f"{scoring} EER %", 2), Column(f"{scoring} minDCF 0.05", 4))
         ]
         silhouettes = {run: _silhouettes(of_run, set_name, data, missing) for run, of_run in experiments.items()}
         lines = []
         for row in rows:
             figures: List[Optional[Spread]] = []
-            for backend in backends:
-                found = [
-                    result
-                    for seed in results.get(row.run, [])
-                    for result in seed
-                    if (result["set"], result["trials"], result["backend"]) == (set_name, trials_name, backend)
-                ]
-                figures += [
-                    _spread([100 * each["eer"] for each in found]),
-                    _spread([each["min_dcf_05"] for each in found]),
-                ]
+            for scoring in scorings:
+                key = set_name, trials_name, scoring
+                found = [each for each in results.get(row.run, []) if (each.set, each.trials, each.scoring) == key]
+                figures += [_spread([100 * each.eer for each in found]), _spread([each.min_dcf_05 for each in found])]
             figures.append(_spread(silhouettes.get(row.run, [])))
             lines.append(Line(row, len(experiments.get(row.run, [])), figures))
         tables.append(Table(f"{set_name} / {trials_name}", [*columns, Column("silhouette", 3)], lines, 0))
     return tables
+
+
+def _results(experiment: Experiment) -> Iterable[Result]:
+    return experiment.results.rows if experiment.results else ()
 
 
 def _silhouettes(experiments: Sequence[Experiment], set_name: str, data: Path, missing: List[str]) -> List[float]:
@@ -175,7 +181,7 @@ def _silhouettes(experiments: Sequence[Experiment], set_name: str, data: Path, m
 
 
 def _health_table(rows: Sequence[Row], experiments: Dict[str, List[Experiment]]) -> Table:
-    """How the trainings ended: means over the last tenth of what was logged."""
+    """Return the end of the training runs: means over the last tenth of the logged values."""
 
     def ends(run: str, metric: str) -> List[float]:
         logged = [each.metrics[1] for each in experiments.get(run, []) if each.metrics]
@@ -191,13 +197,13 @@ def _health_table(rows: Sequence[Row], experiments: Dict[str, List[Experiment]])
 
 
 def _figures(experiments: Dict[str, List[Experiment]], data: Path, missing: List[str]) -> List[Figure]:
-    """A map for each set: five speakers, DINO and SDPN side by side, from their first seeds."""
+    """Draw a map for each set: five speakers, DINO and SDPN side by side, from their first seeds."""
     systems = [experiments[run][0] for run in FIGURE_RUNS if run in experiments]
     if len(systems) < len(FIGURE_RUNS):
-        missing.append(f"no results of both {' and '.join(FIGURE_RUNS)}, so no embedding map")
+        missing.append(f"embedding maps: they need results of {' and '.join(FIGURE_RUNS)}")
         return []
     figures = []
-    for name in sorted({row["set"] for system in systems for row in system.results["results"]}):
+    for name in sorted({row.set for system in systems for row in _results(system)}):
         folders = {system.name: system.path / f"xvectors_{name}" for system in systems}
         try:
             panels = speaker_panels(folders, data / name / "utt2spk")
@@ -207,57 +213,41 @@ def _figures(experiments: Dict[str, List[Experiment]], data: Path, missing: List
             continue
         speakers = panels[0].speakers
         caption = (
-            f"{name}: t-SNE of {len(set(speakers))} speakers, {len(speakers)} utterances, and the silhouette of the "
-            "embeddings themselves, by cosine."
+            f"{name}: t-SNE of {len(set(speakers))} speakers, {len(speakers)} utterances; the silhouette is computed "
+            "on the embeddings themselves, by cosine."
         )
         figures.append(Figure(f"figure2_{name}.svg", caption, plots.to_svg(drawn)))
     return figures
 
 
 def _base(config: Config) -> List[Tuple[str, object]]:
-    """What the base configuration changes in the published recipe."""
+    """List what the base configuration changes in the published recipe."""
     return [(key, value) for key, _, value in config_differences(Config(), config)]
 
 
-def _markdown(
-    tables: Sequence[Table],
-    figures: Sequence[Figure],
-    missing: Sequence[str],
-    written: Dict[str, object],
-    base: Sequence[Tuple[str, object]],
-) -> str:
+def _markdown(page: Page) -> str:
     lines = [
         "# Ablation",
         "",
-        "Mean ± sample standard deviation over the seeds. Lines of one configuration are one run.",
+        "Mean ± sample standard deviation over the seeds. Rows with the same configuration share one run.",
     ]
-    for table in tables:
+    for table in page.tables:
         headings = ["", "", "seeds", *(column.heading for column in table.columns)]
         alignment = ["---", "---"] + ["---:"] * (len(headings) - 2)
-        lines += ["", f"## {table.title}", "", _cells(headings), _cells(alignment)]
-        question = ""
+        lines += ["", f"## {table.title}", "", markdown_row(headings), markdown_row(alignment)]
+        previous = ""
         for line in table.lines:
-            asked = line.row.question if line.row.question != question else ""
-            question = line.row.question
-            told = [
+            question = line.row.question if line.row.question != previous else ""
+            previous = line.row.question
+            figures = [
                 figure.text(column.digits) if figure else "–" for figure, column in zip(line.figures, table.columns)
             ]
-            lines.append(_cells([asked, line.row.label, str(line.seeds), *told]))
-    for figure in figures:
+            lines.append(markdown_row([question, line.row.label, str(line.seeds), *figures]))
+    for figure in page.figures:
         lines += ["", f"![{figure.caption}]({figure.file})", "", figure.caption]
     lines += ["", "## How this was measured", ""]
-    if base:
-        lines.append("- base: the published recipe but " + ", ".join(f"{key} {value}" for key, value in base))
-    lines += [
-        f"- command: `{written['command']}`",
-        f"- date: {written['date']}",
-        "- versions: " + ", ".join(f"{package} {number}" for package, number in written["versions"].items()),
-    ]
-    if written["git_revision"]:
-        lines.append(f"- git revision: {written['git_revision']}")
-    lines += [f"- missing: {line}" for line in missing]
+    if page.base:
+        lines.append("- base: the published recipe with " + ", ".join(f"{key} {value}" for key, value in page.base))
+    lines += page.written.lines()
+    lines += [f"- missing: {line}" for line in page.missing]
     return "\n".join(lines) + "\n"
-
-
-def _cells(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(fields) + " |"

@@ -1,41 +1,46 @@
-"""Windowed x-vectors with their times, as Kaldi's diarization scripts and VBx read them."""
+"""X-vectors of overlapping windows for diarization, in the layout of Kaldi's scripts or of VBx."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, Skipped, check_skipped
 from sdpn_k2.files import make_folder
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.backend.pca import pca_transform
 from sdpn_k2.kaldi.backend.plda import read_plda
 from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, spk2utt, write_map
-from sdpn_k2.kaldi.datadir.subsegments import Windowing, check_no_overlap, uniform_windows
-from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, read_utterances
+from sdpn_k2.kaldi.datadir.subsegments import Windowing, check_no_overlap, times_in_name, uniform_windows
+from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, read_utterances, sample_range
 from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, write_object
 from sdpn_k2.progress import Progress
 
 log = logging.getLogger(__name__)
 
-MAX_FAILED_SHARE = 0.05
-# What separates a window's recording from its times. VBx finds the recording before the last "_"; in Kaldi's sorting
-# "-" alone keeps rec1's windows before rec10's.
+# What separates the recording from the times in a window's name. VBx takes what precedes the last "_" for the
+# recording. Kaldi needs "-", which sorts the windows of rec1 before those of rec10.
 SEPARATORS = {"kaldi": "-", "vbx": "_"}
 BACKEND = ("mean.vec", "transform.mat", "plda")
 
 
 class WindowSet(NamedTuple):
-    """What :func:`extract_windows` made."""
+    """Counts of what :func:`extract_windows` wrote."""
 
     recordings: int
     segments: int
     windows: int
-    failed: int  # segments
+    skipped: int  # segments
+
+
+class _Window(NamedTuple):
+    name: str
+    segment: Segment  # where it lies in the recording
+    vector: np.ndarray
 
 
 def extract_windows(
@@ -43,85 +48,105 @@ def extract_windows(
     data_dir: Path,
     output: Path,
     windowing: Windowing,
+    *,
     layout: str = "kaldi",
     backend: Optional[Path] = None,
 ) -> WindowSet:
-    """Write the x-vectors of all windows into ``output``, with what diarization needs beside them.
+    """Write the x-vectors of all windows of a data directory, and what diarization needs beside them.
 
-    ``xvector.ark`` and ``.scp``; ``segments``, the windows' times; ``utt2spk`` and ``spk2utt``, in which the speakers
-    are the recordings; ``mean.vec``, ``transform.mat`` and ``plda``.
+    The folder ``output`` receives ``xvector.ark`` and ``xvector.scp``; ``segments`` with the windows' times;
+    ``utt2spk`` and ``spk2utt``, whose speakers are the recordings; ``mean.vec``, ``transform.mat`` and ``plda``.
 
     Args:
-        data_dir: Kaldi data directory; its ``segments`` say where there is speech, else all is.
-        layout: ``kaldi`` or ``vbx``, how windows are named.
-        backend: folder with the three files of a trained back end. Without it mean and whitening are those of these
-            windows, as in Kaldi's script, and there is no ``plda``.
+        extractor: the model.
+        data_dir: Kaldi data directory. Its ``segments`` say where there is speech; without that file, all is speech.
+        output: folder to write, made if missing.
+        windowing: length and shift of the windows.
+        layout: ``kaldi`` or ``vbx``, the way windows are named.
+        backend: folder of a trained back end to copy. Without it, mean and whitening are estimated on these windows,
+            as in Kaldi's script, and ``plda`` is not written.
 
     Raises:
-        InputError: no segments, reversed or overlapping ones, a back end of other dimensions, a ``plda`` in ``output`` without
-            ``backend``, more than 5 % of the segments failed, recordings whose names upset Kaldi's sorting.
+        InputError: segments that are missing, reversed or overlap; more than 5 % of them skipped; a back end of other
+            dimensions; an old ``plda`` in ``output`` when ``backend`` is not given; recordings whose windows do not
+            sort as Kaldi requires.
     """
-    windowing.check()
     table = data_dir / ("segments" if (data_dir / "segments").is_file() else "wav.scp")
     parts = {part.utterance: part for part in read_parts(data_dir)}
     if not parts:
-        raise InputError(f"{table}: nothing to extract: it is empty")
+        raise InputError(f"{table}: empty; nothing to extract")
     check_no_overlap(list(parts.values()), str(table))
     if backend is not None:
         _check_backend(backend, extractor.dim)
     elif (output / "plda").exists():
         raise InputError(
-            f"{output / 'plda'}: is there already, and would not go with the mean and whitening of these "
-            "windows: move it away, or give --backend"
+            f"{output / 'plda'}: already exists, and would not fit the mean and whitening of these windows; "
+            "move it away, or use --backend"
         )
     make_folder(output)
 
-    windows: Dict[str, Segment] = {}
-    vectors: Dict[str, np.ndarray] = {}
-    failed: List[str] = []
+    windows: List[_Window] = []
+    skipped: List[Skipped] = []
     progress = Progress(len(parts), f"extracting windows of {data_dir.name}, segments")
-    for utterance, samples in read_utterances(data_dir, extractor.sample_rate):
-        try:
-            if isinstance(samples, InputError):
-                raise samples
-            pieces = _cut(parts[utterance], samples, extractor.sample_rate, windowing, SEPARATORS[layout])
-            embedded = extractor.embed_fbank([extractor.compute_features(piece) for _, _, piece in pieces])
-        except InputError as error:
-            failed.append(f"{utterance}: {error}")
+    for item in _embed_segments(extractor, data_dir, parts, windowing, SEPARATORS[layout]):
+        if isinstance(item, Skipped):
+            skipped.append(item)
         else:
-            windows.update((name, segment) for name, segment, _ in pieces)
-            vectors.update(zip((name for name, _, _ in pieces), embedded))
+            windows += item
         progress.update()
     progress.close()
-    for message in failed:
-        log.warning("skipped segment %s", message)
-    if not windows or len(failed) > MAX_FAILED_SHARE * len(parts):
-        raise InputError(f"{table}: {len(failed)} of {len(parts)} segments failed; the first: {failed[0]}")
+    for key, reason in skipped:
+        log.warning("skipped segment %s: %s", key, reason)
+    check_skipped(skipped, len(parts), where=table, what="segments")
 
-    names = sorted(windows, key=byte_order)
-    recording_of = {name: windows[name].recording for name in names}
+    windows.sort(key=lambda window: byte_order(window.name))
+    recording_of = {window.name: window.segment.recording for window in windows}
     if layout == "kaldi":
         _check_order(recording_of)
     with TableWriter(f"ark,scp:{output}/xvector.ark,{output}/xvector.scp", "vector") as writer:
-        for name in names:
-            writer.write(name, vectors[name])
-    write_map(output / "segments", {name: _times(windows[name]) for name in names})
+        for window in windows:
+            writer.write(window.name, window.vector)
+    write_map(output / "segments", {window.name: _times(window.segment) for window in windows})
     write_map(output / "utt2spk", recording_of)
     write_map(output / "spk2utt", spk2utt(recording_of))
-    _write_backend(output, backend, np.stack([vectors[name] for name in names]))
-    return WindowSet(len(set(recording_of.values())), len(parts) - len(failed), len(names), len(failed))
+    if backend is None:
+        _estimate_backend(output, np.stack([window.vector for window in windows]))
+    elif backend.resolve() != output.resolve():
+        for name in BACKEND:
+            shutil.copyfile(backend / name, output / name)
+    return WindowSet(len(set(recording_of.values())), len(parts) - len(skipped), len(windows), len(skipped))
+
+
+def _embed_segments(
+    extractor: Extractor, data_dir: Path, parts: Dict[str, Part], windowing: Windowing, separator: str
+) -> Iterator[Union[List[_Window], Skipped]]:
+    """Yield the windows of each segment."""
+    for item in read_utterances(data_dir, extractor.sample_rate):
+        if isinstance(item, Skipped):
+            yield item
+            continue
+        utterance, samples = item
+        try:
+            pieces = _cut(parts[utterance], samples, extractor.sample_rate, windowing, separator)
+            vectors = extractor.embed_waveforms([piece for _, _, piece in pieces])
+        except InputError as error:
+            yield Skipped(utterance, str(error))
+        else:
+            yield [_Window(name, segment, vector) for (name, segment, _), vector in zip(pieces, vectors)]
 
 
 def _cut(
     part: Part, samples: np.ndarray, rate: int, windowing: Windowing, separator: str
 ) -> List[Tuple[str, Segment, np.ndarray]]:
-    """Name, times in the recording and samples of each window of a segment."""
+    """Return the name, the times in the recording and the samples of each window of a segment."""
     pieces = []
-    for start, end in uniform_windows(len(samples) / rate, windowing):
+    duration = len(samples) / rate
+    for start, end in uniform_windows(duration, windowing):
         segment = Segment(part.recording, part.start + start, part.start + end)
-        times = "-".join(f"{round(100 * time):08d}" for time in segment[1:])
-        piece = samples[round(start * rate) : round(end * rate)]
-        pieces.append((f"{part.recording}{separator}{times}", segment, piece))
+        name = f"{part.recording}{separator}{times_in_name(segment.start, segment.end)}"
+        window = Part(name, part.utterance, start, end if end < duration else -1)
+        first, last = sample_range(window, rate, len(samples))
+        pieces.append((name, segment, samples[first:last]))
     return pieces
 
 
@@ -130,37 +155,34 @@ def _times(segment: Segment) -> Tuple[str, str, str]:
 
 
 def _check_order(recording_of: Dict[str, str]) -> None:
-    """Kaldi wants the windows in order to be in order of recording, too."""
+    """Check that the recordings of sorted windows are sorted too, as Kaldi requires."""
     previous = ""
     for recording in recording_of.values():
         if byte_order(recording) < byte_order(previous):
             raise InputError(
-                f"recordings '{recording}' and '{previous}': their windows do not sort as they do, and "
-                "Kaldi insists on that; rename one, or take --layout vbx"
+                f"recordings '{recording}' and '{previous}': Kaldi requires that their windows sort as they do; "
+                "rename one, or use --layout vbx"
             )
         previous = recording
 
 
 def _check_backend(folder: Path, dim: int) -> None:
+    """Check that a back end is complete and fits embeddings of ``dim`` dimensions."""
     for name in BACKEND:
         if not (folder / name).is_file():
-            raise InputError(f"{folder / name}: no such file; a back end has {', '.join(BACKEND)}")
+            raise InputError(f"{folder / name}: no such file; a back end consists of {', '.join(BACKEND)}")
     mean = len(read_object(str(folder / "mean.vec"), "vector"))
     rows, columns = read_object(str(folder / "transform.mat"), "matrix").shape
     for name, size, fits in (("mean.vec", mean, mean == dim), ("transform.mat", columns, columns in (dim, dim + 1))):
         if not fits:
-            raise InputError(f"{folder / name}: for vectors of {size} dimensions, but these have {dim}")
+            raise InputError(f"{folder / name}: expects {size} dimensions, but the model's embeddings have {dim}")
     plda = read_plda(str(folder / "plda")).dim
     if plda != rows:
-        raise InputError(f"{folder / 'plda'}: for vectors of {plda} dimensions, but transform.mat makes them {rows}")
+        raise InputError(f"{folder / 'plda'}: expects {plda} dimensions, but transform.mat projects to {rows}")
 
 
-def _write_backend(output: Path, backend: Optional[Path], vectors: np.ndarray) -> None:
-    if backend is not None:
-        for name in BACKEND:
-            if (backend / name).resolve() != (output / name).resolve():
-                shutil.copyfile(backend / name, output / name)
-        return
+def _estimate_backend(output: Path, vectors: np.ndarray) -> None:
+    """Write mean and whitening of the windows."""
     vectors = vectors.astype(np.float64)
     mean = vectors.mean(axis=0)
     covariance = (vectors - mean).T @ (vectors - mean) / len(vectors)

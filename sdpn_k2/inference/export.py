@@ -1,67 +1,71 @@
-"""The encoder in a file that needs neither this package nor, for ONNX, torch: verified on real audio before it appears.
+"""Export of the encoder to a file that runs without this package and, for ONNX, without torch.
 
-Suffixes say the format: ``.onnx`` (ONNX), ``.pt2`` (torch.export), ``.ts`` (TorchScript). Batch and length are dynamic;
-all utterances of a batch have one length. What goes in is the waveform (float32 in ±1), or Kaldi's fbank as in
-``feats.scp``; instance normalisation belongs to the model. What comes out is the embedding.
+The suffix names the format: ``.onnx`` (ONNX), ``.pt2`` (torch.export) or ``.ts`` (TorchScript). The input is the
+waveform (float32 in ±1), or Kaldi's fbank as in ``feats.scp``; the output is the embedding. Instance normalisation is
+part of the exported model. Batch size and length are dynamic; all utterances of a batch have the same length. The file
+is written only if its embeddings of real utterances agree with PyTorch's.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from types import ModuleType
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sdpn_k2.config import config_to_dict
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
 from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
-from sdpn_k2.scoring.metrics import ErrorRates, eer
-from sdpn_k2.scoring.trials import Trials, read_trials
+from sdpn_k2.scoring.evaluation import error_rates
+from sdpn_k2.scoring.metrics import eer
+from sdpn_k2.scoring.trial_arrays import Trials, read_trials
 from sdpn_k2.signal.convolution import ConvolvedFrontEnd
 from sdpn_k2.signal.fbank import instance_norm
 
-TOLERANCE = 1e-4  # relative difference from PyTorch, ‖a − b‖ / ‖b‖, that an export may have
+TOLERANCE = 1e-4  # largest relative difference from PyTorch, ‖a − b‖ / ‖b‖
 VERIFIED_UTTERANCES = 8
-VERIFIED_SECONDS = 20.0  # longer ones are cut
+VERIFIED_SECONDS = 20.0  # longer utterances are cut
 FORMATS = (".onnx", ".pt2", ".ts")
 
 Run = Callable[[np.ndarray], np.ndarray]
 
 
 class Quantisation(NamedTuple):
-    """What int8 costs on labelled trials."""
+    """The cost of int8 on labelled trials."""
 
     float_bytes: int
     int8_bytes: int
     float_eer: float  # per cent
     int8_eer: float
-    mean_cosine: float  # of an utterance's two embeddings
+    mean_cosine: float  # between an utterance's two embeddings
     trials: int
 
 
 class Export(NamedTuple):
-    """What was written and verified."""
+    """Summary of an export and its verification."""
 
     signature: str
     utterances: int
-    difference: float  # the largest relative one
+    difference: float  # largest relative difference from PyTorch
     quantisation: Optional[Quantisation]
 
 
 class StandaloneEncoder(nn.Module):
-    """From waveforms ``(batch, samples)``, or fbank ``(batch, frames, bins)``, to embeddings ``(batch, dim)``."""
+    """The module to export: front end, instance normalisation and encoder."""
 
     def __init__(self, extractor: Extractor, source: str):
         super().__init__()
@@ -71,39 +75,39 @@ class StandaloneEncoder(nn.Module):
         self.min_length = next(n for n in itertools.count(1) if num_frames(n) >= EcapaTdnn.MIN_FRAMES)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map waveforms ``(batch, samples)`` or fbank ``(batch, frames, bins)`` to embeddings ``(batch, dim)``."""
         return self.encoder(instance_norm(self.front_end(x)))
 
 
 def export(checkpoint: Path, data_dir: Path, output: Path, source: str = "waveform", int8: bool = False) -> Export:
-    """Write the teacher's encoder to ``output`` and verify it on utterances of ``data_dir``.
+    """Write the teacher's encoder to ``output`` after verifying it on utterances of ``data_dir``.
 
     Args:
-        checkpoint: a checkpoint of ours.
-        data_dir: Kaldi data directory with wav.scp; for int8 with ``trials`` too.
-        output: file whose suffix says the format.
-        source: what goes in, ``waveform`` or ``fbank``.
-        int8: weights as 8-bit integers, activations quantised as they come (ONNX only).
+        checkpoint: a checkpoint of this package.
+        data_dir: Kaldi data directory with ``wav.scp``; int8 also needs its ``trials``.
+        output: file whose suffix names the format.
+        source: input of the exported model, ``waveform`` or ``fbank``.
+        int8: quantise weights to 8 bits, and activations dynamically (ONNX only).
 
     Raises:
-        InputError: unknown format, a front end or torch that cannot do it, unusable data, or a result that differs from
-            PyTorch by more than 1e-4.
+        InputError: an unknown format; a front end or torch that does not support it; no usable utterances; a result
+            that differs from PyTorch by more than 1e-4.
     """
     if output.suffix not in FORMATS:
-        raise InputError(f"{output}: the suffix says the format: {', '.join(FORMATS)}")
+        raise InputError(f"{output}: the suffix should be one of {', '.join(FORMATS)}")
     if int8 and output.suffix != ".onnx":
-        raise InputError(f"{output}: int8 is for .onnx")
+        raise InputError(f"{output}: int8 needs .onnx")
     trials = read_trials(data_dir / "trials") if int8 else None
     extractor = Extractor.load(checkpoint)
     features = extractor.features
     if source == "fbank" and features.kind != "fbank":
         raise InputError(
-            f"{checkpoint}: its front end is {features.kind}, so Kaldi's fbank cannot go in: "
-            "export it with --input waveform"
+            f"{checkpoint}: its front end is {features.kind}, which cannot use Kaldi's fbank; use --input waveform"
         )
     encoder = StandaloneEncoder(extractor, source).eval()
     waveforms = list(itertools.islice(_usable(data_dir, extractor), VERIFIED_UTTERANCES))
     if not waveforms:
-        raise InputError(f"{data_dir}: no usable utterance to verify the export on")
+        raise InputError(f"{data_dir}: no usable utterances to verify the export with")
     inputs = [_input_of(extractor, source, samples) for _, samples in waveforms]
     shape = f"samples) at {features.sample_rate} Hz" if source == "waveform" else f"frames, {features.num_mel_bins})"
     signature = f"{source} (batch, {shape} → embedding (batch, {extractor.dim})"
@@ -115,13 +119,16 @@ def export(checkpoint: Path, data_dir: Path, output: Path, source: str = "wavefo
         difference = _largest_difference(run, extractor, waveforms, inputs)
         if not difference <= TOLERANCE:
             raise InputError(
-                f"{output}: not written: it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:g}"
+                f"{output}: not written, since it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:g}"
             )
         quantisation = None
-        if int8:
+        if trials is not None:
             smaller = Path(scratch) / "int8.onnx"
             _quantise(made, smaller)
-            quantisation = _cost(made, smaller, data_dir, trials, extractor, source)
+            utterances = (
+                (name, _input_of(extractor, source, samples)) for name, samples in _usable(data_dir, extractor)
+            )
+            quantisation = _cost(made, smaller, utterances, trials)
             made = smaller
         if output.suffix == ".onnx":
             _describe_onnx(made, checkpoint, source)
@@ -130,10 +137,10 @@ def export(checkpoint: Path, data_dir: Path, output: Path, source: str = "wavefo
 
 
 def load_exported(path: Path) -> Run:
-    """A function from a batch, float32, to its embeddings ``(batch, dim)``, computed by what ``path`` is made for.
+    """Load an exported encoder as a function from a batch, float32, to its embeddings ``(batch, dim)``.
 
     Raises:
-        InputError: onnxruntime is not installed, or this torch cannot read the format.
+        InputError: onnxruntime is not installed.
     """
     if path.suffix == ".onnx":
         session = _needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -147,13 +154,14 @@ def load_exported(path: Path) -> Run:
 
 
 def _write_onnx(encoder: StandaloneEncoder, example: Tensor, source: str, path: Path) -> None:
+    _needs_torch_export()
     _needed("onnx")
     _needed("onnxscript")
-    _needs_torch_export()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(
+    torch.onnx.export(
         encoder,
         (example,),
+        str(path),
         dynamo=True,
         verbose=False,
         external_data=False,
@@ -161,7 +169,6 @@ def _write_onnx(encoder: StandaloneEncoder, example: Tensor, source: str, path: 
         output_names=["embedding"],
         dynamic_shapes=_dynamic_shapes(encoder, example),
     )
-    program.save(str(path))
 
 
 def _write_torch_export(encoder: StandaloneEncoder, example: Tensor, source: str, path: Path) -> None:
@@ -193,13 +200,12 @@ def _dynamic_shapes(encoder: StandaloneEncoder, example: Tensor) -> Tuple[Dict[i
 
 
 def _needs_torch_export() -> None:
-    if torch.__version__ < (2, 5):
-        raise InputError(f"torch {torch.__version__} exports TorchScript (.ts) alone; .onnx and .pt2 want torch 2.5")
+    if torch.__version__ < "2.5":
+        raise InputError(f"torch {torch.__version__} exports only TorchScript (.ts); .onnx and .pt2 need torch 2.5")
 
 
-def _needed(name: str):
-    import importlib
-
+def _needed(name: str) -> ModuleType:
+    """Import a module of the extra ``export``."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -207,7 +213,7 @@ def _needed(name: str):
 
 
 def _describe_onnx(path: Path, checkpoint: Path, source: str) -> None:
-    """Write into the model what one must know to use it."""
+    """Record the input and the configuration in the model's metadata."""
     onnx = _needed("onnx")
     model = onnx.load(str(path))
     config = config_to_dict(load_checkpoint(checkpoint).config)
@@ -226,9 +232,13 @@ def _describe_onnx(path: Path, checkpoint: Path, source: str) -> None:
 
 
 def _usable(data_dir: Path, extractor: Extractor) -> Iterator[Tuple[str, np.ndarray]]:
+    """Yield the utterances long enough to embed, and their samples."""
     longest = round(VERIFIED_SECONDS * extractor.features.sample_rate)
-    for name, samples in read_utterances(data_dir, extractor.features.sample_rate):
-        if not isinstance(samples, InputError) and extractor.front_end.num_frames(len(samples)) >= EcapaTdnn.MIN_FRAMES:
+    for item in read_utterances(data_dir, extractor.features.sample_rate):
+        if isinstance(item, Skipped):
+            continue
+        name, samples = item
+        if extractor.front_end.num_frames(len(samples)) >= EcapaTdnn.MIN_FRAMES:
             yield name, samples[:longest]
 
 
@@ -239,7 +249,7 @@ def _input_of(extractor: Extractor, source: str, samples: np.ndarray) -> np.ndar
 def _largest_difference(
     run: Run, extractor: Extractor, waveforms: List[Tuple[str, np.ndarray]], inputs: List[np.ndarray]
 ) -> float:
-    """Each utterance alone, at its length; then all of them as a batch, cut to the shortest."""
+    """Compare each utterance with PyTorch at its own length, and a batch cut to the shortest with single utterances."""
     expected = [extractor.embed(samples) for _, samples in waveforms]
     differences = [_difference(run(one[None])[0], reference) for one, reference in zip(inputs, expected)]
     shortest = min(map(len, inputs))
@@ -257,7 +267,7 @@ def _difference(ours: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _quantise(path: Path, output: Path) -> None:
-    """Dynamic quantisation by onnxruntime, but for the front end: a power spectrum needs its 24 bits."""
+    """Quantise with onnxruntime, dynamically; the front end is left out, since a power spectrum needs 24 bits."""
     quantization = _needed("onnxruntime.quantization")
     preprocess = _needed("onnxruntime.quantization.shape_inference").quant_pre_process
     onnx = _needed("onnx")
@@ -275,24 +285,29 @@ def _quantise(path: Path, output: Path) -> None:
         logging.getLogger().setLevel(level)
 
 
-def _cost(floats: Path, int8: Path, data_dir: Path, trials: Trials, extractor: Extractor, source: str) -> Quantisation:
+def _cost(floats: Path, int8: Path, utterances: Iterable[Tuple[str, np.ndarray]], trials: Trials) -> Quantisation:
+    """Score the trials with both models; ``utterances`` yields names and inputs."""
     runs = [load_exported(floats), load_exported(int8)]
     names: List[str] = []
     vectors: List[List[np.ndarray]] = [[], []]
-    for name, samples in _usable(data_dir, extractor):
-        batch = _input_of(extractor, source, samples)[None]
+    for name, samples in utterances:
         names.append(name)
         for embeddings, run in zip(vectors, runs):
-            embeddings.append(run(batch)[0])
-    sets = [Embeddings(names, np.stack(embeddings), str(data_dir)) for embeddings in vectors]
-    rates = [100 * eer(ErrorRates.from_scores(score_trials(one, one, trials), trials.labels())).value for one in sets]
+            embeddings.append(run(samples[None])[0])
+    sets = [Embeddings(names, np.stack(embeddings), "the exported model") for embeddings in vectors]
+    rates = [100 * eer(error_rates(score_trials(one, one, trials), trials, trials.source)).value for one in sets]
     unit = [one.vectors / np.linalg.norm(one.vectors, axis=1, keepdims=True) for one in sets]
     return Quantisation(
-        floats.stat().st_size, int8.stat().st_size, *rates, float((unit[0] * unit[1]).sum(axis=1).mean()), len(trials)
+        float_bytes=floats.stat().st_size,
+        int8_bytes=int8.stat().st_size,
+        float_eer=rates[0],
+        int8_eer=rates[1],
+        mean_cosine=float((unit[0] * unit[1]).sum(axis=1).mean()),
+        trials=len(trials),
     )
 
 
 def _folder(path: Path) -> Path:
     if not path.parent.is_dir():
-        raise InputError(f"{path}: no such folder: {path.parent}")
+        raise InputError(f"{path}: the folder {path.parent} does not exist")
     return path.parent

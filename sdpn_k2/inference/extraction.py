@@ -1,7 +1,7 @@
-"""Embeddings from a checkpoint: the teacher's encoder on whole utterances.
+"""Embeddings of whole utterances, by the teacher's encoder of a checkpoint.
 
-Utterances are batched with others of exactly their length, never padded: the encoder reflects at both ends, and a
-padded batch would change the embedding by 2 %.
+Utterances of exactly equal length share a batch, and none is padded: the encoder reflects at both ends, and padding
+would change the embedding by 2 %.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.device import usable_device
-from sdpn_k2.errors import InputError
-from sdpn_k2.inference.utterance_features import Features, compute_features, read_features
+from sdpn_k2.errors import InputError, Skipped, check_skipped
+from sdpn_k2.inference.utterance_features import Features, check_embeddable, compute_features, read_features
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
 from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
@@ -29,27 +29,36 @@ from sdpn_k2.signal.front_end import front_end
 
 log = logging.getLogger(__name__)
 
-MAX_FAILED_SHARE = 0.05
-# Utterances read ahead to find some of equal length, frames they may have (320 bytes each), and frames that go through
-# the network at once.
+# Utterances are read ahead to find some of equal length, up to this number of them or of their frames (320 bytes each).
 BLOCK_UTTERANCES = 256
 BLOCK_FRAMES = 500000
-BATCH_FRAMES = 12000
+BATCH_FRAMES = 12000  # that go through the network at once
 
 
 class Extractor:
-    """The encoder of a checkpoint, ready to embed."""
+    """A checkpoint's encoder and front end.
+
+    Attributes:
+        sample_rate: sample rate of the waveforms that it embeds, in Hz.
+        dim: dimension of the embeddings.
+    """
 
     def __init__(self, encoder: EcapaTdnn, config: Config, device: torch.device, max_duration: float = 60.0):
-        """``max_duration``: longer utterances (seconds) are embedded in equal chunks, and the chunks averaged.
+        """Set up the encoder for inference.
+
+        Args:
+            encoder: the encoder, with its weights.
+            config: configuration of the model.
+            device: where features and embeddings are computed.
+            max_duration: seconds; a longer utterance is embedded in equal chunks, and its embedding is their mean.
 
         Raises:
-            InputError: chunks of so few frames that half of one is too short to be embedded.
+            InputError: ``max_duration`` is too short, since half a chunk must be long enough to embed.
         """
         frames, least = max_duration * 1000 / config.features.frame_shift_ms, 2 * EcapaTdnn.MIN_FRAMES
         if not least <= frames < math.inf:
             shortest = least * config.features.frame_shift_ms / 1000
-            raise InputError(f"max_duration is {max_duration:g} s, must be {shortest:g} s or more, and finite")
+            raise InputError(f"max_duration is {max_duration:g} s; it must be finite and at least {shortest:g} s")
         self.encoder = encoder.to(device).eval()
         self.device = device
         self.features = config.features
@@ -59,12 +68,12 @@ class Extractor:
         self.dim = config.model.embedding_dim
 
     @classmethod
-    def load(cls, checkpoint: Path, device: Union[str, torch.device] = "cpu", max_duration: float = 60.0):
-        """The teacher of a checkpoint of :mod:`sdpn_k2.models.checkpoint`.
+    def load(cls, checkpoint: Path, device: Union[str, torch.device] = "cpu", max_duration: float = 60.0) -> Extractor:
+        """Load the teacher's encoder from a checkpoint.
 
         Raises:
-            InputError: not a readable checkpoint of ours, a device that torch cannot use, or a ``max_duration`` that is
-                too short.
+            InputError: not a readable checkpoint of this package; a device that torch cannot use; a ``max_duration``
+                that is too short.
         """
         device = usable_device(device)
         loaded = load_checkpoint(checkpoint)
@@ -76,15 +85,23 @@ class Extractor:
         return cls(encoder, loaded.config, device, max_duration)
 
     def embed(self, waveform: np.ndarray) -> np.ndarray:
-        """One waveform ``(samples,)`` in ±1 at the model's sample rate → its embedding ``(dim,)`` float32.
+        """Return the embedding ``(dim,)`` float32 of a waveform ``(samples,)`` in ±1 at the model's sample rate.
 
         Raises:
-            InputError: it is shorter than 5 frames (65 ms).
+            InputError: fewer than 5 frames (65 ms).
         """
-        return self.embed_fbank([self.compute_features(waveform)])[0]
+        return self.embed_waveforms([waveform])[0]
+
+    def embed_waveforms(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the embeddings ``(waveforms, dim)`` float32 of several waveforms ``(samples,)`` in ±1.
+
+        Raises:
+            InputError: one has fewer than 5 frames (65 ms).
+        """
+        return self.embed_fbank([self.compute_features(waveform) for waveform in waveforms])
 
     def compute_features(self, waveform: np.ndarray) -> Tensor:
-        """What the model's front end makes of ``(samples,)`` in ±1: ``(frames, bins)`` on the model's device.
+        """Return the features ``(frames, bins)`` of a waveform ``(samples,)`` in ±1, on the model's device.
 
         Raises:
             InputError: fewer than 5 frames.
@@ -92,8 +109,8 @@ class Extractor:
         return compute_features(self.front_end, waveform)
 
     @torch.inference_mode()
-    def embed_fbank(self, utterances: List[Union[np.ndarray, Tensor]]) -> np.ndarray:
-        """Fbank of each utterance ``(frames, bins)``, at least 5 frames → ``(utterances, dim)`` float32."""
+    def embed_fbank(self, utterances: Sequence[Union[np.ndarray, Tensor]]) -> np.ndarray:
+        """Return the embeddings ``(utterances, dim)`` float32 of features ``(frames, bins)`` of 5 frames or more."""
         pieces: Dict[int, List[Tuple[int, Tensor]]] = defaultdict(list)
         for index, fbank in enumerate(utterances):
             fbank = torch.as_tensor(fbank, device=self.device)
@@ -106,90 +123,96 @@ class Extractor:
                 indices, chunks = zip(*group[start : start + size])
                 embeddings = self.encoder(instance_norm(torch.stack(chunks)))
                 sums.index_add_(0, torch.tensor(indices, device=self.device), embeddings * frames)
-        frames = torch.tensor([len(fbank) for fbank in utterances], device=self.device)
-        return (sums / frames.unsqueeze(1)).cpu().numpy()
+        lengths = torch.tensor([len(fbank) for fbank in utterances], device=self.device)
+        return (sums / lengths.unsqueeze(1)).cpu().numpy()
 
 
 def extract(extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool = False) -> int:
-    """Embed every utterance of a Kaldi data directory; returns how many.
+    """Embed every utterance of a Kaldi data directory, and return how many were written.
 
-    For models on Kaldi's fbank ``feats.scp`` is used where it is there, else features are computed from ``wav.scp`` and
-    ``segments``. Utterances without enough frames, with NaN or with unreadable audio are skipped with a warning.
+    Models on Kaldi's fbank read ``feats.scp`` if it exists; otherwise features are computed from ``wav.scp`` and
+    ``segments``. Utterances with too few frames, NaN or unreadable audio are skipped with a warning.
 
     Args:
-        use_vad: only frames that ``vad.scp`` calls speech.
+        extractor: the model.
+        data_dir: Kaldi data directory.
+        wspecifier: where the embeddings are written.
+        use_vad: embed only the frames that ``vad.scp`` marks as speech.
 
     Raises:
-        InputError: missing or empty tables, features of another dimension, or more than 5 % of the utterances failed.
+        InputError: missing or empty tables, features of another dimension, more than 5 % of the utterances skipped.
     """
-    if use_vad and not (data_dir / "vad.scp").is_file():
-        raise InputError(f"{data_dir / 'vad.scp'}: no such file; run sid/compute_vad_decision.sh, or --use-vad false")
-    total, source = read_features(data_dir, extractor.features, extractor.front_end)
+    vad_scp = data_dir / "vad.scp" if use_vad else None
+    if vad_scp and not vad_scp.is_file():
+        raise InputError(f"{vad_scp}: no such file; run sid/compute_vad_decision.sh, or use --use-vad false")
+    total, utterances = read_features(data_dir, extractor.features, extractor.front_end)
     if not total:
-        raise InputError(f"{data_dir}: nothing to extract: it has no utterances")
-    failed: List[str] = []
+        raise InputError(f"{data_dir}: no utterances to embed")
+    skipped: List[Skipped] = []
     progress = Progress(total, f"extracting {data_dir.name}, utterances")
     with TableWriter(wspecifier, "vector") as writer:
-        usable = _usable(source, extractor, data_dir / "vad.scp" if use_vad else None, failed)
-        for block in _blocks(usable):
-            keys, features = zip(*block)
-            for key, embedding in zip(keys, extractor.embed_fbank(list(features))):
+        for block in _blocks(_usable(utterances, extractor.features, vad_scp)):
+            if isinstance(block, Skipped):
+                skipped.append(block)
+                progress.update()
+                continue
+            for (key, _), embedding in zip(block, extractor.embed_fbank([features for _, features in block])):
                 if np.isfinite(embedding).all():
                     writer.write(key, embedding)
                 else:
-                    failed.append(f"{key}: its embedding is not finite; are the checkpoint's weights?")
+                    skipped.append(Skipped(key, "its embedding is not finite; check the weights of the checkpoint"))
             progress.update(len(block))
         progress.close()
-        for message in failed:
-            log.warning("skipped utterance %s", message)
-        log.info("done %d, failed %d", total - len(failed), len(failed))
-        if len(failed) == total or len(failed) > MAX_FAILED_SHARE * total:
-            raise InputError(f"{data_dir}: {len(failed)} of {total} utterances failed; the first: {failed[0]}")
-    return total - len(failed)
+        for key, reason in skipped:
+            log.warning("skipped utterance %s: %s", key, reason)
+        log.info("done %d, failed %d", total - len(skipped), len(skipped))
+        check_skipped(skipped, total, where=data_dir)
+    return total - len(skipped)
 
 
-def _usable(
-    source: Iterable[Tuple[str, Features]], extractor: Extractor, vad_scp: Optional[Path], failed: List[str]
-) -> Iterator[Tuple[str, Tensor]]:
-    """The features that can be embedded; what is against the others goes into ``failed``."""
+def _usable(utterances: Iterable[Features], config: FeaturesConfig, vad_scp: Optional[Path]) -> Iterator[Features]:
+    """Yield the features to embed of each utterance, those of speech frames alone if there is a ``vad_scp``."""
     vad = RandomReader(f"scp:{vad_scp}", "vector") if vad_scp else None
-    for key, features in source:
-        if isinstance(features, InputError):
-            failed.append(f"{key}: {features}")
+    for utterance in utterances:
+        if isinstance(utterance, Skipped):
+            yield utterance
             continue
-        if vad is not None:
-            if key not in vad:
-                failed.append(f"{key}: not in vad.scp")
-                continue
-            speech = vad[key] > 0
-            if extractor.features.kind == "melspec":
-                speech = _on_centred_frames(speech, len(features), extractor.features)
-            if len(speech) != len(features):
-                failed.append(f"{key}: {len(features)} frames, but {len(vad[key])} decisions in vad.scp")
-                continue
-            features = features[torch.from_numpy(speech)]
-        if len(features) < EcapaTdnn.MIN_FRAMES:
-            failed.append(f"{key}: {len(features)} frames, at least {EcapaTdnn.MIN_FRAMES} are needed")
-        elif not torch.isfinite(features).all():
-            failed.append(f"{key}: NaN or infinite features")
-        else:
+        key, features = utterance
+        decisions = vad.get(key) if vad is not None else None
+        try:
+            if vad is not None:
+                features = features[torch.from_numpy(_speech_frames(decisions, len(features), config))]
+            check_embeddable(features)
             yield key, features
+        except InputError as error:
+            yield Skipped(key, str(error))
 
 
-def _on_centred_frames(speech: np.ndarray, num_frames: int, features: FeaturesConfig) -> np.ndarray:
-    """Decisions on Kaldi's frames, as many as lie within the audio, for frames centred on every frame shift."""
-    offset = round(features.frame_length_ms / features.frame_shift_ms / 2)
-    if not 0 <= num_frames - len(speech) <= 2 * offset + 1:
-        return speech
-    return speech[np.clip(np.arange(num_frames) - offset, 0, len(speech) - 1)]
+def _speech_frames(decisions: Optional[np.ndarray], num_frames: int, config: FeaturesConfig) -> np.ndarray:
+    """Return which of the ``num_frames`` are speech, bool ``(num_frames,)``, from an entry of ``vad.scp``."""
+    if decisions is None:
+        raise InputError("not in vad.scp")
+    speech = decisions > 0
+    if config.kind == "melspec":
+        # Kaldi's frames lie within the audio, those of melspec are centred on every frame shift.
+        offset = round(config.frame_length_ms / config.frame_shift_ms / 2)
+        if 0 <= num_frames - len(speech) <= 2 * offset + 1:
+            return speech[np.clip(np.arange(num_frames) - offset, 0, len(speech) - 1)]
+    if len(speech) != num_frames:
+        raise InputError(f"{num_frames} frames, but {len(speech)} decisions in vad.scp")
+    return speech
 
 
-def _blocks(items: Iterable[Tuple[str, Tensor]]) -> Iterator[List[Tuple[str, Tensor]]]:
-    """Utterances and their features, as many at a time as make ``BLOCK_UTTERANCES``, or ``BLOCK_FRAMES`` and more."""
-    block, frames = [], 0
-    for item in items:
-        block.append(item)
-        frames += len(item[1])
+def _blocks(utterances: Iterable[Features]) -> Iterator[Union[List[Tuple[str, Tensor]], Skipped]]:
+    """Yield blocks of ``BLOCK_UTTERANCES`` utterances, or of ``BLOCK_FRAMES`` frames and more; pass on the skipped."""
+    block: List[Tuple[str, Tensor]] = []
+    frames = 0
+    for utterance in utterances:
+        if isinstance(utterance, Skipped):
+            yield utterance
+            continue
+        block.append(utterance)
+        frames += len(utterance[1])
         if len(block) == BLOCK_UTTERANCES or frames >= BLOCK_FRAMES:
             yield block
             block, frames = [], 0

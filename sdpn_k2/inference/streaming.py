@@ -1,7 +1,9 @@
-"""Embeddings of a recording without end, in sliding windows: what is kept is one window of samples."""
+"""Embeddings of sliding windows over endless audio; memory holds one window at a time."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import logging
 import os
 from typing import Iterable, Iterator, Optional, Tuple
@@ -10,16 +12,17 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.inference.extraction import Extractor
-from sdpn_k2.kaldi.datadir.subsegments import Windowing
+from sdpn_k2.kaldi.datadir.subsegments import Windowing, times_in_name
 from sdpn_k2.kaldi.features.wave import read_header
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
 from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
+from sdpn_k2.pcm import from_int16
 
 log = logging.getLogger(__name__)
 
-BATCH_WINDOWS = 16  # of files; a pipe is live, and its windows are embedded one by one, as they come
-# What audio of other formats begins with: on a pipe it would pass for samples without a header.
+BATCH_WINDOWS = 16  # for files; the windows of a pipe, which may be live, are embedded one by one
+# How audio of other formats begins. On a pipe it would pass for samples without a header.
 _OTHER_FORMATS = {
     b"fLaC": "FLAC",
     b"OggS": "Ogg",
@@ -32,47 +35,51 @@ _OTHER_FORMATS = {
 
 
 def embed_stream(
-    extractor: Extractor, name: str, wspecifier: str, key: str, windowing: Windowing, channel: int = 0
+    extractor: Extractor, name: str, wspecifier: str, *, key: str, windowing: Windowing, channel: int = 0
 ) -> int:
-    """Embed an audio file, a pipe or ``command |`` in sliding windows; returns how many.
+    """Embed sliding windows of an audio file, a pipe or a ``command |``, and return how many were written.
 
-    Each is written under ``<key>-<start>-<end>``, times in hundredths of a second. Windows in which all samples are
-    equal, or some are NaN, are left out and counted.
+    Args:
+        extractor: the model.
+        name: the recording. Pipes carry 16-bit WAV, or 16-bit mono samples at the model's rate without a header.
+        wspecifier: where the embeddings are written, under ``<key>-<start>-<end>`` in hundredths of a second.
+        key: what keys begin with.
+        windowing: length and shift of the windows.
+        channel: channel to use in a recording with several (0-based).
+
+    Windows whose samples are all equal, or not all finite, are left out and counted.
 
     Raises:
-        InputError: unreadable audio, another sample rate than the model's, windows too short for the model, no window
-            to embed.
+        InputError: unreadable audio; another sample rate than the model's; windows too short to embed; no window left.
     """
     rate = extractor.sample_rate
-    length, shift, least = (round(seconds * rate) for seconds in windowing.check())
+    length, shift, least = (round(seconds * rate) for seconds in dataclasses.astuple(windowing))
     if extractor.front_end.num_frames(least) < EcapaTdnn.MIN_FRAMES:
-        raise InputError(f"least window {windowing.min_window:g} s: too short for an embedding")
+        raise InputError(f"windows of {windowing.min_window:g} s are too short to embed; use a longer --min-window")
     live = name in ("", "-") or name.endswith("|") or not os.path.isfile(name)
-    blocks = (_read_pipe if live else _read_file)(name, rate, channel, shift)
-    written = skipped = 0
+    windows = sliding_windows((_read_pipe if live else _read_file)(name, rate, channel, shift), length, shift, least)
+    written = left_out = 0
     with TableWriter(wspecifier, "vector") as writer:
-        for batch in _batches(sliding_windows(blocks, length, shift, least), 1 if live else BATCH_WINDOWS):
-            usable = [window for window in batch if np.isfinite(window[1]).all() and np.ptp(window[1]) > 0]
-            skipped += len(batch) - len(usable)
-            if not usable:
-                continue
-            vectors = extractor.embed_fbank([extractor.compute_features(samples) for _, samples in usable])
-            for (start, samples), vector in zip(usable, vectors):
-                times = (round(100 * at / rate) for at in (start, start + len(samples)))
-                writer.write("-".join([key, *(f"{time:08d}" for time in times)]), vector)
+        while batch := list(itertools.islice(windows, 1 if live else BATCH_WINDOWS)):
+            usable = [(start, samples) for start, samples in batch if _has_signal(samples)]
+            left_out += len(batch) - len(usable)
             written += len(usable)
-        log.info("%s: %d windows, %d silent or not finite left out", name, written, skipped)
+            if usable:
+                vectors = extractor.embed_waveforms([samples for _, samples in usable])
+                for (start, samples), vector in zip(usable, vectors):
+                    writer.write(f"{key}-{times_in_name(start / rate, (start + len(samples)) / rate)}", vector)
+        log.info("%s: %d windows; left out %d that are silent or not finite", name, written, left_out)
         if not written:
-            raise InputError(f"{name}: nothing to embed: no window of {windowing.min_window:g} s with a signal")
+            raise InputError(f"{name}: no window of at least {windowing.min_window:g} s holds a signal")
     return written
 
 
 def sliding_windows(
     blocks: Iterable[np.ndarray], length: int, shift: int, least: int
 ) -> Iterator[Tuple[int, np.ndarray]]:
-    """(first sample, samples) of windows of ``length`` every ``shift`` samples; the last may be shorter, ≥ ``least``.
+    """Yield (first sample, samples) of windows of ``length`` samples every ``shift``, from blocks of samples.
 
-    Holds no more than a window and a block.
+    The last window may be shorter, but has at least ``least`` samples. No more than a window and a block is held.
     """
     held, start = np.empty(0, np.float32), 0
     for block in blocks:
@@ -86,7 +93,12 @@ def sliding_windows(
         yield start, held
 
 
+def _has_signal(samples: np.ndarray) -> bool:
+    return bool(np.isfinite(samples).all() and np.ptp(samples) > 0)
+
+
 def _read_file(path: str, rate: int, channel: int, size: int) -> Iterator[np.ndarray]:
+    """Yield one channel of a file in blocks of ``size`` samples."""
     import soundfile
 
     try:
@@ -99,55 +111,42 @@ def _read_file(path: str, rate: int, channel: int, size: int) -> Iterator[np.nda
 
 
 def _read_pipe(name: str, rate: int, channel: int, size: int) -> Iterator[np.ndarray]:
-    """16-bit samples: a WAV stream, or without a header mono at the model's rate."""
+    """Yield one channel of a WAV stream, or of mono samples at the model's rate, in blocks of ``size`` samples."""
     with open_input(name) as stream:
         channels, order, count = 1, "<i2", None
         found = next((kind for magic, kind in _OTHER_FORMATS.items() if stream.peek(4).startswith(magic)), None)
         if found:
-            raise InputError(f"{name}: {found}, but a pipe should bring 16-bit WAV or samples alone: {_decoding(rate)}")
+            raise InputError(f"{name}: {found} cannot be read from a pipe; {_conversion(rate)}")
         if stream.peek(4) in (b"RIFF", b"RIFX"):
             header = read_header(stream)
             channels, order, count = header.channels, ">i2" if header.swapped else "<i2", header.samples
             _check_format(name, header.rate, channels, rate, channel)
-        yield from _read_pcm(stream, channels, channel, order, size, count)
+        for frames in _read_pcm(stream, np.dtype((order, (channels,))), size, count):
+            yield from_int16(frames[:, channel])
 
 
-def _read_pcm(
-    stream: InputStream, channels: int, channel: int, order: str, size: int, count: Optional[int]
-) -> Iterator[np.ndarray]:
-    """Blocks of up to ``size`` samples; ``count``: how many there are in all, None: up to the end of the stream."""
-    width = 2 * channels
+def _read_pcm(stream: InputStream, frame: np.dtype, size: int, count: Optional[int]) -> Iterator[np.ndarray]:
+    """Yield blocks of up to ``size`` frames, ``count`` in all; None reads up to the end of the stream."""
     while count is None or count > 0:
         wanted = size if count is None else min(size, count)
-        data = stream.read(wanted * width)
-        samples = np.frombuffer(data[: len(data) // width * width], order).reshape(-1, channels)[:, channel]
-        if len(samples):
-            yield samples.astype(np.float32) / np.float32(32768)
+        data = stream.read(wanted * frame.itemsize)
+        frames = np.frombuffer(data[: len(data) // frame.itemsize * frame.itemsize], frame)
+        if len(frames):
+            yield frames
         if count is not None:
-            count -= len(samples)
-        if len(data) < wanted * width:
+            count -= len(frames)
+        if len(data) < wanted * frame.itemsize:
             if count:
-                log.warning("%s: ended %d samples before its header says; truncated?", stream.name, count)
+                log.warning("%s: ended %d samples earlier than its header says; is it cut short?", stream.name, count)
             return
 
 
 def _check_format(name: str, rate: int, channels: int, wanted: int, channel: int) -> None:
     if rate != wanted:
-        raise InputError(f"{name}: {rate} Hz, but the model wants {wanted} Hz: {_decoding(wanted)}")
+        raise InputError(f"{name}: {rate} Hz, but the model expects {wanted} Hz; {_conversion(wanted)}")
     if not 0 <= channel < channels:
-        raise InputError(f"{name}: there is no channel {channel}: there are {channels}, counted from 0")
+        raise InputError(f"{name}: channel {channel} does not exist; it has {channels}, numbered from 0")
 
 
-def _decoding(rate: int) -> str:
-    return f"convert it on the way, such as with 'ffmpeg -v 8 -i FILE -f s16le -ar {rate} -ac 1 - |'"
-
-
-def _batches(items: Iterable, size: int) -> Iterator[list]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _conversion(rate: int) -> str:
+    return f"convert it, for example with 'ffmpeg -v 8 -i FILE -f s16le -ar {rate} -ac 1 - |'"

@@ -1,4 +1,4 @@
-"""The features of a data directory's utterances: stored ones, or what a model's own front end makes of the audio."""
+"""Features of utterances: those that a data directory stores, or those that a model's front end computes from audio."""
 
 from __future__ import annotations
 
@@ -10,57 +10,72 @@ import torch
 from torch import Tensor
 
 from sdpn_k2.config import FeaturesConfig
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
 from sdpn_k2.kaldi.formats.tables import read_table
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.signal.front_end import FrontEnd
 
-Features = Union[Tensor, InputError]  # (frames, bins), not normalised, or why there are none
+Features = Union[Tuple[str, Tensor], Skipped]  # an utterance and its features (frames, bins), not normalised
 
 
-def read_features(
-    data_dir: Path, config: FeaturesConfig, front_end: FrontEnd
-) -> Tuple[int, Iterator[Tuple[str, Features]]]:
-    """How many utterances there are, and (utterance, features) of each.
+def read_features(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd) -> Tuple[int, Iterator[Features]]:
+    """Return the number of utterances in a data directory, and an iterator over their features.
 
-    Where Kaldi's fbank is asked for and ``feats.scp`` is there, that is read (CPU tensors); else ``wav.scp`` and
-    ``segments``, and ``front_end`` computes on its device.
+    For models on Kaldi's fbank, ``feats.scp`` is read if it exists (CPU tensors). Otherwise ``front_end`` computes the
+    features on its device from ``wav.scp`` and ``segments``.
 
     Raises:
-        InputError: neither table is there; while iterating: features of another dimension, broken tables.
+        InputError: neither table exists; while iterating: features of another dimension, broken tables.
     """
     stored = data_dir / "feats.scp"
     if config.kind == "fbank" and stored.is_file():
         return len(read_map(stored)), _stored(stored, config.num_mel_bins)
     if not (data_dir / "wav.scp").is_file():
-        raise InputError(f"{data_dir}: neither wav.scp nor a feats.scp of features for this model ({config.kind})")
+        tables = "feats.scp or wav.scp" if config.kind == "fbank" else f"wav.scp (the model computes {config.kind})"
+        raise InputError(f"{data_dir}: needs {tables}")
     return len(read_parts(data_dir)), _computed(data_dir, config.sample_rate, front_end)
 
 
 def compute_features(front_end: FrontEnd, waveform: np.ndarray) -> Tensor:
-    """Features of one waveform ``(samples,)`` in ±1, on the front end's device.
+    """Return the features of one waveform ``(samples,)`` in ±1, on the front end's device.
 
     Raises:
         InputError: fewer than 5 frames.
     """
     if front_end.num_frames(len(waveform)) < EcapaTdnn.MIN_FRAMES:
-        raise InputError(f"{len(waveform)} samples are too short for an embedding")
-    samples = np.ascontiguousarray(waveform)
-    return front_end(torch.as_tensor(samples, dtype=torch.float32, device=front_end.window.device)[None])[0]
+        raise InputError(f"{len(waveform)} samples are fewer than {EcapaTdnn.MIN_FRAMES} frames")
+    device = next(front_end.buffers()).device
+    return front_end(torch.as_tensor(np.ascontiguousarray(waveform), dtype=torch.float32, device=device)[None])[0]
 
 
-def _stored(scp: Path, num_bins: int) -> Iterator[Tuple[str, Features]]:
+def check_embeddable(features: Tensor) -> None:
+    """Check that an utterance's features ``(frames, bins)`` can be embedded.
+
+    Raises:
+        InputError: fewer than 5 frames; NaN or infinite values.
+    """
+    if len(features) < EcapaTdnn.MIN_FRAMES:
+        raise InputError(f"{len(features)} frames; at least {EcapaTdnn.MIN_FRAMES} are needed")
+    if not torch.isfinite(features).all():
+        raise InputError("NaN or infinite features")
+
+
+def _stored(scp: Path, num_bins: int) -> Iterator[Features]:
     for key, fbank in read_table(f"scp:{scp}", "matrix"):
         if fbank.shape[1] != num_bins:
-            raise InputError(f"{scp}: {key} has {fbank.shape[1]} dimensions, the model wants {num_bins}")
+            raise InputError(f"{scp}: features of '{key}' have {fbank.shape[1]} dimensions; the model needs {num_bins}")
         yield key, torch.from_numpy(fbank)
 
 
-def _computed(data_dir: Path, sample_rate: int, front_end: FrontEnd) -> Iterator[Tuple[str, Features]]:
-    for key, samples in read_utterances(data_dir, sample_rate):
+def _computed(data_dir: Path, sample_rate: int, front_end: FrontEnd) -> Iterator[Features]:
+    for item in read_utterances(data_dir, sample_rate):
+        if isinstance(item, Skipped):
+            yield item
+            continue
+        key, samples = item
         try:
-            yield key, samples if isinstance(samples, InputError) else compute_features(front_end, samples)
+            yield key, compute_features(front_end, samples)
         except InputError as error:
-            yield key, error
+            yield Skipped(key, str(error))

@@ -1,4 +1,4 @@
-"""Are two recordings of one speaker? The score, and with a calibration the probability."""
+"""Verification of a speaker: the score of two recordings, and with a calibration the probability of one speaker."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sdpn_k2.scoring.metrics import CostModel
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of a trial.
+    """The outcome of a trial.
 
     Attributes:
         score: cosine of the two embeddings.
-        llr: natural-log likelihood ratio of "same speaker" to "different speakers"; None without calibration.
-        probability: of "same speaker", for the prior p_target; None without calibration.
-        p_target: that prior.
+        llr: natural log-likelihood ratio of "same speaker" to "different speakers"; None without calibration.
+        probability: posterior probability of "same speaker"; None without calibration.
+        p_target: prior probability of "same speaker".
     """
 
     score: float
@@ -37,6 +37,7 @@ def verify(
     embedder: Embedder,
     enroll: Union[str, Path, Sequence[Audio]],
     test: Audio,
+    *,
     mean: Optional[np.ndarray] = None,
     calibration: Optional[Calibration] = None,
     p_target: float = 0.5,
@@ -46,22 +47,22 @@ def verify(
 
     Args:
         embedder: the model.
-        enroll: recordings of the speaker, or one file; the embeddings of several are averaged at unit length.
-        test: the other recording.
-        mean: subtracted from every embedding, ``(dim,)``.
-        calibration: of such scores (``sdpn-k2 calibrate``).
+        enroll: recordings of the speaker, or one file; several embeddings are scaled to unit length and averaged.
+        test: recording to compare with them.
+        mean: vector ``(dim,)`` to subtract from every embedding.
+        calibration: calibration of such scores (``sdpn-k2 calibrate``).
         p_target: prior probability of "same speaker".
-        channel: of files with several.
+        channel: channel to use in files with several (0-based).
 
     Raises:
-        InputError: all that ``Embedder.embed`` raises; no enrolment recording; an impossible prior; a calibration of
-            several systems.
+        InputError: no enrolment recording; a prior outside 0 to 1; a calibration of several systems; all that
+            ``Embedder.embed`` raises.
     """
-    CostModel(p_target).check()
+    CostModel(p_target)  # raises InputError for an impossible prior
     if isinstance(enroll, (str, Path)):
         enroll = [enroll]
     if not len(enroll):
-        raise InputError("there is no recording to enrol the speaker with")
+        raise InputError("no enrolment recordings; give at least one")
     names = [f"enrolment recording {i}" for i in range(1, len(enroll) + 1)]
     vectors = [embedder.embed(audio, channel=channel) for audio in enroll]
     enrolled = Embeddings(names, np.stack(vectors), "the enrolment")

@@ -1,11 +1,12 @@
 """DINO (Caron et al., ICCV 2021) on SDPN's views, encoder and MLP: the baseline of SDPN's Figure 2.
 
-Each network has its own linear layer to K outputs with weights of unit norm, the student's frozen in the first epoch.
+Each network has its own linear layer to K outputs, with weights of unit norm. The student's is frozen in the first
+epoch.
 
     p_s = softmax(W_s z_s / 0.1),   p_t = softmax((W_t z_t − centre) / 0.04)         no gradient
     L   = mean over utterances and local views of −Σ_k p_t[k] log p_s[k]
 
-There are no shared prototypes, no L_ME and no L_DR.
+It has no shared prototypes, no L_ME and no L_DR.
 """
 
 import copy
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from sdpn_k2.config import Config
 from sdpn_k2.methods.collectives import gather
-from sdpn_k2.methods.network import Branch, follow
+from sdpn_k2.methods.network import Network, ema_update
 from sdpn_k2.methods.regularisation import embedding_statistics
 from sdpn_k2.methods.sdpn import cross_entropy_loss
 from sdpn_k2.models.projection import Prototypes
@@ -30,26 +31,39 @@ class DINO(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config.dino
-        self.student = Branch(config)
-        # Cosines with unit-norm rows: what a linear layer with weights v/‖v‖ and no gain computes.
-        self.student.output = Prototypes(self.config.num_outputs, config.model.projection_dim)
+        self.student = DinoNetwork(config)
         self.teacher = copy.deepcopy(self.student)
         self.teacher.requires_grad_(False)
         self.register_buffer("centre", torch.zeros(self.config.num_outputs))
 
+    def forward(
+        self, global_view: Tensor, local_views: Tensor, diagnose: bool = False
+    ) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Return loss and statistics of one batch. See :meth:`sdpn_k2.methods.sdpn.SDPN.forward`."""
+        with torch.no_grad():
+            _, z_teacher = self.teacher(global_view)
+        e_student, z_student = self.student(local_views)
+        return self.loss(e_student, z_student, z_teacher, diagnose)
+
     def loss(
         self, e_student: Tensor, z_student: Tensor, z_teacher: Tensor, diagnose: bool = False
     ) -> Tuple[Tensor, Dict[str, Tensor]]:
-        """See :meth:`sdpn_k2.methods.sdpn.SDPN.loss`. Moves the centre, after use, to the batch's mean teacher output."""
+        """Return loss and statistics of projections, and then move the centre to the batch's mean teacher output.
+
+        See :meth:`sdpn_k2.methods.sdpn.SDPN.loss` for the arguments.
+        """
+        config = self.config
         e_student, z_student, z_teacher = gather(e_student, dim=1), gather(z_student, dim=1), gather(z_teacher)
         with torch.autocast(z_student.device.type, enabled=False):
-            log_p_student = torch.log_softmax(self.student.output(z_student) / self.config.student_temperature, dim=-1)
+            log_p_student = torch.log_softmax(self.student.output(z_student) / config.student_temperature, dim=-1)
             with torch.no_grad():
                 outputs = self.teacher.output(z_teacher)
-                log_p_teacher = torch.log_softmax((outputs - self.centre) / self.config.teacher_temperature, dim=-1)
-                self.centre.lerp_(outputs.mean(dim=0), 1 - self.config.centre_momentum)
+                log_p_teacher = torch.log_softmax((outputs - self.centre) / config.teacher_temperature, dim=-1)
                 p_teacher = log_p_teacher.exp()
+                self.centre.lerp_(outputs.mean(dim=0), 1 - config.centre_momentum)
+
             loss = cross_entropy_loss(p_teacher, log_p_student)
+
             with torch.no_grad():
                 p_student = log_p_student.exp()
                 mean = p_student.flatten(0, 1).mean(dim=0)
@@ -64,13 +78,22 @@ class DINO(nn.Module):
         return loss, statistics
 
     def update_teacher(self, momentum: float) -> None:
-        """The teacher follows the student (:func:`sdpn_k2.methods.network.follow`)."""
-        follow(self.teacher, self.student, momentum)
+        """Move the teacher towards the student (:func:`sdpn_k2.methods.network.ema_update`)."""
+        ema_update(self.teacher, self.student, momentum)
 
     def own_rate_parameters(self) -> List[nn.Parameter]:
-        """Parameters outside the student: none."""
+        """Return the parameters outside the student: none."""
         return []
 
     def frozen_parameters(self, epoch: int) -> List[nn.Parameter]:
-        """Parameters that do not learn in ``epoch``: the output layer, in the first ones."""
+        """Return the parameters that do not learn in ``epoch``: the output layer's, in the first epochs."""
         return list(self.student.output.parameters()) if epoch < self.config.frozen_epochs else []
+
+
+class DinoNetwork(Network):
+    """Encoder, MLP and the layer of output weights."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        # Cosines with unit-norm rows are the outputs of a linear layer with weights v/‖v‖ and no gain.
+        self.output = Prototypes(config.dino.num_outputs, config.model.projection_dim)

@@ -1,6 +1,6 @@
-"""What teacher and student both are, and how the one follows the other."""
+"""The network that student and teacher share in form, and the moving average by which the teacher follows."""
 
-from typing import Tuple
+from typing import List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.models.projection import ProjectionMLP
 
 
-class Branch(nn.Module):
+class Network(nn.Module):
     """Encoder and MLP."""
 
     def __init__(self, config: Config):
@@ -19,17 +19,23 @@ class Branch(nn.Module):
         self.mlp = ProjectionMLP(config.model)
 
     def forward(self, fbank: Tensor) -> Tuple[Tensor, Tensor]:
-        """Normalised fbank ``(batch, frames, bins)`` → embeddings e ``(batch, embedding_dim)``, projections z ``(batch, dim)``."""
-        embeddings = self.encoder(fbank)
-        return embeddings, self.mlp(embeddings)
+        """Return the embeddings e ``(…, embedding_dim)`` and projections z ``(…, projection_dim)`` of a batch.
+
+        Args:
+            fbank: normalised fbank ``(…, frames, bins)``, in one or more batch dimensions.
+        """
+        embeddings = self.encoder(fbank.flatten(0, -3))
+        projections = self.mlp(embeddings)
+        return embeddings.unflatten(0, fbank.shape[:-2]), projections.unflatten(0, fbank.shape[:-2])
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Teacher ← momentum · teacher + (1 − momentum) · student, parameters only.
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Set the teacher's parameters to momentum · teacher + (1 − momentum) · student.
 
     BN running statistics stay the teacher's own, from its forward passes on clean global crops.
     """
-    parameters = list(teacher.parameters())
-    torch._foreach_mul_(parameters, momentum)
-    torch._foreach_add_(parameters, list(student.parameters()), alpha=1.0 - momentum)
+    old: List[Tensor] = list(teacher.parameters())
+    new: List[Tensor] = list(student.parameters())
+    torch._foreach_mul_(old, momentum)
+    torch._foreach_add_(old, new, alpha=1.0 - momentum)

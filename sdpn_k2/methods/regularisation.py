@@ -1,4 +1,4 @@
-"""Keeping embeddings from collapsing into few dimensions, and seeing when they do."""
+"""Losses that keep embeddings from collapsing into few dimensions, and statistics that show a collapse."""
 
 from typing import Dict
 
@@ -11,7 +11,7 @@ CORRELATION_EPS = 1e-8
 
 
 def koleo(e_student: Tensor) -> Tensor:
-    """L_DR of SDPN = Σ over views of −mean_i log(‖ê_i − ê_nn(i)‖₂ + 1e-8), the KoLeo estimator on unit-norm embeddings.
+    """Return SDPN's L_DR = Σ over views of −mean_i log(‖ê_i − ê_nn(i)‖₂ + 1e-8), KoLeo on unit-norm embeddings.
 
     nn(i) is the nearest other utterance in the same view; both ends of the distance get a gradient.
 
@@ -29,7 +29,7 @@ def koleo(e_student: Tensor) -> Tensor:
 
 
 def off_diagonal(e_student: Tensor) -> Tensor:
-    """Σ over views of Σ_{i≠j} R_ij² / d, with R the correlation matrix of the view's batch (arXiv 2505.13826).
+    """Return Σ over views of Σ_{i≠j} R_ij² / d, with R the correlation matrix of the view's batch (arXiv 2505.13826).
 
     Args:
         e_student: embeddings ``(views, utterances, d)``.
@@ -40,7 +40,7 @@ def off_diagonal(e_student: Tensor) -> Tensor:
 
 
 def frobenius(e_student: Tensor) -> Tensor:
-    """Σ over views of ‖R − I‖_F / d, with R the correlation matrix of the view's batch (arXiv 2505.13826).
+    """Return Σ over views of ‖R − I‖_F / d, with R the correlation matrix of the view's batch (arXiv 2505.13826).
 
     Args:
         e_student: embeddings ``(views, utterances, d)``.
@@ -51,7 +51,7 @@ def frobenius(e_student: Tensor) -> Tensor:
 
 
 def correlations(embeddings: Tensor) -> Tensor:
-    """Correlation matrix ``(views, d, d)`` of the dimensions of ``(views, utterances, d)``, over the utterances."""
+    """Return the correlation matrices ``(views, d, d)`` of the dimensions of embeddings ``(views, utterances, d)``."""
     centred = embeddings - embeddings.mean(dim=1, keepdim=True)
     standard = centred / (centred.square().sum(dim=1, keepdim=True) + CORRELATION_EPS).sqrt()
     return standard.transpose(1, 2) @ standard
@@ -61,10 +61,10 @@ DIMENSION_REGULARISATIONS = {"koleo": koleo, "off_diagonal": off_diagonal, "frob
 
 
 def embedding_statistics(embeddings: Tensor) -> Dict[str, Tensor]:
-    """How spread ``(utterances, dim)`` embeddings are.
+    """Measure the spread of embeddings ``(utterances, dim)``.
 
-    ``effective_rank`` is exp of the entropy of the covariance's normalised eigenvalues (Roy & Vetterli, 2007);
-    ``mean_cosine`` the mean cosine of two different utterances.
+    ``effective_rank`` is exp of the entropy of the covariance's normalised eigenvalues (Roy & Vetterli, 2007), and
+    ``mean_cosine`` is the mean cosine of two different utterances.
     """
     count = embeddings.shape[0]
     centred = embeddings - embeddings.mean(dim=0)

@@ -1,8 +1,8 @@
-"""SDPN and RDINO weights of 3D-Speaker (github.com/modelscope/3D-Speaker) as checkpoints of ours.
+"""Convert SDPN and RDINO weights of 3D-Speaker (github.com/modelscope/3D-Speaker) to checkpoints of this package.
 
-Their training checkpoints hold ``student``, ``teacher``, ``prototypes`` and their trainer's state, their published
-files ``teacher`` alone. Names there are ``module.backbone.*`` (encoder) and ``module.head.*`` (MLP; RDINO's has two
-more layers, for which there is no place here). All sizes are taken from the tensors.
+A training checkpoint of 3D-Speaker holds ``student``, ``teacher``, ``prototypes`` and the state of its trainer; a
+published file holds ``teacher`` alone. Tensors are named ``module.backbone.*`` (encoder) and ``module.head.*`` (MLP).
+RDINO's head has two more layers, which SDPN lacks. All sizes are read from the tensors.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Tuple
 
 from torch import Tensor
 
-from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig, config_from_dict, config_to_dict
-from sdpn_k2.errors import InputError
-from sdpn_k2.methods.network import Branch
+from sdpn_k2.config import Config, FeaturesConfig, ModelConfig, ObjectiveConfig
+from sdpn_k2.errors import InputError, error_context
+from sdpn_k2.methods.network import Network
 from sdpn_k2.models.checkpoint import FORMAT, Checkpoint
 from sdpn_k2.models.torch_file import describe, load_torch_file
 
-# Our name of a tensor → theirs, replacement by replacement.
+# Turn our name of a tensor into theirs, one replacement after the other.
 _RENAMING = (
     (r"\.(conv|norm)\.(\w+)$", r".\1.\1.\2"),
     (r"^encoder\.blocks\.(\d+)", lambda match: f"backbone.blocks.{int(match.group(1)) + 1}"),
@@ -34,46 +34,48 @@ _RENAMING = (
     (r"\.se\.excite", ".se_block.conv2.conv"),
     (r"^mlp", "head.mlp"),
 )
-# RDINO's layers after its MLP.
+# Layers that RDINO has after its MLP.
 _OUTPUT_LAYERS = re.compile(r"head\.(add_layer|last_layer)\.")
-# Entries of a training checkpoint that only their own trainer can use.
+# Entries of a training checkpoint that only their trainer can use.
 _TRAINER_STATE = {"optimizer", "epoch", "dino_loss", "sdpn_loss", "keleo_loss", "fp16_scaler"}
 
 
 class Conversion(NamedTuple):
-    """A checkpoint, and what of the source has no place in it, in words."""
+    """A checkpoint, and the names of what the source holds beside it."""
 
     checkpoint: Checkpoint
     left_out: List[str]
 
 
 def convert_3dspeaker(path: Path, scale: float = 1.0) -> Conversion:
-    """Read SDPN or RDINO weights of 3D-Speaker. What the file lacks (student, prototypes, MLP) the result lacks too.
+    """Convert SDPN or RDINO weights of 3D-Speaker.
 
-    Prototypes belong to an MLP's projections: without an MLP of ours they are left out.
+    If the file lacks the student, the prototypes or the MLP, so does the result. An MLP of another depth than SDPN's
+    is left out, and with it the prototypes, which belong to its projections.
 
     Args:
-        path: the file.
-        scale: of samples in ±1 before the front end: 1 as in their extraction, 32768 as in their training.
+        path: a training checkpoint or a published file.
+        scale: factor applied to samples in ±1 before the front end: 1 in their extraction, 32768 in their training.
 
     Raises:
-        InputError: unreadable, or another model's; tensors missing, unknown, or of a shape that does not fit (named);
-            a scale that is none.
+        InputError: the file is unreadable or holds another model; tensors (named) are missing, unknown or of the wrong
+            shape; the scale is not a finite number above 0.
     """
     if not 0 < scale < math.inf:
-        raise InputError(f"scale {scale:g}: expected a finite number above 0")
+        raise InputError(f"scale is {scale:g}; it must be a finite number above 0")
     content = load_torch_file(path)
     _check_origin(path, content)
     unknown = sorted(map(str, set(content) - {"student", "teacher", "prototypes"} - _TRAINER_STATE))
     if unknown:
-        raise InputError(f"{path}: unknown entries beside student, teacher and prototypes: {_some(unknown)}")
+        raise InputError(f"{path}: unknown entries: {_some(unknown)}")
 
     branches = {name: _without_prefix(content[name]) for name in ("student", "teacher") if name in content}
     sizes, num_bins = _sizes(branches["teacher"], f"{path}: teacher")
-    features = FeaturesConfig(kind="melspec", num_mel_bins=num_bins, low_freq=0.0, scale=scale)
     prototypes = content.get("prototypes") if _has_our_mlp(branches["teacher"]) else None
-    objective = ObjectiveConfig() if prototypes is None else ObjectiveConfig(num_prototypes=len(prototypes))
-    config = Config(features=features, model=sizes, objective=objective)
+    with error_context(path):
+        features = FeaturesConfig(kind="melspec", num_mel_bins=num_bins, low_freq=0.0, scale=scale)
+        objective = ObjectiveConfig() if prototypes is None else ObjectiveConfig(num_prototypes=len(prototypes))
+        config = Config(features=features, model=sizes, objective=objective)
 
     model: Dict[str, Tensor] = {}
     left_out = [key for key in content if key in _TRAINER_STATE]
@@ -82,53 +84,50 @@ def convert_3dspeaker(path: Path, scale: float = 1.0) -> Conversion:
     for name, tensors in branches.items():
         converted = _convert_branch(tensors, config, f"{path}: {name}")
         model.update({f"{name}.{key}": tensor for key, tensor in converted.items()})
-        left_out += [f"{name}'s {key}" for key in _head_without_place(tensors)]
+        left_out += [f"{name}'s {key}" for key in _head_left_out(tensors)]
     if prototypes is not None:
         if tuple(prototypes.shape) != (len(prototypes), sizes.projection_dim):
             raise InputError(
-                f"{path}: prototypes of shape {tuple(prototypes.shape)} for projections of "
+                f"{path}: prototypes have shape {tuple(prototypes.shape)}, but projections have "
                 f"{sizes.projection_dim} dimensions"
             )
         model["prototypes.weight"] = prototypes.detach().clone()
-    try:
-        config_from_dict(config_to_dict(config), str(path))  # as when it is loaded again
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     return Conversion(Checkpoint(0, config, model, {}), left_out)
 
 
 def _check_origin(path: Path, content: Any) -> None:
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        raise InputError(f"{path}: already a checkpoint of ours: it needs no conversion")
+        raise InputError(f"{path}: already a checkpoint of sdpn_k2; it needs no conversion")
     teacher = content.get("teacher") if isinstance(content, dict) else None
     names = map(str, teacher) if isinstance(teacher, dict) else ()
     if not any(re.match(r"(module\.)?backbone\.blocks\.", name) for name in names):
         raise InputError(
-            f"{path}: not SDPN or RDINO weights of 3D-Speaker (teacher → module.backbone.blocks.…); {describe(content)}"
+            f"{path}: not SDPN or RDINO weights of 3D-Speaker (no teacher with module.backbone.blocks.*); "
+            f"{describe(content)}"
         )
     for key in ("student", "teacher"):
         values = content.get(key, {})
         if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
-            raise InputError(f"{path}: {key} should be a dict of tensors")
-    if not isinstance(content.get("prototypes"), (Tensor, type(None))):
-        raise InputError(f"{path}: prototypes should be a tensor, not of type {type(content['prototypes']).__name__}")
-    if content.get("prototypes") is not None and content["prototypes"].ndim != 2:
-        raise InputError(f"{path}: prototypes should be a matrix, not of shape {tuple(content['prototypes'].shape)}")
+            raise InputError(f"{path}: {key} is not a dict of tensors")
+    prototypes = content.get("prototypes")
+    if prototypes is not None and not (isinstance(prototypes, Tensor) and prototypes.ndim == 2):
+        shape = f"of shape {tuple(prototypes.shape)}" if isinstance(prototypes, Tensor) else type(prototypes).__name__
+        raise InputError(f"{path}: prototypes should be a tensor of two dimensions, not {shape}")
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """Names without the ``module.`` that distributed training puts before them."""
+    """Remove the ``module.`` with which distributed training prefixes names."""
     return {key[len("module.") :] if key.startswith("module.") else key: tensor for key, tensor in tensors.items()}
 
 
-def _sizes(tensors: Mapping[str, Tensor], where: str) -> tuple[ModelConfig, int]:
-    """Sizes of the model and number of mel bins."""
+def _sizes(tensors: Mapping[str, Tensor], where: str) -> Tuple[ModelConfig, int]:
+    """Read the sizes of the model, and the number of mel bins, from the shapes of its tensors."""
 
     def size(name: str, dim: int = 0) -> int:
         if name not in tensors:
             raise InputError(f"{where}: missing {name}")
         if tensors[name].ndim <= dim:
-            raise InputError(f"{where}: {name} is of shape {tuple(tensors[name].shape)}")
+            raise InputError(f"{where}: {name} has shape {tuple(tensors[name].shape)}")
         return tensors[name].shape[dim]
 
     piece = re.compile(r"backbone\.blocks\.1\.res2net_block\.blocks\.\d+\.conv\.conv\.weight")
@@ -136,7 +135,7 @@ def _sizes(tensors: Mapping[str, Tensor], where: str) -> tuple[ModelConfig, int]
     mlp = {}
     if _has_our_mlp(tensors):
         mlp = {"mlp_hidden_dim": size("head.mlp.0.weight"), "projection_dim": size("head.mlp.6.weight")}
-    config = ModelConfig(
+    sizes = dict(
         channels=size("backbone.blocks.0.conv.conv.weight"),
         attention_channels=size("backbone.asp.tdnn.conv.conv.weight"),
         se_channels=size("backbone.blocks.1.se_block.conv1.conv.weight"),
@@ -144,27 +143,29 @@ def _sizes(tensors: Mapping[str, Tensor], where: str) -> tuple[ModelConfig, int]
         embedding_dim=size("backbone.fc.conv.weight"),
         **mlp,
     )
-    return config, size("backbone.blocks.0.conv.conv.weight", 1)
+    with error_context(where):
+        return ModelConfig(**sizes), size("backbone.blocks.0.conv.conv.weight", 1)
 
 
 def _has_our_mlp(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether there is an MLP of three linear layers with batch normalisation; theirs may be of other depths."""
+    """Tell whether the head's MLP has three linear layers, as ours has; theirs may have other depths."""
     linear = {key for key in tensors if re.fullmatch(r"head\.mlp\.\d+\.weight", key) and tensors[key].ndim == 2}
     return linear == {f"head.mlp.{index}.weight" for index in (0, 3, 6)}
 
 
-def _head_without_place(tensors: Mapping[str, Tensor]) -> List[str]:
+def _head_left_out(tensors: Mapping[str, Tensor]) -> List[str]:
+    """List the head's tensors that have no counterpart in our model."""
     has_mlp = _has_our_mlp(tensors)
     return [key for key in tensors if _OUTPUT_LAYERS.match(key) or (key.startswith("head.") and not has_mlp)]
 
 
 def _convert_branch(tensors: Mapping[str, Tensor], config: Config, where: str) -> Dict[str, Tensor]:
-    """Student or teacher under our names. Every tensor must be known, present and of the right shape."""
-    ours = Branch(config).state_dict()
+    """Rename the tensors of the student or teacher to ours; every one must be known, present and of the right shape."""
+    ours = Network(config).state_dict()
     theirs = {name: _their_name(name) for name in ours if name.startswith("encoder.") or _has_our_mlp(tensors)}
-    placeless = set(_head_without_place(tensors))
+    left_out = set(_head_left_out(tensors))
     missing = [name for name in theirs.values() if name not in tensors]
-    unknown = sorted(set(tensors) - set(theirs.values()) - placeless)
+    unknown = sorted(set(tensors) - set(theirs.values()) - left_out)
     problems = [f"{what} {_some(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
     if problems:
         raise InputError(f"{where}: {'; '.join(problems)}")
@@ -173,12 +174,11 @@ def _convert_branch(tensors: Mapping[str, Tensor], config: Config, where: str) -
         if name not in theirs:
             continue
         tensor = tensors[theirs[name]]
-        # Squeeze-excitation and the last layer are convolutions of one frame there, linear layers here.
+        # Squeeze-excitation and the last layer are 1×1 convolutions there, linear layers here.
         shape = tuple(tensor.shape)
         if shape not in (tuple(expected.shape), tuple(expected.shape) + (1,)):
             raise InputError(
-                f"{where}: {theirs[name]} is of shape {shape}, which does not fit the other tensors; "
-                f"{tuple(expected.shape)} would"
+                f"{where}: {theirs[name]} has shape {shape}; the other tensors need {tuple(expected.shape)}"
             )
         converted[name] = tensor.detach().reshape(expected.shape).to(expected.dtype).clone()
     return converted

@@ -1,12 +1,15 @@
-"""Checkpoints: tensors, ints, strings and one JSON string, so that ``weights_only=True`` reads them on every torch.
+"""Checkpoints: what training resumes from, and what inference loads.
 
-A checkpoint is a dict with
+A checkpoint is a file of ``torch.save`` that holds a dict::
+
     format      "sdpn_k2 checkpoint"
     version     1
-    step        steps done
+    step        number of steps done
     model       state dict of the method: student, teacher, prototypes
-    momentum    name of a parameter → its SGD momentum buffer
+    momentum    parameter's name → its SGD momentum buffer
     meta        JSON: the resolved configuration, the training data, library versions
+
+It consists of tensors, ints and strings alone, so that every torch reads it with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ _NAME = re.compile(r"step-(\d+)\.pt")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory; tensors on the CPU. ``data``: what it was trained on, where that is recorded."""
+    """A checkpoint in memory, with tensors on the CPU. ``data`` describes what it was trained on, if that is known."""
 
     step: int
     config: Config
@@ -45,10 +48,10 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: after any failure an earlier file under ``path`` is as it was.
+    """Write a checkpoint atomically: a failure leaves an earlier file at ``path`` unchanged.
 
     Raises:
-        InputError: it cannot be written (disk full, no permission).
+        InputError: the file cannot be written (disk full, no permission).
     """
     meta = {
         "config": config_to_dict(checkpoint.config),
@@ -63,7 +66,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "momentum": dict(checkpoint.momentum),
         "meta": json.dumps(meta),
     }
-    # In memory first: where the disk is full, torch 1.13 ends the process instead of reporting a failed write.
+    # In memory first, since torch 1.13 ends the process when the disk is full.
     packed = io.BytesIO()
     torch.save(content, packed)
     with atomic_output(path) as stream:
@@ -76,10 +79,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: no such file; cut short; not a checkpoint; one of another toolkit or of a later version.
     """
-    path = Path(path)
     content = load_torch_file(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        hint = "; sdpn-k2 convert 3dspeaker reads such" if "3D-Speaker's SDPN" in describe(content) else ""
+        hint = ""
+        if isinstance(content, dict) and "teacher" in content:
+            hint = "; if 3D-Speaker wrote it, convert it with sdpn-k2 convert 3dspeaker"
         raise InputError(f"{path}: not an sdpn_k2 checkpoint; {describe(content)}{hint}")
     if content["version"] != VERSION:
         raise InputError(f"{path}: checkpoint version {content['version']}; this release reads version {VERSION}")
@@ -89,26 +93,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """The name of the checkpoint after ``step`` steps."""
+    """Return the path of the checkpoint after ``step`` steps."""
     return folder / f"step-{step:08d}.pt"
 
 
 def list_checkpoints(folder: Path) -> List[Path]:
-    """The checkpoints in ``folder``, oldest first."""
+    """Return the checkpoints in ``folder``, oldest first."""
     return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
 
 
 def latest_checkpoint(folder: Path) -> Optional[Path]:
-    """The newest checkpoint in ``folder``, or None."""
-    return (list_checkpoints(folder) or [None])[-1]
+    """Return the newest checkpoint in ``folder``, or None."""
+    paths = list_checkpoints(folder)
+    return paths[-1] if paths else None
 
 
 def remove_old_checkpoints(folder: Path, keep: int, keep_every_steps: int = 0) -> None:
-    """Keep the ``keep`` newest, and the first after every ``keep_every_steps`` steps (0: none of these)."""
+    """Remove checkpoints, but keep the ``keep`` newest and the first of every ``keep_every_steps`` steps (0: none)."""
     paths = list_checkpoints(folder)
     period = -1
     for path in paths[:-keep]:
-        step = int(_NAME.fullmatch(path.name).group(1))
+        step = int(path.stem[len("step-") :])
         if keep_every_steps and step // keep_every_steps > max(period, 0):
             period = step // keep_every_steps
         else:
@@ -116,19 +121,19 @@ def remove_old_checkpoints(folder: Path, keep: int, keep_every_steps: int = 0) -
 
 
 def average_checkpoints(paths: List[Path]) -> Checkpoint:
-    """The mean of several checkpoints' weights and running statistics; without momentum, with the last one's step.
+    """Average the weights and running statistics of several checkpoints of one run.
+
+    The result has the last one's step and configuration, and no momentum.
 
     Raises:
-        InputError: unreadable checkpoints, or of models that differ.
+        InputError: a checkpoint is unreadable, or their models differ.
     """
     last = load_checkpoint(paths[-1])
     sums = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in last.model.items()}
     for path in paths[:-1]:
         model = load_checkpoint(path).model
         if {name: tensor.shape for name, tensor in model.items()} != {n: t.shape for n, t in last.model.items()}:
-            raise InputError(
-                f"{path} and {paths[-1]} hold different models: only checkpoints of one run can be averaged"
-            )
+            raise InputError(f"{path} and {paths[-1]} hold different models; average checkpoints of one run")
         for name, tensor in model.items():
             if tensor.is_floating_point():
                 sums[name] += tensor

@@ -1,8 +1,7 @@
 """ECAPA-TDNN (Desplanques et al., Interspeech 2020), the encoder of SDPN.
 
-Two things differ from the usual code, in speed and not in result: 1×1 convolutions are never padded, and the
-attention's input ``[x; mean; std]`` is never concatenated, because ``W·[x; mean; std]`` is ``W_x·x`` plus one vector
-per utterance.
+Two shortcuts save time and give the same result. 1×1 convolutions are never padded. The attention's input
+``[x; mean; std]`` is never concatenated, because ``W·[x; mean; std]`` is ``W_x·x`` plus one vector per utterance.
 
 Inside, tensors are ``(batch, channels, frames)``.
 """
@@ -19,13 +18,14 @@ VARIANCE_FLOOR = 1e-12
 
 
 class Conv(nn.Conv1d):
-    """A convolution over time that keeps the number of frames, by reflection at both ends."""
+    """Convolution over time that keeps the number of frames, by reflection at both ends."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, dilation=dilation)
         self.reflection = dilation * (kernel_size - 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in_channels, frames)`` → ``(batch, out_channels, frames)``."""
         if self.reflection:
             x = F.pad(x, (self.reflection, self.reflection), mode="reflect")
         return super().forward(x)
@@ -40,11 +40,12 @@ class TDNN(nn.Module):
         self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in_channels, frames)`` → ``(batch, out_channels, frames)``."""
         return self.norm(F.relu(self.conv(x)))
 
 
 class Res2Net(nn.Module):
-    """Channels in ``scale`` pieces: the first passes, each next one is a TDNN of itself plus the previous output."""
+    """Channels in ``scale`` groups: the first passes unchanged; a TDNN maps each next one plus the previous output."""
 
     def __init__(self, channels: int, scale: int, dilation: int):
         super().__init__()
@@ -53,6 +54,7 @@ class Res2Net(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, frames)`` → the same shape."""
         first, *pieces = x.chunk(len(self.blocks) + 1, dim=1)
         outputs = [first]
         previous = None
@@ -63,7 +65,7 @@ class Res2Net(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel scaled by a gate that sees the mean of all channels over time."""
+    """Scale each channel by a gate computed from the means of all channels over time."""
 
     def __init__(self, channels: int, bottleneck: int):
         super().__init__()
@@ -71,6 +73,7 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Linear(bottleneck, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, frames)`` → the same shape."""
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=2)))))
         return x * gate.unsqueeze(2)
 
@@ -86,13 +89,14 @@ class SERes2Block(nn.Module):
         self.se = SqueezeExcitation(channels, se_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, frames)`` → the same shape."""
         return x + self.se(self.tdnn2(self.res2net(self.tdnn1(x))))
 
 
 class AttentiveStatisticsPooling(nn.Module):
-    """Mean and standard deviation over time, each channel weighting the frames for itself, with global context.
+    """Mean and standard deviation over time, with attention weights per channel that see the global context.
 
-    ``(batch, channels, frames)`` → ``(batch, 2 * channels)``. Variances are floored at 1e-12.
+    Variances are floored at 1e-12.
     """
 
     def __init__(self, channels: int, attention_channels: int):
@@ -101,6 +105,7 @@ class AttentiveStatisticsPooling(nn.Module):
         self.conv = Conv(attention_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, frames)`` → ``(batch, 2 * channels)``."""
         channels = x.shape[1]
         weight = self.tdnn.conv.weight
         context = torch.cat(_mean_and_std(x), dim=1)
@@ -119,9 +124,9 @@ def _mean_and_std(x: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 class EcapaTdnn(nn.Module):
-    """The encoder: normalised fbank ``(batch, frames, bins)`` → embeddings ``(batch, embedding_dim)``, float32.
+    """The encoder.
 
-    At least 5 frames are needed (reflection reaches 4 frames beyond each end).
+    It needs at least 5 frames, as reflection reaches 4 frames beyond each end.
     """
 
     MIN_FRAMES = 5
@@ -139,6 +144,7 @@ class EcapaTdnn(nn.Module):
         self.linear = nn.Linear(6 * channels, config.embedding_dim)
 
     def forward(self, fbank: Tensor) -> Tensor:
+        """Normalised fbank ``(batch, frames, bins)`` → embeddings ``(batch, embedding_dim)``, float32."""
         x = self.conv0(fbank.transpose(1, 2))
         outputs = []
         for block in self.blocks:

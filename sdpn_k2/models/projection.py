@@ -1,4 +1,4 @@
-"""What stands on the encoder during training only: the projection MLP and the shared prototypes."""
+"""The layers on top of the encoder that only training uses: the projection MLP and the prototypes."""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,9 @@ from sdpn_k2.config import ModelConfig
 
 
 class ProjectionMLP(nn.Sequential):
-    """Embeddings ``(batch, embedding_dim)`` → unit-norm projections z ``(batch, projection_dim)``, float32.
+    """Linear, BN, GELU, Linear, BN, GELU, Linear, then L2 normalisation.
 
-    Linear, BN, GELU, Linear, BN, GELU, Linear, then L2 normalisation. Weights start from a truncated normal of
-    standard deviation 0.02, biases from zero.
+    Weights start from a truncated normal of standard deviation 0.02, biases from zero.
     """
 
     def __init__(self, config: ModelConfig):
@@ -31,16 +30,17 @@ class ProjectionMLP(nn.Sequential):
                 nn.init.zeros_(module.bias)
 
     def forward(self, embeddings: Tensor) -> Tensor:
+        """Embeddings ``(batch, embedding_dim)`` → unit-norm projections z ``(batch, projection_dim)``, float32."""
         return F.normalize(super().forward(embeddings).float(), dim=1)
 
 
 class Prototypes(nn.Module):
-    """K prototypes of ``dim`` dimensions, uniform(-1/sqrt(dim), 1/sqrt(dim)) at start, unit norm in use."""
+    """K prototypes of ``dim`` dimensions, initially uniform(-1/sqrt(dim), 1/sqrt(dim)), used with unit norm."""
 
     def __init__(self, num_prototypes: int, dim: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_prototypes, dim).uniform_(-(dim**-0.5), dim**-0.5))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Cosine similarities ``(batch, K)`` of unit-norm projections ``(batch, dim)`` with every prototype."""
+        """Return cosine similarities ``(…, K)`` of unit-norm projections ``(…, dim)`` with every prototype."""
         return z @ F.normalize(self.weight, dim=1).t()

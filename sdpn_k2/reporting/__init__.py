@@ -1,1 +1,1 @@
-"""Reporting: the results, pictures and pages of an experiment folder."""
+"""What a person reads about an experiment: results, pictures and HTML pages."""

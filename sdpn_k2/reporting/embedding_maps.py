@@ -1,4 +1,4 @@
-"""Embeddings of a few speakers by one or several systems, for maps such as the paper's Figure 2."""
+"""Embeddings of a few speakers from one or more systems, for maps such as Figure 2 of the paper."""
 
 from pathlib import Path
 from typing import Dict, List, Mapping
@@ -18,17 +18,19 @@ MAX_UTTERANCES = 50
 def speaker_panels(
     systems: Mapping[str, Path], utt2spk: Path, speakers: int = SPEAKERS, max_utterances: int = MAX_UTTERANCES
 ) -> List[Panel]:
-    """The same utterances of the same speakers from every system: those with the most utterances, by name where equal.
+    """Return the same utterances of the same speakers from every system.
+
+    Choose the speakers with the most utterances; ties go by name.
 
     Args:
-        systems: folder with xvector.scp of each system, by its name.
-        utt2spk: the utterances' speakers.
-        speakers: how many.
-        max_utterances: of each speaker; evenly spread over the sorted names where there are more.
+        systems: folder with the xvector.scp of each system, by its name.
+        utt2spk: table of the speakers.
+        speakers: number of speakers.
+        max_utterances: number of utterances per speaker, evenly spread over the sorted names where there are more.
 
     Raises:
-        InputError: a table is missing or broken, fewer than two speakers have embeddings in all systems, or an
-            embedding is zero, not finite, or of another dimension than the first.
+        InputError: a missing or broken table, fewer than two speakers with embeddings in all systems, or an embedding
+            that is zero, not finite, or of another dimension than the first.
     """
     tables = {name: read_map(folder / "xvector.scp") for name, folder in systems.items()}
     of_speaker: Dict[str, List[str]] = {}
@@ -36,9 +38,7 @@ def speaker_panels(
         if all(utterance in table for table in tables.values()):
             of_speaker.setdefault(speaker, []).append(utterance)
     if len(of_speaker) < 2:
-        raise InputError(
-            f"{utt2spk}: fewer than two speakers have embeddings in {', '.join(map(str, systems.values()))}"
-        )
+        raise InputError(f"{utt2spk}: fewer than 2 speakers have embeddings in {', '.join(map(str, systems.values()))}")
     chosen = sorted(of_speaker, key=lambda speaker: (-len(of_speaker[speaker]), speaker))[:speakers]
     utterances = [utterance for speaker in sorted(chosen) for utterance in _spread(of_speaker[speaker], max_utterances)]
     labels = [speaker for speaker in sorted(chosen) for _ in _spread(of_speaker[speaker], max_utterances)]
@@ -55,13 +55,13 @@ def _spread(items: List[str], count: int) -> List[str]:
 
 
 def _read_vectors(rxfilenames: Mapping[str, str], folder: Path) -> np.ndarray:
-    """The vectors of the utterances, shape (n, dim)."""
+    """Read the vectors of the utterances, shape (n, dim)."""
     vectors: List[np.ndarray] = []
     for utterance, rxfilename in rxfilenames.items():
         vector = _read_vector(rxfilename, folder)
         if vectors and len(vector) != len(vectors[0]):
             raise InputError(
-                f"{folder / 'xvector.scp'}: {utterance} has dimension {len(vector)}, others have {len(vectors[0])}"
+                f"{folder / 'xvector.scp'}: {utterance} has dimension {len(vector)}, others {len(vectors[0])}"
             )
         if not np.isfinite(vector).all() or not vector.any():
             raise InputError(f"{folder / 'xvector.scp'}: the embedding of {utterance} is zero, NaN or infinite")
@@ -70,8 +70,9 @@ def _read_vectors(rxfilenames: Mapping[str, str], folder: Path) -> np.ndarray:
 
 
 def _read_vector(rxfilename: str, folder: Path) -> np.ndarray:
-    """Script files hold paths as the recipe saw them; seen from elsewhere the archive lies beside its script."""
+    """Read one vector. If its archive is not where the script file says, as after a move, look beside the script."""
     path, offset = split_offset(rxfilename)
     if offset is not None and not Path(path).exists():
         rxfilename = f"{folder / Path(path).name}:{offset}"
-    return read_object(rxfilename, "vector")
+    vector: np.ndarray = read_object(rxfilename, "vector")
+    return vector

@@ -1,6 +1,6 @@
-"""HTML pages of one file: styles, script and pictures inside, nothing fetched; for screens light and dark, and paper.
+"""Self-contained HTML pages: styles, script and pictures inside, for light and dark screens and for paper.
 
-The pages are the templates in ``templates/``; ``page.html`` holds what all share.
+The templates are in ``templates/``; ``page.html`` is the frame of all pages.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def render(template: str, **values) -> str:
-    """A page from a template of ``templates/``; text among the values is escaped."""
+def render(template: str, **values: object) -> str:
+    """Fill a template of ``templates/``; text among the values is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -27,15 +27,15 @@ def render(template: str, **values) -> str:
 
 
 def inline_svg(svg: str, label: str) -> "Markup":
-    """An SVG of ``plots.to_svg`` for the inside of a page, described by ``label`` to those who cannot see it.
+    """Embed an SVG of ``plots.to_svg`` in a page; ``label`` describes it to readers who cannot see it.
 
-    Names within the picture are made unique, names that nothing refers to are dropped, so that a page may hold many.
+    Make the names within the picture unique and drop those without a reference, so that a page can hold many pictures.
     """
     from markupsafe import Markup
 
     svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
-    # A hundredth of a point is enough.
+    # Hundredths of a point are accurate enough.
     svg = re.sub(r'\s(?:d|points|transform|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
     prefix = f"f{hashlib.sha1(svg.encode()).hexdigest()[:8]}"
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
@@ -45,7 +45,7 @@ def inline_svg(svg: str, label: str) -> "Markup":
 
 
 def number(value: object) -> str:
-    """A number for a reader: 5 significant digits, thousands apart; other things as they are."""
+    """Format a number: 5 significant digits, groups of thousands. Return other values as text."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int):

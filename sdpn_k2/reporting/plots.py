@@ -1,15 +1,17 @@
 """Pictures: DET curves, score histograms, training curves, embedding maps and error rates by condition.
 
-Every function returns a matplotlib Figure, made without pyplot and its global state. ``to_svg`` turns one into SVG text
-whose lines and letters take the colour of the page around them, so that one picture serves light and dark pages.
+Every function returns a matplotlib Figure, made without pyplot and its global state. ``to_svg`` turns it into SVG text
+whose lines and letters take the colour of the surrounding page, so that one picture fits light and dark pages.
 """
 
 import io
+from dataclasses import astuple
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.reporting.training_log import read_metrics
@@ -17,15 +19,14 @@ from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.metrics import CostModel, ErrorRates
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours for colour-blind readers, without those that vanish on white or on black.
+# Okabe and Ito's colours for colour-blind readers, except those that vanish on white or black.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-LINES = ("-", "--", ":", "-.")  # once the colours are used up
+LINES = ("-", "--", ":", "-.")  # one after the other, when all colours are in use
 HATCHES = ("", "//", "..", "xx")  # the same for bars
-INK = "#767a7d"  # readable on white and on black; SVG replaces it by the page's own colour
+INK = "#767a7d"  # readable on white and black; in SVG the colour of the page replaces it
 DET_TICKS = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 MAX_CURVE_POINTS = 2000
 
@@ -36,7 +37,7 @@ class Panel(NamedTuple):
     Attributes:
         title: the system's name.
         vectors: embeddings, shape (n, dim).
-        speakers: the speaker of each, length n.
+        speakers: speaker of each embedding, length n.
     """
 
     title: str
@@ -45,42 +46,41 @@ class Panel(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """The EER of one system in one condition, in 0..1, with its interval if known."""
+    """EER of one system in one condition, in 0..1, with its interval if known."""
 
     eer: float
     interval: Optional[Tuple[float, float]] = None
 
 
-def det_curves(systems: Mapping[str, ErrorRates], cost: CostModel = CostModel(0.01)) -> "Figure":
-    """DET curves on normal-deviate axes, with the EER (circle) and the minDCF point (diamond) of each system.
+def det_curves(systems: Mapping[str, ErrorRates], cost: Optional[CostModel] = None) -> "Figure":
+    """Draw DET curves on normal-deviate axes, with the EER (circle) and the minDCF point (diamond) of each system.
 
-    Scores that are normal with equal variances give straight lines [A. Martin et al., Eurospeech 1997].
+    Normal scores of equal variance give straight lines [A. Martin et al., Eurospeech 1997].
 
     Args:
         systems: the sorted scores by system name.
-        cost: the application of the minDCF point.
+        cost: application of the minDCF point; p_target 0.01 by default.
     """
     from scipy.special import ndtri
 
+    application = astuple(cost or CostModel(0.01))
     figure, (axes,) = _figure(5.4, 5.0)
     lowest = 0.4
     shown = {}
     for (name, rates), (colour, line, _) in zip(systems.items(), _styles()):
         fa, miss = _det_points(rates)
-        eer, (least, threshold) = metrics.eer(rates).value, metrics.min_dcf(rates, *cost)
+        eer, (least, threshold) = metrics.eer(rates).value, metrics.min_dcf(rates, *application)
         (shown[f"{name}: EER {100 * eer:.2f} %, minDCF {least:.3f}"],) = axes.plot(
             ndtri(fa), ndtri(miss), drawstyle="steps-pre", color=colour, linestyle=line, linewidth=1.6
         )
-        for point, marker in (
-            ((eer, eer), "o"),
-            ((rates.false_alarm_rate(threshold), rates.miss_rate(threshold)), "D"),
-        ):
-            x, y = (_inside(rate, len(scores)) for rate, scores in zip(point, (rates.nontargets, rates.targets)))
+        dcf_point = float(rates.false_alarm_rate(threshold)), float(rates.miss_rate(threshold))
+        for point, marker in (((eer, eer), "o"), (dcf_point, "D")):
+            x, y = _inside(point[0], len(rates.nontargets)), _inside(point[1], len(rates.targets))
             axes.plot(ndtri(x), ndtri(y), marker, color=colour, markersize=6, markeredgecolor=INK)
         lowest = min(lowest, fa.min(), miss.min())
     limits = ndtri(max(lowest, DET_TICKS[0])) - 0.1, ndtri(0.8)
     ticks = [tick for tick in DET_TICKS if ndtri(tick) >= limits[0]]
-    for axis, label in ((axes.xaxis, "false alarms (%)"), (axes.yaxis, "misses (%)")):
+    for axis, label in ((axes.xaxis, "false-alarm rate (%)"), (axes.yaxis, "miss rate (%)")):
         axis.set_ticks(ndtri(ticks), [f"{100 * tick:g}" for tick in ticks])
         axis.set_label_text(label)
     axes.set(xlim=limits, ylim=limits, aspect="equal")
@@ -91,20 +91,20 @@ def det_curves(systems: Mapping[str, ErrorRates], cost: CostModel = CostModel(0.
 
 
 def score_histograms(rates: ErrorRates, threshold: Optional[float] = None, n_bins: int = 80) -> "Figure":
-    """Densities of target and nontarget scores, and a threshold as a line.
+    """Draw the densities of target and nontarget scores, and a threshold as a line.
 
     Args:
         rates: the sorted scores.
-        threshold: where to draw the line; the EER's by default.
+        threshold: the threshold; that of the EER by default.
         n_bins: number of bins.
     """
     figure, (axes,) = _figure(6.0, 3.2)
     low = float(min(rates.targets[0], rates.nontargets[0]))
     high = float(max(rates.targets[-1], rates.nontargets[-1]))
     edges = np.linspace(low, high, n_bins + 1)
-    shown = {}
+    shown: Dict[str, Any] = {}
     for name, scores, colour in (("nontarget", rates.nontargets, COLOURS[1]), ("target", rates.targets, COLOURS[0])):
-        # The scores are sorted already: counting is a search for the edges. The last bin includes its upper end.
+        # The scores are sorted, so a search for the edges counts them. The last bin includes its upper end.
         places = np.searchsorted(scores, edges[:-1], side="left")
         density = np.diff(np.append(places, len(scores))) / (len(scores) * (edges[1] - edges[0]))
         axes.stairs(density, edges, fill=True, alpha=0.35, color=colour)
@@ -118,16 +118,16 @@ def score_histograms(rates: ErrorRates, threshold: Optional[float] = None, n_bin
 
 
 def training_curves(runs: Mapping[str, Union[str, Path]]) -> Dict[str, "Figure"]:
-    """The course of one or several trainings from their ``metrics.jsonl``, as figures by title.
+    """Draw the course of one or more training runs from their ``metrics.jsonl``, as figures by title.
 
-    Of one run: losses together, entropies together, every other metric alone. Of several: a figure for each metric,
-    with a curve for each run. A moving average over a fiftieth of the run is drawn over the values.
+    For one run, draw the losses together, the entropies together, and every other metric alone. For several runs, draw
+    one figure per metric with one curve per run. A moving average over a fiftieth of the run lies over the values.
 
     Args:
-        runs: the file of each run by its name.
+        runs: file of each run by its name.
 
     Raises:
-        InputError: not readable, a line that is not JSON with a step, or no steps at all.
+        InputError: as :func:`sdpn_k2.reporting.training_log.read_metrics`.
     """
     read = {name: read_metrics(Path(path)) for name, path in runs.items()}
     curves: Dict[str, Dict[str, Tuple[np.ndarray, np.ndarray]]] = {}
@@ -160,22 +160,19 @@ def _course(title: str, curves: Mapping[str, Tuple[np.ndarray, np.ndarray]]) -> 
 
 
 def embedding_maps(panels: Sequence[Panel], seed: int = 0) -> "Figure":
-    """t-SNE maps of the same speakers' embeddings by several systems, side by side (the paper's Figure 2).
+    """Draw t-SNE maps of the same speakers' embeddings from several systems, side by side (Figure 2 of the paper).
 
-    Under each stands the mean silhouette of the embeddings themselves (:func:`silhouette`), not of the map.
+    Under each map, print the mean silhouette of the embeddings themselves (:func:`silhouette`), not of the map.
 
     Args:
-        panels: one for each system; a speaker has the same colour in all.
-        seed: of t-SNE.
+        panels: one panel per system; a speaker has the same colour in all.
+        seed: random seed of t-SNE.
 
     Raises:
-        InputError: scikit-learn is missing, fewer than five embeddings, embeddings of one dimension or all alike, and
-            all that ``silhouette`` raises.
+        InputError: fewer than five embeddings, embeddings of one dimension, equal embeddings only, and all that
+            ``silhouette`` raises.
     """
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError as error:
-        raise InputError("embedding maps need scikit-learn: pip install scikit-learn") from error
+    from sklearn.manifold import TSNE
 
     speakers = sorted({speaker for panel in panels for speaker in panel.speakers})
     figure, all_axes = _figure(4.0 * len(panels), 4.2, 1, len(panels))
@@ -183,12 +180,12 @@ def embedding_maps(panels: Sequence[Panel], seed: int = 0) -> "Figure":
     for axes, panel in zip(all_axes, panels):
         separation = silhouette(panel.vectors, panel.speakers)
         if len(panel.vectors) < 5:
-            raise InputError(f"{panel.title}: a map needs five embeddings or more, there are {len(panel.vectors)}")
+            raise InputError(f"{panel.title}: a map needs at least 5 embeddings, not {len(panel.vectors)}")
         if panel.vectors.shape[1] < 2:
-            raise InputError(f"{panel.title}: a map needs embeddings of two dimensions or more, these have one")
+            raise InputError(f"{panel.title}: a map needs embeddings of at least 2 dimensions, not 1")
         unit = _unit(panel.vectors)
-        if np.ptp(unit, axis=0).max() < 1e-6:  # t-SNE would crash; less is rounding
-            raise InputError(f"{panel.title}: all {len(unit)} embeddings are alike: there is nothing to map")
+        if np.ptp(unit, axis=0).max() < 1e-6:  # rounding; t-SNE would crash
+            raise InputError(f"{panel.title}: all {len(unit)} embeddings are equal, so there is nothing to map")
         perplexity = min(30.0, (len(unit) - 1) / 3)
         points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit.astype(np.float32))
         of_point = np.array(panel.speakers)
@@ -198,18 +195,18 @@ def embedding_maps(panels: Sequence[Panel], seed: int = 0) -> "Figure":
             shown[speaker] = axes.scatter(x, y, s=18, color=COLOURS[i % len(COLOURS)], marker="osD^v"[round_ % 5])
         axes.set(title=panel.title, xticks=[], yticks=[], xlabel=f"silhouette {separation:.3f}")
         axes.spines[:].set_visible(True)
-    # As many columns as fit: letters of 8 points are some 0.07 inches wide, a marker and its blanks half an inch.
+    # As many columns as fit: letters of 8 points are about 0.07 inches wide, a marker with its blanks half an inch.
     columns = int(4.0 * len(panels) / (0.5 + 0.07 * max(map(len, speakers))))
     _legend(figure, shown, loc="outside lower center", ncols=min(max(1, columns), len(speakers)))
     return figure
 
 
 def condition_bars(conditions: Sequence[str], systems: Mapping[str, Sequence[Optional[Bar]]]) -> "Figure":
-    """EER by condition: a group of bars for each condition, one bar for each system, whiskers for the intervals.
+    """Draw the EER by condition: a group of bars per condition, a bar per system, whiskers for the intervals.
 
     Args:
         conditions: names of the conditions.
-        systems: for each system one Bar per condition, None where it could not be measured.
+        systems: one Bar per condition for each system, None where there is no EER.
     """
     figure, (axes,) = _figure(max(4.0, 1.1 * len(conditions) * max(1, 0.6 * len(systems))), 3.2)
     width = 0.8 / len(systems)
@@ -230,8 +227,8 @@ def condition_bars(conditions: Sequence[str], systems: Mapping[str, Sequence[Opt
             low, high = bar.interval or (bar.eer, bar.eer)
             axes.vlines(place, 100 * low, 100 * high, color=INK, linewidth=1.2)
             _note(axes, f"{100 * bar.eer:.2f}", place, 100 * max(high, bar.eer))
-        for place, bar in zip(places, bars):
-            if bar is None:
+        for place, absent in zip(places, bars):
+            if absent is None:
                 _note(axes, "none", place, 0.0)
     axes.set(ylabel="EER (%)", xticks=range(len(conditions)), xlim=(-0.5, len(conditions) - 0.5))
     axes.set_xticklabels(conditions, parse_math=False)
@@ -242,11 +239,11 @@ def condition_bars(conditions: Sequence[str], systems: Mapping[str, Sequence[Opt
 
 
 def silhouette(vectors: np.ndarray, speakers: Sequence[str]) -> float:
-    """Mean silhouette by cosine distance: 1 when speakers are tight and far apart, 0 when they mix, below 0 when wrong.
+    """Return the mean silhouette by cosine distance [P. Rousseeuw, J. Comput. Appl. Math. 20, 1987].
 
-    For each embedding (b - a) / max(a, b), with a the mean distance to the others of its speaker and b the smallest
-    mean distance to another speaker's; 0 for a speaker's only embedding
-    [P. Rousseeuw, J. Comput. Appl. Math. 20, 1987].
+    It is 1 when speakers are compact and far apart, 0 when they overlap, and negative when they are confused. For each
+    embedding it is (b - a) / max(a, b): a is the mean distance to the speaker's other embeddings, b the smallest mean
+    distance to those of another speaker. It is 0 for a speaker's only embedding.
 
     Args:
         vectors: shape (n, dim).
@@ -257,24 +254,24 @@ def silhouette(vectors: np.ndarray, speakers: Sequence[str]) -> float:
     """
     names, labels = np.unique(np.asarray(speakers), return_inverse=True)
     if len(labels) != len(vectors):
-        raise InputError(f"{len(vectors)} embeddings, but {len(labels)} speakers")
+        raise InputError(f"{len(vectors)} embeddings, but {len(labels)} speaker labels")
     if len(names) < 2:
-        raise InputError("a silhouette needs two speakers or more")
+        raise InputError("a silhouette needs at least 2 speakers")
     unit = _unit(vectors)
     counts = np.bincount(labels)
     member = labels[:, None] == np.arange(len(names))
-    # Mean distance of every embedding to every speaker is 1 - x . (sum of the speaker's unit vectors) / count.
+    # The mean distance of an embedding to a speaker is 1 - x . (sum of the speaker's unit vectors) / count.
     distances = counts - unit @ (unit.T @ member)
     own = distances[member] / np.maximum(counts[labels] - 1, 1)
     other = np.where(member, np.inf, distances / counts).min(axis=1)
     scale = np.maximum(own, other)
-    apart = (counts[labels] > 1) & (scale > 1e-12)  # distances below that are rounding
+    apart = (counts[labels] > 1) & (scale > 1e-12)  # smaller distances are rounding
     values = np.where(apart, (other - own) / np.where(apart, scale, 1.0), 0.0)
     return float(values.mean())
 
 
 def to_svg(figure: "Figure") -> str:
-    """The figure as an ``<svg>`` element for a page: text stays text, the ink takes the page's colour."""
+    """Return the figure as an ``<svg>`` element: text stays text, and the ink takes the colour of the page."""
     from matplotlib import rc_context
 
     stream = io.StringIO()
@@ -284,12 +281,9 @@ def to_svg(figure: "Figure") -> str:
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
-def _figure(width: float, height: float, n_rows: int = 1, n_columns: int = 1):
-    """A Figure with a constrained layout, and its axes as a flat list, all in ink on nothing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("pictures need matplotlib: pip install matplotlib") from error
+def _figure(width: float, height: float, n_rows: int = 1, n_columns: int = 1) -> "Tuple[Figure, List[Axes]]":
+    """Return a Figure with a constrained layout and its axes, all in ink on a transparent ground."""
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     panels = list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
@@ -304,8 +298,8 @@ def _figure(width: float, height: float, n_rows: int = 1, n_columns: int = 1):
     return figure, panels
 
 
-def _legend(owner: "Union[Axes, Figure]", shown: "Mapping[str, Artist]", **options) -> None:
-    """A legend of what is drawn, by name; names stay as they are, also with the "$" and leading "_" of matplotlib."""
+def _legend(owner: "Union[Axes, Figure]", shown: Mapping[str, Any], **options: Any) -> None:
+    """Add a legend. Show names unchanged, even with the "$" or the leading "_" that matplotlib interprets."""
     legend = owner.legend(
         list(shown.values()), ["name"] * len(shown), frameon=False, fontsize=8, labelcolor=INK, **options
     )
@@ -313,38 +307,38 @@ def _legend(owner: "Union[Axes, Figure]", shown: "Mapping[str, Artist]", **optio
         text.set(text=name, parse_math=False)
 
 
-def _note(axes, text: str, x: float, y: float) -> None:
-    """Small text just above a point."""
+def _note(axes: "Axes", text: str, x: float, y: float) -> None:
+    """Print small text just above a point."""
     axes.annotate(
         text, (x, y), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", color=INK, fontsize=8
     )
 
 
 def _styles() -> Iterator[Tuple[str, str, str]]:
-    """Colour, line style and hatch of one curve or bar after the other."""
+    """Yield colour, line style and hatch for one curve or bar after the other."""
     for i in count():
         round_ = i // len(COLOURS)
         yield COLOURS[i % len(COLOURS)], LINES[round_ % len(LINES)], HATCHES[round_ % len(HATCHES)]
 
 
 def _det_points(rates: ErrorRates) -> Tuple[np.ndarray, np.ndarray]:
-    """P_fa and P_miss at the corners, at most ``MAX_CURVE_POINTS`` of them, kept off 0 and 1."""
+    """Return P_fa and P_miss at the corners, at most ``MAX_CURVE_POINTS`` of them, kept off 0 and 1."""
     from scipy.special import ndtri
 
     _, misses, false_alarms = rates.corners
     fa = _inside(false_alarms / len(rates.nontargets), len(rates.nontargets))
     miss = _inside(misses / len(rates.targets), len(rates.targets))
     if len(fa) > MAX_CURVE_POINTS:
-        # Points at equal steps along the curve as it is drawn.
+        # Points at equal steps along the drawn curve.
         length = np.concatenate(([0.0], np.cumsum(np.abs(np.diff(ndtri(fa))) + np.abs(np.diff(ndtri(miss))))))
         keep = np.unique(np.searchsorted(length, np.linspace(0.0, length[-1], MAX_CURVE_POINTS)))
         fa, miss = fa[keep], miss[keep]
     return fa, miss
 
 
-def _inside(rate: np.ndarray, n: int) -> np.ndarray:
-    """Rates of 0 and 1 have no normal deviate: drawn as half a trial."""
-    return np.clip(rate, 0.5 / n, 1.0 - 0.5 / n)
+def _inside(rate: ArrayLike, n: int) -> np.ndarray:
+    """Move rates of 0 and 1, which have no normal deviate, inside by half a trial."""
+    return np.asarray(np.clip(rate, 0.5 / n, 1.0 - 0.5 / n))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -358,10 +352,10 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _moving_average(steps: np.ndarray, values: np.ndarray, window: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Means over ``window`` neighbouring values, at the middle of each window."""
+    """Return the means over ``window`` neighbouring values, at the middle of each window."""
     if not len(values):
         return steps, values
-    start = values[:1]  # sums of differences to it, so that a constant stays one
+    start = values[:1]  # sums of differences to it, so that a constant stays constant
     sums = np.concatenate(([0.0], np.cumsum(values - start)))
     first = (window - 1) // 2
     return steps[first : first + len(values) - window + 1], start + (sums[window:] - sums[:-window]) / window

@@ -1,4 +1,4 @@
-"""The course of a training, as it stands in an experiment's ``metrics.jsonl``: one JSON object for each logged step."""
+"""The course of a training run, from ``metrics.jsonl``: one JSON object for each logged step."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from sdpn_k2.errors import InputError
 
 
 class Course(NamedTuple):
-    """How one metric went: means over the first and the last tenth of its values, and its extremes."""
+    """The course of one metric: means over the first and the last tenth of its values, and its extremes."""
 
     start: float
     end: float
@@ -19,11 +19,11 @@ class Course(NamedTuple):
 
 
 def read_metrics(path: Path) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
-    """Steps, int64 ``(n,)``, and each metric, float64 ``(n,)``, NaN at the steps that lack it.
+    """Return the steps, int64 ``(n,)``, and each metric, float64 ``(n,)``, NaN at steps without it.
 
     Raises:
-        InputError: not readable, a line that is not a JSON object of numbers with a step (the last may be cut short),
-            or no steps.
+        InputError: an unreadable file, a line that is not a JSON object of numbers with a step (the last line may be
+            cut short), or no steps.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -35,18 +35,18 @@ def read_metrics(path: Path) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
             record = json.loads(line)
             records.append((int(record.pop("step")), {name: float(value) for name, value in record.items()}))
         except (ValueError, KeyError, AttributeError, TypeError, OverflowError):
-            if number == len(lines):  # a run that was stopped while it wrote
+            if number == len(lines):  # the run was stopped while it wrote
                 break
             raise InputError(f"{path}:{number}: not a JSON object with a step") from None
     if not records:
-        raise InputError(f"{path}: has no steps")
+        raise InputError(f"{path}: no steps")
     names = list(dict.fromkeys(name for _, record in records for name in record))
     values = {name: np.array([record.get(name, np.nan) for _, record in records], float) for name in names}
     return np.array([step for step, _ in records]), values
 
 
 def course(values: np.ndarray) -> Course:
-    """Sums up one metric; NaN stands for steps at which it was not logged. All NaN if it never was."""
+    """Summarise one metric, NaN at steps where it was not logged. Return NaN if it never was."""
     known = values[np.isfinite(values)]
     if not len(known):
         return Course(np.nan, np.nan, np.nan, np.nan)

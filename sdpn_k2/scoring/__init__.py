@@ -1,1 +1,1 @@
-"""Scoring: trials and score files, cosine, score normalization, calibration and metrics. Numbers only."""
+"""Trials and score files, cosine scores, score normalisation, calibration and metrics: numbers only."""

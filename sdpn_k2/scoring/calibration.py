@@ -6,7 +6,7 @@ Weights and offset minimise the prior-weighted cross-entropy [Brummer06] on a de
     p_target / N_target     sum over targets     log(1 + exp(-(llr + logit p_target)))
     + (1 - p_target) / N_nontarget  sum over nontargets  log(1 + exp(llr + logit p_target)),
 
-and are then applied to other trials. With one system this is calibration, with several fusion.
+and then apply to other trials. With one system this is calibration, with several it is fusion.
 
 References:
 ----------
@@ -22,14 +22,14 @@ from typing import List, Sequence, Union
 
 import numpy as np
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.files import atomic_output
 from sdpn_k2.scoring.metrics import CostModel
-from sdpn_k2.scoring.trials import Scores, Trials, match_scores, read_scores
+from sdpn_k2.scoring.trial_arrays import Scores, Trials, match_scores, read_scores
 
 MAX_ITERATIONS = 100
-# Weight decay on standardised scores. It is too small to be seen unless the development scores are separated without
-# an error, when the weights would grow for ever.
+# Weight decay on standardised scores. It is too small to matter unless the development scores have no error, when the
+# weights would grow for ever.
 RIDGE = 1e-8
 
 
@@ -40,58 +40,69 @@ class Calibration:
     Attributes:
         weights: one per system.
         offset: added to the weighted sum.
-        p_target: the prior it was trained for.
+        p_target: prior probability in training.
+
+    Raises:
+        InputError: no weights, a number that is not finite, or an impossible prior.
     """
 
     weights: List[float]
     offset: float
     p_target: float
 
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise InputError("the calibration has no weights")
+        if not np.isfinite([*self.weights, self.offset]).all():
+            raise InputError("the weights and the offset of the calibration must be finite")
+        CostModel(self.p_target)
+
     def apply(self, scores: np.ndarray) -> np.ndarray:
-        """Natural-log likelihood ratios, float64, shape (n,).
+        """Return natural-log likelihood ratios, float64, shape (n,).
 
         Args:
             scores: shape (n, m), or (n,) for one system.
 
         Raises:
-            InputError: the number of systems is another than in training.
+            InputError: another number of systems than in training.
         """
         columns = _columns(scores)
         if columns.shape[1] != len(self.weights):
             raise InputError(
-                f"the calibration is for {len(self.weights)} system(s), the scores are of {columns.shape[1]}"
+                f"the calibration has weights for {len(self.weights)} systems, but there are {columns.shape[1]}"
             )
-        return columns @ np.array(self.weights) + self.offset
+        ratios: np.ndarray = columns @ np.array(self.weights) + self.offset
+        return ratios
 
     def probability(self, scores: np.ndarray, p_target: float = 0.5) -> np.ndarray:
-        """Posterior probability that a trial is a target, for a prior ``p_target``; float64, shape (n,)."""
-        CostModel(p_target).check()
+        """Return the posterior probability of a target trial for a prior ``p_target``; float64, shape (n,)."""
+        CostModel(p_target)
         return _sigmoid(self.apply(scores) + _logit(p_target))
 
 
 def train_calibration(scores: np.ndarray, is_target: np.ndarray, p_target: float = 0.5) -> Calibration:
-    """Trains on a development set, by Newton's method.
+    """Train on a development set, by Newton's method.
 
     Args:
         scores: shape (n, m), or (n,) for one system.
         is_target: bool, shape (n,).
-        p_target: the prior around which the ratios should be most exact.
+        p_target: prior around which the ratios should be most accurate.
 
     Raises:
         InputError: only one kind of trial, scores that are not finite, a system whose scores are all equal, or an
             impossible prior.
     """
-    CostModel(p_target).check()
+    CostModel(p_target)
     columns, is_target = _columns(scores), np.asarray(is_target, bool)
     n_targets = int(is_target.sum())
     if not 0 < n_targets < len(is_target):
         raise InputError(f"calibration needs target and nontarget trials; {n_targets} of {len(is_target)} are targets")
     if not np.isfinite(columns).all():
-        raise InputError("calibration needs finite scores; there are NaN or infinite ones")
+        raise InputError("calibration needs finite scores, but some are NaN or infinite")
     centre, scale = columns.mean(axis=0), columns.std(axis=0)
     if not (scale > 0.0).all():
         raise InputError(
-            f"all development scores of system {int(np.argmin(scale)) + 1} are equal: it cannot be calibrated"
+            f"all development scores of system {int(np.argmin(scale)) + 1} are equal, so it cannot be calibrated"
         )
     inputs = np.column_stack(((columns - centre) / scale, np.ones(len(columns))))
     weights = np.where(is_target, p_target / n_targets, (1.0 - p_target) / (len(is_target) - n_targets))
@@ -101,48 +112,43 @@ def train_calibration(scores: np.ndarray, is_target: np.ndarray, p_target: float
 
 
 def stack_scores(systems: Sequence[Union[str, Path, Scores]], trials: Trials) -> np.ndarray:
-    """The scores of several systems (files, or as read) on the same trials, float64, shape (len(trials), len(systems)).
+    """Return the scores of several systems on the same trials, float64, shape (len(trials), len(systems)).
 
     Raises:
-        InputError: a system lacks scores, and all that ``read_scores`` and ``match_scores`` raise.
+        InputError: as ``read_scores`` and ``match_scores``, such as a system without a score for a trial.
     """
     read = (system if isinstance(system, Scores) else read_scores(system) for system in systems)
     return np.column_stack([match_scores(scores, trials) for scores in read]).astype(np.float64, copy=False)
 
 
 def write_calibration(path: Union[str, Path], calibration: Calibration) -> None:
-    """Writes a calibration as JSON."""
+    """Write a calibration as JSON."""
     with atomic_output(path, "w") as stream:
         json.dump(asdict(calibration), stream, indent=2)
         stream.write("\n")
 
 
 def read_calibration(path: Union[str, Path]) -> Calibration:
-    """Reads what :func:`write_calibration` wrote.
+    """Read a file of :func:`write_calibration`.
 
     Raises:
-        InputError: not readable, or not a calibration: weights that are not a list of one or more, a number that is not
-            finite, an impossible prior.
+        InputError: an unreadable file, or one that does not hold a calibration.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        weights, offset, p_target = values["weights"], float(values["offset"]), float(values["p_target"])
-        if not isinstance(weights, list) or not weights:
-            raise TypeError("weights are a list")
-        calibration = Calibration([float(weight) for weight in weights], offset, p_target)
-        if not np.isfinite([*calibration.weights, offset]).all():
-            raise ValueError("NaN or infinity")
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(
-            f"{path}: not a calibration (JSON with a list of weights, offset and p_target, all finite numbers)"
-        ) from error
-    try:
-        CostModel(p_target).check()
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return calibration
+    except ValueError as error:
+        raise InputError(f"{path}: not a calibration (JSON in UTF-8)") from error
+    with error_context(path):
+        try:
+            values = json.loads(text)
+            if not isinstance(values["weights"], list):
+                raise TypeError("weights must be a list")
+            weights = [float(weight) for weight in values["weights"]]
+            return Calibration(weights, float(values["offset"]), float(values["p_target"]))
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise InputError("not a calibration (JSON with a list of weights, offset and p_target)") from error
 
 
 def _newton(inputs: np.ndarray, is_target: np.ndarray, weights: np.ndarray, prior: float) -> np.ndarray:
@@ -160,7 +166,7 @@ def _newton(inputs: np.ndarray, is_target: np.ndarray, weights: np.ndarray, prio
         posterior = _sigmoid(inputs @ parameters + prior)
         gradient = inputs.T @ (weights * (posterior - is_target)) + decay * parameters
         curvature = (inputs * (weights * posterior * (1.0 - posterior))[:, None]).T @ inputs
-        # Two systems with the same scores share the weight: decay makes the solution unique.
+        # Decay makes the solution unique where two systems have the same scores: they share the weight.
         step = np.linalg.lstsq(curvature + np.diag(decay), gradient, rcond=None)[0]
         for _ in range(60):
             candidate = loss(parameters - step)
@@ -186,4 +192,5 @@ def _logit(probability: float) -> float:
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0.0, -x))
+    probability: np.ndarray = np.exp(-np.logaddexp(0.0, -x))
+    return probability

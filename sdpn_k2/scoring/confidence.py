@@ -1,9 +1,9 @@
 """Confidence intervals of error rates by resampling speakers.
 
-Trials that share a speaker are not independent, so resampling trials gives intervals that are far too narrow. Here the
-speakers are drawn with replacement: with a speaker drawn c times, that speaker's target trials count c times, and a
-nontarget trial between speakers drawn c and d times counts c d times [Poh07]. The interval holds the middle part of the
-metric's values over the draws (percentile bootstrap).
+Trials that share a speaker are not independent, so resampling trials gives intervals that are far too narrow. Instead,
+each draw takes speakers with replacement. The target trials of a speaker drawn c times count c times, and a nontarget
+trial between speakers drawn c and d times counts c d times [Poh07]. The interval holds the middle part of the metric's
+values over the draws (percentile bootstrap).
 
 References:
 ----------
@@ -17,26 +17,26 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.metrics import NIST_SRE, CostModel, crossing
-from sdpn_k2.scoring.trials import Trials
+from sdpn_k2.scoring.trial_arrays import Trials
 
 
 class Interval(NamedTuple):
-    """Lower and upper end."""
+    """Lower and upper end of a confidence interval."""
 
     low: float
     high: float
 
 
 class Intervals(NamedTuple):
-    """Intervals of one system.
+    """Intervals of the metrics of one system.
 
     Attributes:
-        eer: of the interpolated EER.
-        min_dcf: of minDCF, by p_target.
-        actual_dcf: of actDCF, by p_target.
-        nist: of the primary costs of NIST evaluations, ``{"sre16": {"min": …, "actual": …}}``.
-        cllr: of Cllr.
-        n_speakers: number of speakers that were drawn from.
+        eer: interval of the interpolated EER.
+        min_dcf: intervals of minDCF, by p_target.
+        actual_dcf: intervals of actDCF, by p_target.
+        nist: intervals of the primary costs of NIST evaluations, ``{"sre16": {"min": …, "actual": …}}``.
+        cllr: interval of Cllr.
+        n_speakers: number of speakers to draw from.
     """
 
     eer: Interval
@@ -55,11 +55,11 @@ class TrialSpeakers(NamedTuple):
 
 
 def trial_speakers(trials: Trials, utt2spk: Mapping[str, str]) -> TrialSpeakers:
-    """The speakers of every trial; an id that is itself a speaker (an enrolled model) stands for that speaker.
+    """Find the speakers of every trial. An id may also name a speaker (an enrolled model).
 
     Raises:
-        InputError: an id that is neither utterance nor speaker, a target trial of two speakers, or a nontarget trial of
-            one speaker.
+        InputError: an id that is neither an utterance nor a speaker, a target trial between two speakers, or a
+            nontarget trial within one speaker.
     """
     numbers = {speaker: i for i, speaker in enumerate(sorted(set(utt2spk.values())))}
 
@@ -67,8 +67,8 @@ def trial_speakers(trials: Trials, utt2spk: Mapping[str, str]) -> TrialSpeakers:
         found = np.fromiter((numbers.get(utt2spk.get(name, name), -1) for name in ids), np.int64, len(ids))
         if (found < 0).any():
             raise InputError(
-                f"{trials.source}: the speaker of {ids[int(np.argmin(found))]} is not known; "
-                f"{np.count_nonzero(found < 0)} ids lack a speaker"
+                f"{trials.source}: the speaker of {ids[int(np.argmin(found))]} is unknown; "
+                f"{np.count_nonzero(found < 0)} ids have no speaker"
             )
         return found
 
@@ -77,8 +77,8 @@ def trial_speakers(trials: Trials, utt2spk: Mapping[str, str]) -> TrialSpeakers:
     if len(wrong):
         label = "target" if trials.labels()[wrong[0]] else "nontarget"
         raise InputError(
-            f"{trials.source}: {trials.pair(wrong[0])} is a {label} trial, but not by the speakers given; "
-            f"{len(wrong)} such trials"
+            f"{trials.source}: {trials.pair(wrong[0])} is a {label} trial, but its speakers say otherwise; "
+            f"{len(wrong)} trials disagree"
         )
     return TrialSpeakers(enroll, test)
 
@@ -87,6 +87,7 @@ def bootstrap_intervals(
     scores: np.ndarray,
     is_target: np.ndarray,
     speakers: TrialSpeakers,
+    *,
     p_targets: Sequence[float] = (0.01, 0.05),
     c_miss: float = 1.0,
     c_fa: float = 1.0,
@@ -95,34 +96,34 @@ def bootstrap_intervals(
     n_draws: int = 1000,
     seed: int = 0,
 ) -> Intervals:
-    """Percentile intervals of the interpolated EER, of detection costs and of Cllr.
+    """Compute percentile intervals of the interpolated EER, of detection costs and of Cllr.
 
     Args:
         scores: shape (n,).
         is_target: bool, shape (n,).
-        speakers: from :func:`trial_speakers`.
+        speakers: speakers of the trials (:func:`trial_speakers`).
         p_targets: priors for minDCF and actDCF.
         c_miss: cost of a miss.
         c_fa: cost of a false alarm.
-        evaluations: keys of ``metrics.NIST_SRE`` whose primary costs are wanted too.
+        evaluations: keys of ``metrics.NIST_SRE``, for intervals of their primary costs.
         level: share of the draws within an interval.
-        n_draws: number of draws; each costs a few passes over the scores.
-        seed: of the draws.
+        n_draws: number of draws; each takes a few passes over the scores.
+        seed: random seed of the draws.
 
     Raises:
         InputError: fewer than two speakers, a level outside 0..1, or an impossible prior.
     """
     if not 0.0 < level < 1.0:
-        raise InputError(f"the level of an interval must lie between 0 and 1, is {level:g}")
+        raise InputError(f"the level of an interval must lie between 0 and 1, not {level:g}")
     applications: Dict[Union[float, str], Tuple[CostModel, ...]] = {
-        p_target: (CostModel(p_target, c_miss, c_fa).check(),) for p_target in p_targets
+        p_target: (CostModel(p_target, c_miss, c_fa),) for p_target in p_targets
     }
     applications.update((name, NIST_SRE[name]) for name in evaluations)
     costs = list(dict.fromkeys(cost for of_one in applications.values() for cost in of_one))
     n_speakers = int(max(speakers.enroll.max(), speakers.test.max())) + 1
     present = np.unique(np.concatenate((speakers.enroll, speakers.test)))
     if len(present) < 2:
-        raise InputError("intervals need the trials of two speakers or more")
+        raise InputError("intervals need trials of at least 2 speakers")
     order = np.argsort(scores, kind="stable")
     ordered, target = scores[order], is_target[order]
     # Trials below each distinct score, and below +inf: where the error rates change.
@@ -132,7 +133,7 @@ def bootstrap_intervals(
     nontarget_ends = np.searchsorted(nontarget_places, ends)
     target_speakers = speakers.enroll[order[target_places]]
     pairs = [side[order[nontarget_places]] for side in speakers]
-    # What each trial adds to Cllr, and where the Bayes thresholds lie among the distinct scores.
+    # Contribution of each trial to Cllr, and place of the Bayes thresholds among the distinct scores.
     target_bits = np.logaddexp(0.0, -ordered[target_places].astype(np.float64)) / np.log(2.0)
     nontarget_bits = np.logaddexp(0.0, ordered[nontarget_places].astype(np.float64)) / np.log(2.0)
     bayes = np.searchsorted(ends, [np.searchsorted(ordered, cost.bayes_threshold) for cost in costs])
@@ -147,7 +148,7 @@ def bootstrap_intervals(
         target_times, nontarget_times = counts[target_speakers], counts[pairs[0]] * counts[pairs[1]]
         miss = _cumulative(target_times)[target_ends]
         fa = _cumulative(nontarget_times)[nontarget_ends]
-        if miss[-1] == 0.0 or fa[-1] == 0.0:  # one speaker drawn every time, or only speakers without target trials
+        if miss[-1] == 0.0 or fa[-1] == 0.0:  # drawn: one speaker only, or only speakers without target trials
             continue
         cllrs[done] = (target_times @ target_bits / miss[-1] + nontarget_times @ nontarget_bits / fa[-1]) / 2.0
         miss /= miss[-1]
@@ -176,7 +177,7 @@ def bootstrap_intervals(
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
-    """Sums of the first 0, 1, 2 ... weights."""
+    """Return the sums of the first 0, 1, 2 ... weights."""
     sums = np.empty(len(weights) + 1)
     sums[0] = 0.0
     np.cumsum(weights, out=sums[1:])

@@ -6,27 +6,27 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
-from sdpn_k2.scoring.trials import Trials
+from sdpn_k2.scoring.trial_arrays import Trials
 
-GATHER_BLOCK = 256  # trials at a time: both blocks of 512-d embeddings stay in the second-level cache
-PRODUCT_BLOCK = 1 << 24  # cells of the score matrix at a time
-# A gathered trial costs as much as some fifty cells of a matrix product (512-d, two cores).
+GATHER_BLOCK = 256  # trials per block: both blocks of 512-d embeddings stay in the second-level cache
+PRODUCT_BLOCK = 1 << 24  # cells of the score matrix per block
+# A gathered trial costs as much as about fifty cells of a matrix product (512-d, two cores).
 DENSE = 1 / 50
 
 
 class TrialRows(NamedTuple):
-    """The rows of the embeddings that each trial compares, int64, shape (n,) each."""
+    """Rows of the two embeddings of each trial, int64, shape (n,) each."""
 
     enroll: np.ndarray
     test: np.ndarray
 
 
 def trial_rows(enroll: Embeddings, test: Embeddings, trials: Trials) -> TrialRows:
-    """Finds the embeddings of every trial.
+    """Find the embeddings of every trial.
 
     Raises:
-        InputError: trials whose ids have no embedding (the first is named, all are counted), or the two tables have
-            different dimensions.
+        InputError: trials without an embedding (the message names the first and counts all), or two tables of different
+            dimensions.
     """
     _check_dims(enroll, test)
     rows = TrialRows(enroll.rows_of(trials.enroll_ids)[trials.enroll], test.rows_of(trials.test_ids)[trials.test])
@@ -39,25 +39,25 @@ def trial_rows(enroll: Embeddings, test: Embeddings, trials: Trials) -> TrialRow
             else (trials.test_ids[trials.test[first]], test.source)
         )
         raise InputError(
-            f"{trials.source}: trial {first + 1} needs {name}, which has no embedding in {source}; "
-            f"{len(missing)} of {len(trials)} trials lack an embedding"
+            f"{trials.source}: trial {first + 1}: {name} has no embedding in {source}; {len(missing)} of {len(trials)} "
+            "trials have no embedding"
         )
     return rows
 
 
 def score_trials(enroll: Embeddings, test: Embeddings, trials: Trials) -> np.ndarray:
-    """Cosine of the two embeddings of every trial.
+    """Return the cosine of the two embeddings of every trial.
 
     Args:
         enroll: embeddings of the enrolment ids.
-        test: embeddings of the test ids, of the same dimension; may be the same object.
+        test: embeddings of the test ids, of the same dimension; the same object is allowed.
         trials: the pairs.
 
     Returns:
         shape (len(trials),), float32, within -1..1 up to rounding.
 
     Raises:
-        InputError: see :func:`trial_rows`; an embedding in use has zero norm, or holds NaN or infinity.
+        InputError: see :func:`trial_rows`; an embedding in use has zero norm, NaN or infinity.
     """
     rows = trial_rows(enroll, test, trials)
     used_enroll, used_test = np.unique(rows.enroll), np.unique(rows.test)
@@ -72,21 +72,21 @@ def score_trials(enroll: Embeddings, test: Embeddings, trials: Trials) -> np.nda
 
 
 def score_matrix(enroll: Embeddings, test: Embeddings) -> np.ndarray:
-    """Cosine of every enrolment with every test embedding, float32, shape (len(enroll), len(test)).
+    """Return the cosine of each enrolment with each test embedding, float32, shape (len(enroll), len(test)).
 
     Raises:
-        InputError: different dimensions; an embedding has zero norm, or holds NaN or infinity.
+        InputError: different dimensions; an embedding has zero norm, NaN or infinity.
     """
     _check_dims(enroll, test)
     enroll_norms, test_norms = _both_norms(enroll, test, np.arange(len(enroll)), np.arange(len(test)))
-    scores = enroll.vectors @ test.vectors.T
+    scores: np.ndarray = enroll.vectors @ test.vectors.T
     scores /= enroll_norms[:, None]
     scores /= test_norms
     return scores
 
 
 def all_pairs(enroll: Embeddings, test: Embeddings) -> Trials:
-    """Every enrolment with every test embedding, as trials in the order of :func:`score_matrix`."""
+    """Return each enrolment with each test embedding, as trials in the order of :func:`score_matrix`."""
     rows = np.repeat(np.arange(len(enroll), dtype=np.int32), len(test))
     columns = np.tile(np.arange(len(test), dtype=np.int32), len(enroll))
     return Trials(enroll.ids, test.ids, rows, columns, source="all pairs")
@@ -95,7 +95,7 @@ def all_pairs(enroll: Embeddings, test: Embeddings) -> Trials:
 def _check_dims(enroll: Embeddings, test: Embeddings) -> None:
     if enroll.dim != test.dim:
         raise InputError(
-            f"enrolment embeddings ({enroll.source}) have {enroll.dim} dimensions, test embeddings "
+            f"enrolment embeddings ({enroll.source}) have {enroll.dim} dimensions, but test embeddings "
             f"({test.source}) have {test.dim}"
         )
 
@@ -115,7 +115,7 @@ def _gathered_products(enroll: np.ndarray, test: np.ndarray, rows: TrialRows) ->
     for start in range(0, len(scores), GATHER_BLOCK):
         part = slice(start, min(start + GATHER_BLOCK, len(scores)))
         n = part.stop - start
-        # mode="clip" lets take() write straight into the buffer; the rows are known to be within bounds.
+        # All rows are within bounds; mode="clip" lets take() write straight into the buffer.
         np.take(enroll, rows.enroll[part], axis=0, out=left[:n], mode="clip")
         np.take(test, rows.test[part], axis=0, out=right[:n], mode="clip")
         np.einsum("ij,ij->i", left[:n], right[:n], out=scores[part])

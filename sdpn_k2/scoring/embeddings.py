@@ -1,14 +1,14 @@
-"""Embeddings as one matrix, and what is done to them before they are compared: models, centring, whitening."""
+"""Embeddings as one matrix, and their preparation for comparison: speaker models, centring, whitening."""
 
 from dataclasses import dataclass, replace
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.tables import is_table, load_vectors
 
-EIGENVALUE_FLOOR = 1e-6  # of the largest: whitening does not blow up directions in which nothing varies
+EIGENVALUE_FLOOR = 1e-6  # of the largest, so that whitening does not blow up directions without variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,9 +16,9 @@ class Embeddings:
     """Named embeddings.
 
     Attributes:
-        ids: utterance or model ids, all different.
+        ids: distinct utterance or model ids.
         vectors: shape (n, dim), float32.
-        source: where they come from, for messages.
+        source: name of their table, for messages.
     """
 
     ids: List[str]
@@ -30,16 +30,17 @@ class Embeddings:
 
     @property
     def dim(self) -> int:
-        return self.vectors.shape[1]
+        """Dimension of the embeddings."""
+        return int(self.vectors.shape[1])
 
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
-        """Row of each id, -1 where there is none; int64, shape (len(ids),)."""
+        """Return the row of each id, -1 where there is none; int64, shape (len(ids),)."""
         table = {name: row for row, name in enumerate(self.ids)}
         return np.fromiter((table.get(name, -1) for name in ids), np.int64, len(ids))
 
 
 class Whitening(NamedTuple):
-    """An affine map after which the embeddings it was estimated on have zero mean and unit covariance.
+    """An affine map that gives the embeddings it was estimated on zero mean and unit covariance.
 
     Attributes:
         mean: shape (dim,), float32.
@@ -51,64 +52,67 @@ class Whitening(NamedTuple):
 
 
 def read_embeddings(rspecifier: str) -> Embeddings:
-    """Reads a Kaldi table of vectors.
+    """Read a Kaldi table of vectors.
 
     Args:
         rspecifier: ``ark:...`` or ``scp:...``; a plain file name is an archive unless it ends in ``.scp``.
 
     Raises:
-        InputError: not readable, empty, vectors of several dimensions, or one id twice.
+        InputError: an unreadable or empty table, vectors of several dimensions, or a duplicate id.
     """
     if not is_table(rspecifier):
         rspecifier = ("scp:" if rspecifier.endswith(".scp") else "ark:") + rspecifier
     ids, vectors = load_vectors(rspecifier)
     if not ids:
-        raise InputError(f"{rspecifier}: has no embeddings")
+        raise InputError(f"{rspecifier}: no embeddings")
     if len(set(ids)) < len(ids):
-        seen = set()
-        twice = next(name for name in ids if name in seen or seen.add(name))
-        raise InputError(f"{rspecifier}: has two embeddings of {twice}")
+        seen: Set[str] = set()
+        for name in ids:
+            if name in seen:
+                raise InputError(f"{rspecifier}: duplicate embedding of {name}")
+            seen.add(name)
     return Embeddings(ids, vectors, rspecifier)
 
 
 def enroll_models(utterances: Embeddings, spk2utt: Dict[str, List[str]]) -> Embeddings:
-    """One embedding for each speaker: the mean of the speaker's embeddings, each scaled to unit length first.
+    """Return one embedding per speaker: the mean of the speaker's embeddings, each scaled to unit length first.
 
     Args:
         utterances: embeddings of single utterances.
         spk2utt: the utterances of each speaker.
 
     Raises:
-        InputError: an utterance has no embedding (the first is named, all are counted), or it has zero norm.
+        InputError: utterances without an embedding (the message names the first and counts all), a speaker without
+            utterances, or an embedding of zero norm.
     """
     names = [name for members in spk2utt.values() for name in members]
     rows = utterances.rows_of(names)
     missing = np.flatnonzero(rows < 0)
     if len(missing):
         raise InputError(
-            f"{utterances.source}: no embedding for {names[missing[0]]}; {len(missing)} of {len(names)} "
-            "enrolment utterances have none"
+            f"{utterances.source}: no embedding for {names[missing[0]]}; {len(missing)} of {len(names)} enrolment "
+            "utterances have none"
         )
     counts = np.array([len(members) for members in spk2utt.values()])
     if not counts.all():
         empty = list(spk2utt)[int(np.argmin(counts))]
-        raise InputError(f"speaker {empty} has no utterances to enrol with")
+        raise InputError(f"speaker {empty} has no enrolment utterances")
     norms = vector_norms(utterances, np.unique(rows))
     starts = np.cumsum(counts) - counts
-    # All utterances of all speakers in a row, summed speaker by speaker.
+    # The utterances of all speakers in a row, summed speaker by speaker.
     sums = np.add.reduceat(utterances.vectors[rows] / norms[rows, None], starts, axis=0)
     return Embeddings(list(spk2utt), (sums / counts[:, None]).astype(np.float32), utterances.source)
 
 
 def subtract_mean(embeddings: Embeddings, mean: np.ndarray) -> Embeddings:
-    """Subtracts ``mean``, shape (dim,), such as the mean of the training embeddings."""
+    """Subtract ``mean``, shape (dim,), such as the mean of the training embeddings."""
     _check_dim(embeddings, len(mean), "the mean")
     return replace(embeddings, vectors=embeddings.vectors - mean.astype(np.float32))
 
 
 def transform(embeddings: Embeddings, matrix: np.ndarray) -> Embeddings:
-    """Applies a matrix as Kaldi's transform-vec does: shape (new dim, dim), or (new dim, dim + 1) with an offset."""
-    n_rows, n_columns = matrix.shape
+    """Apply a matrix as Kaldi's transform-vec does: shape (new dim, dim), or (new dim, dim + 1) with an offset."""
+    n_columns = matrix.shape[1]
     if n_columns == embeddings.dim + 1:
         vectors = embeddings.vectors @ matrix[:, :-1].T + matrix[:, -1]
     else:
@@ -118,57 +122,57 @@ def transform(embeddings: Embeddings, matrix: np.ndarray) -> Embeddings:
 
 
 def estimate_whitening(embeddings: Embeddings) -> Whitening:
-    """Mean and symmetric (ZCA) whitening matrix of a set of embeddings.
+    """Estimate the mean and the symmetric (ZCA) whitening matrix of a set of embeddings.
 
     Raises:
-        InputError: fewer than two embeddings, all are equal, or one holds NaN or infinity (the first is named, all are
-            counted).
+        InputError: fewer than two embeddings, equal embeddings only, or embeddings with NaN or infinity (the message
+            names the first and counts all).
     """
     if len(embeddings) < 2:
-        raise InputError(f"{embeddings.source}: whitening needs two embeddings or more, there is {len(embeddings)}")
+        raise InputError(f"{embeddings.source}: whitening needs at least 2 embeddings, not {len(embeddings)}")
     bad = np.flatnonzero(~np.isfinite(np.einsum("ij,ij->i", embeddings.vectors, embeddings.vectors)))
     if len(bad):
         raise InputError(
             f"{embeddings.source}: the embedding of {embeddings.ids[bad[0]]} has NaN or infinite values; "
-            f"{len(bad)} of {len(embeddings)} embeddings cannot be used to estimate a whitening"
+            f"{len(bad)} of {len(embeddings)} embeddings are unusable"
         )
     mean = embeddings.vectors.mean(axis=0, dtype=np.float64)
     centred = embeddings.vectors - mean.astype(np.float32)
     values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64) / len(embeddings))
     if not values[-1] > 0.0:
-        raise InputError(f"{embeddings.source}: all embeddings are equal, whitening is not defined")
+        raise InputError(f"{embeddings.source}: all embeddings are equal, so there is no whitening")
     values = np.maximum(values, EIGENVALUE_FLOOR * values[-1])
     return Whitening(mean.astype(np.float32), ((vectors / np.sqrt(values)) @ vectors.T).astype(np.float32))
 
 
 def whiten(embeddings: Embeddings, whitening: Whitening) -> Embeddings:
-    """Applies a whitening estimated on other (or the same) embeddings."""
+    """Apply a whitening that was estimated on these or other embeddings."""
     return transform(subtract_mean(embeddings, whitening.mean), whitening.matrix.T)
 
 
 def vector_norms(embeddings: Embeddings, used: Optional[np.ndarray] = None) -> np.ndarray:
-    """Euclidean norm of every embedding, float32, shape (n,).
+    """Return the Euclidean norm of every embedding, float32, shape (n,).
 
     Args:
         embeddings: the embeddings.
-        used: rows that must be usable; all by default.
+        used: rows to check; all by default.
 
     Raises:
-        InputError: a used embedding has zero norm, or holds NaN or infinity (the first is named, all are counted).
+        InputError: a checked embedding has zero norm, NaN or infinity (the message names the first and counts all).
     """
-    norms = np.sqrt(np.einsum("ij,ij->i", embeddings.vectors, embeddings.vectors))
+    norms: np.ndarray = np.sqrt(np.einsum("ij,ij->i", embeddings.vectors, embeddings.vectors))
     checked = norms if used is None else norms[used]
     bad = np.flatnonzero(~(checked > 0.0) | ~np.isfinite(checked))
     if len(bad):
         row = bad[0] if used is None else used[bad[0]]
         what = "zero norm" if norms[row] == 0.0 else "NaN or infinite values"
         raise InputError(
-            f"{embeddings.source}: the embedding of {embeddings.ids[row]} has {what}; {len(bad)} of "
-            f"{len(checked)} embeddings cannot be compared"
+            f"{embeddings.source}: the embedding of {embeddings.ids[row]} has {what}; {len(bad)} of {len(checked)} "
+            "embeddings are unusable"
         )
     return norms
 
 
 def _check_dim(embeddings: Embeddings, dim: int, what: str) -> None:
     if dim != embeddings.dim:
-        raise InputError(f"{embeddings.source}: the embeddings have {embeddings.dim} dimensions, {what} has {dim}")
+        raise InputError(f"{embeddings.source}: the embeddings have {embeddings.dim} dimensions, but {what} has {dim}")

@@ -1,13 +1,15 @@
-"""Spherical k-means: clusters of embeddings by cosine, for a cohort or for PLDA where there are no labels."""
+"""Spherical k-means: clusters of embeddings by cosine, for a cohort, or for LDA and PLDA without speaker labels."""
 
-from typing import NamedTuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
+from sdpn_k2.scoring.embeddings import Embeddings, subtract_mean, vector_norms
 
-BLOCK_CELLS = 1 << 23
+BLOCK_CELLS = 1 << 23  # similarities per block
+UTTERANCES_PER_CLUSTER = 8
+MAX_CLUSTERS = 7500
 
 
 class Clusters(NamedTuple):
@@ -15,27 +17,46 @@ class Clusters(NamedTuple):
 
     Attributes:
         centres: shape (k, dim), float32, unit length.
-        labels: the cluster of each embedding, int64, shape (n,); every cluster has members.
+        labels: cluster of each embedding, int64, shape (n,); no cluster is empty.
     """
 
     centres: np.ndarray
     labels: np.ndarray
 
 
-def spherical_kmeans(embeddings: Embeddings, n_clusters: int, seed: int = 0, max_iterations: int = 50) -> Clusters:
-    """Clusters embeddings by cosine (I. Dhillon and D. Modha, Machine Learning 42, 2001).
+def pseudo_speakers(embeddings: Embeddings, n_clusters: Optional[int] = None, seed: int = 0) -> Dict[str, str]:
+    """Cluster training embeddings, centred by their mean, and return the cluster of each id as its speaker.
 
-    Starts from randomly chosen embeddings, ends when no embedding changes its cluster or after ``max_iterations``. A
-    cluster that loses all members starts again from the embedding that fits its own centre worst.
+    Args:
+        embeddings: embeddings of the training set.
+        n_clusters: number of clusters; by default one for every ``UTTERANCES_PER_CLUSTER`` embeddings, at least 2 and
+            at most ``MAX_CLUSTERS``.
+        seed: random seed of the start.
+
+    Raises:
+        InputError: as :func:`spherical_kmeans`.
+    """
+    if n_clusters is None:
+        n_clusters = min(MAX_CLUSTERS, max(2, len(embeddings) // UTTERANCES_PER_CLUSTER))
+    centred = subtract_mean(embeddings, embeddings.vectors.mean(axis=0))
+    labels = spherical_kmeans(centred, n_clusters, seed).labels
+    return {name: f"cluster{label:05d}" for name, label in zip(embeddings.ids, labels)}
+
+
+def spherical_kmeans(embeddings: Embeddings, n_clusters: int, seed: int = 0, max_iterations: int = 50) -> Clusters:
+    """Cluster embeddings by cosine (I. Dhillon and D. Modha, Machine Learning 42, 2001).
+
+    Start from randomly chosen embeddings, and stop when no embedding changes its cluster or after ``max_iterations``. A
+    cluster that loses all members restarts from the embedding that fits its own centre worst.
 
     Args:
         embeddings: n embeddings; only their directions count.
         n_clusters: the number of clusters, at least 1 and at most n.
-        seed: of the random start. The same seed gives the same clusters.
+        seed: random seed of the start.
         max_iterations: upper limit.
 
     Raises:
-        InputError: more clusters than embeddings, or an embedding of zero norm.
+        InputError: no clusters, more clusters than embeddings, or an embedding of zero norm.
     """
     if not 1 <= n_clusters <= len(embeddings):
         raise InputError(f"{embeddings.source}: cannot make {n_clusters} clusters of {len(embeddings)} embeddings")
@@ -53,8 +74,8 @@ def spherical_kmeans(embeddings: Embeddings, n_clusters: int, seed: int = 0, max
     return Clusters(centres, labels)
 
 
-def _assign(points: np.ndarray, centres: np.ndarray):
-    """The centre with the largest cosine for every point, and that cosine."""
+def _assign(points: np.ndarray, centres: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the nearest centre of every point, and the cosine with it."""
     nearest = np.empty(len(points), np.int64)
     similarity = np.empty(len(points), np.float32)
     block = max(1, BLOCK_CELLS // len(centres))
@@ -67,7 +88,7 @@ def _assign(points: np.ndarray, centres: np.ndarray):
 
 
 def _fill_empty(nearest: np.ndarray, similarity: np.ndarray, n_clusters: int) -> None:
-    """Moves the worst-fitting point of a cluster with several members into each empty cluster, in place."""
+    """Move the worst-fitting point of a cluster with several members into each empty cluster, in place."""
     counts = np.bincount(nearest, minlength=n_clusters)
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
@@ -85,6 +106,7 @@ def _mean_directions(points: np.ndarray, labels: np.ndarray, n_clusters: int, pr
     ones = np.ones(len(points), np.float32)
     sums = csr_matrix((ones, (labels, np.arange(len(points)))), shape=(n_clusters, len(points))) @ points
     norms = np.linalg.norm(sums, axis=1)
-    # Members that cancel out leave no direction: such a centre stays where it was.
-    centres = np.where(norms[:, None] > 1e-6, sums, previous)
-    return centres / np.linalg.norm(centres, axis=1)[:, None]
+    # Members that cancel out have no direction: such a centre stays where it was.
+    centres: np.ndarray = np.where(norms[:, None] > 1e-6, sums, previous)
+    centres /= np.linalg.norm(centres, axis=1)[:, None]
+    return centres

@@ -1,15 +1,15 @@
 """Speaker-verification metrics: EER, minDCF, actDCF, Cllr and minCllr.
 
-A trial asks whether two recordings have the same speaker. It is a *target* trial when they have and a *nontarget* trial
-when they have not, and a system gives it a score: the higher, the surer of "same". A threshold t turns scores into
-decisions, "same" when score >= t, and two kinds of error:
+A trial asks whether two recordings have the same speaker. In a *target* trial they do, in a *nontarget* trial they do
+not. A system gives each trial a score, and a higher score means more confidence in "same". A threshold t turns scores
+into decisions, "same" when score >= t, and there are two kinds of error:
 
     miss rate         P_miss(t) = share of target trials with score < t
     false-alarm rate  P_fa(t)   = share of nontarget trials with score >= t
 
 Equal scores always fall on the same side of a threshold, so ties need no rule of their own.
 
-Everything here starts from one sort, held by :class:`ErrorRates`: O(n log n) once, then O(n) or less per metric. Arrays
+Everything here starts from one sort, held by ``ErrorRates``: O(n log n) once, then O(n) or less per metric. Arrays
 keep their type, so that 10^8 float32 scores take about 0.5 GB beside those given.
 
 References:
@@ -21,45 +21,49 @@ References:
 [Kaldi]      src/ivectorbin/compute-eer.cc: the rule named "kaldi".
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
-from typing import Callable, NamedTuple, Tuple
+from typing import Callable, List, NamedTuple, Tuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend.eer import kaldi_eer
 
-BLOCK = 1 << 22  # scores handled at a time where temporary arrays would be as long as the scores
+BLOCK = 1 << 22  # scores per pass where temporary arrays would otherwise be as long as the scores
 
 EER_RULES = ("interpolated", "hull", "kaldi")
 
 
 class OperatingPoint(NamedTuple):
-    """A metric and the threshold at which it is reached (a trial is accepted when score >= threshold)."""
+    """A metric and the threshold at which the system reaches it (it accepts a trial when score >= threshold)."""
 
     value: float
     threshold: float
 
 
-class CostModel(NamedTuple):
-    """An application: prior probability of a target trial and the cost of each kind of error [NIST]."""
+@dataclass(frozen=True)
+class CostModel:
+    """An application: prior probability of a target trial and the cost of each kind of error [NIST].
+
+    Raises:
+        InputError: unless 0 < p_target < 1 and both costs are positive and finite.
+    """
 
     p_target: float
     c_miss: float = 1.0
     c_fa: float = 1.0
 
-    def check(self) -> "CostModel":
-        """Returns itself; raises InputError unless 0 < p_target < 1 and both costs are above zero and finite."""
+    def __post_init__(self) -> None:
         if not 0.0 < self.p_target < 1.0:
-            raise InputError(f"p_target must lie between 0 and 1, is {self.p_target:g}")
+            raise InputError(f"p_target must lie between 0 and 1, not {self.p_target:g}")
         if not (0.0 < self.c_miss < np.inf and 0.0 < self.c_fa < np.inf):
-            raise InputError(f"c_miss and c_fa must be above 0 and finite, are {self.c_miss:g} and {self.c_fa:g}")
-        return self
+            raise InputError(f"c_miss and c_fa must be positive and finite, not {self.c_miss:g} and {self.c_fa:g}")
 
     @property
     def default_cost(self) -> float:
-        """Cost of the better of the two systems that do not listen: accept everything, or reject everything."""
+        """Cost of the better trivial system: accept everything, or reject everything."""
         return min(self.c_miss * self.p_target, self.c_fa * (1.0 - self.p_target))
 
     @property
@@ -68,8 +72,8 @@ class CostModel(NamedTuple):
         return float(np.log(self.c_fa * (1.0 - self.p_target)) - np.log(self.c_miss * self.p_target))
 
 
-# The primary costs of the NIST evaluations [NIST]: the mean of the normalised costs over these applications.
-# SRE16 and later also average over partitions of the trials (language, gender ...): split the trials for that.
+# Applications of the NIST evaluations [NIST]: the primary cost is the mean of the normalised costs over them.
+# SRE16 and later also average over partitions of the trials (language, gender ...): split the trial list for that.
 NIST_SRE = {
     "sre08": (CostModel(0.01, c_miss=10.0),),
     "sre10": (CostModel(0.001),),
@@ -84,9 +88,9 @@ NIST_SRE = {
 
 @dataclass(frozen=True, eq=False)
 class ErrorRates:
-    """The scores of a system, sorted: both error rates at every threshold.
+    """The sorted scores of a system, which give both error rates at every threshold.
 
-    Build it with :meth:`from_scores` or :meth:`from_split`, which check the scores.
+    Build it with ``from_scores`` or ``from_split``, which check the scores.
 
     Attributes:
         targets: scores of the target trials, ascending, shape (n_targets,), a float type.
@@ -98,20 +102,25 @@ class ErrorRates:
 
     @classmethod
     def from_scores(cls, scores: np.ndarray, is_target: np.ndarray) -> "ErrorRates":
-        """Sorts the scores of labelled trials.
+        """Sort the scores of labelled trials.
 
         Args:
             scores: shape (n,), any real type; float32 stays float32.
             is_target: shape (n,), True (or 1) for target trials.
 
         Raises:
-            InputError: see :meth:`from_split`; also different lengths, or labels that are neither 0 nor 1.
+            InputError: see ``from_split``; also different lengths, or labels that are neither 0 nor 1.
+
+        Examples:
+            >>> rates = ErrorRates.from_scores([0.8, 0.4, 0.5, 0.1], [1, 1, 0, 0])
+            >>> float(rates.miss_rate(0.5)), float(rates.false_alarm_rate(0.5))
+            (0.5, 0.5)
         """
         scores = np.asarray(scores)
         is_target = np.asarray(is_target)
         if scores.ndim != 1 or is_target.shape != scores.shape:
             raise InputError(
-                f"scores and labels must be two lists of one length, are of shape {scores.shape} and {is_target.shape}"
+                f"scores and labels must be lists of equal length, not of shapes {scores.shape} and {is_target.shape}"
             )
         if is_target.dtype != bool:
             if not np.isin(is_target, (0, 1)).all():
@@ -121,20 +130,19 @@ class ErrorRates:
 
     @classmethod
     def from_split(cls, target_scores: np.ndarray, nontarget_scores: np.ndarray) -> "ErrorRates":
-        """Sorts the scores of target and of nontarget trials, given apart.
+        """Sort the scores of target trials and those of nontarget trials.
 
         Args:
             target_scores: shape (n_targets,).
             nontarget_scores: shape (n_nontargets,).
 
         Raises:
-            InputError: one of the two is empty or of other dimensions, a score is NaN or infinite, or all scores are
-                equal.
+            InputError: one of the two is empty or not a list, a score is NaN or infinite, or all scores are equal.
         """
         target_scores, nontarget_scores = np.asarray(target_scores), np.asarray(nontarget_scores)
         if target_scores.ndim != 1 or nontarget_scores.ndim != 1:
             raise InputError(
-                f"target and nontarget scores must be two lists, are of shape {target_scores.shape} and "
+                f"target and nontarget scores must be lists, not of shapes {target_scores.shape} and "
                 f"{nontarget_scores.shape}"
             )
         dtype = np.result_type(target_scores, nontarget_scores, np.float32)
@@ -145,49 +153,50 @@ class ErrorRates:
             (nontargets, targets, "nontarget", "target"),
         ):
             if not len(here):
-                raise InputError(f"no {kind} trials (and {len(there)} {other} trials): error rates need both kinds")
-            # NaN is sorted to the end, infinities to both ends.
+                raise InputError(f"no {kind} trials, but {len(there)} {other} trials: error rates need both kinds")
+            # Sorting puts NaN at the end and infinities at both ends.
             if not (np.isfinite(here[0]) and np.isfinite(here[-1])):
                 bad = len(here) - np.count_nonzero(np.isfinite(here))
                 raise InputError(f"{bad} of {len(here)} {kind} scores are NaN or infinite")
         if targets[0] == targets[-1] == nontargets[0] == nontargets[-1]:
             raise InputError(
-                f"all {len(targets) + len(nontargets)} scores are {targets[0]:g}: "
-                "they cannot tell one trial from another"
+                f"all {len(targets) + len(nontargets)} scores are {targets[0]:g}, so they say nothing about the trials"
             )
         for scores in (targets, nontargets):
             scores.flags.writeable = False
         return cls(targets, nontargets)
 
-    def misses(self, thresholds: np.ndarray) -> np.ndarray:
-        """Number of target scores below each threshold, same shape as ``thresholds``."""
-        return np.searchsorted(self.targets, np.asarray(thresholds, self.targets.dtype), side="left")
+    def misses(self, thresholds: ArrayLike) -> np.ndarray:
+        """Count the target scores below each threshold; the result has the shape of ``thresholds``."""
+        return np.asarray(np.searchsorted(self.targets, np.asarray(thresholds, self.targets.dtype), side="left"))
 
-    def false_alarms(self, thresholds: np.ndarray) -> np.ndarray:
-        """Number of nontarget scores at or above each threshold, same shape as ``thresholds``."""
+    def false_alarms(self, thresholds: ArrayLike) -> np.ndarray:
+        """Count the nontarget scores at or above each threshold; the result has the shape of ``thresholds``."""
         at = np.asarray(thresholds, self.nontargets.dtype)
-        return len(self.nontargets) - np.searchsorted(self.nontargets, at, side="left")
+        return np.asarray(len(self.nontargets) - np.searchsorted(self.nontargets, at, side="left"))
 
-    def miss_rate(self, thresholds: np.ndarray) -> np.ndarray:
-        """P_miss at each threshold."""
-        return self.misses(thresholds) / len(self.targets)
+    def miss_rate(self, thresholds: ArrayLike) -> np.ndarray:
+        """Return P_miss at each threshold."""
+        rate: np.ndarray = self.misses(thresholds) / len(self.targets)
+        return rate
 
-    def false_alarm_rate(self, thresholds: np.ndarray) -> np.ndarray:
-        """P_fa at each threshold."""
-        return self.false_alarms(thresholds) / len(self.nontargets)
+    def false_alarm_rate(self, thresholds: ArrayLike) -> np.ndarray:
+        """Return P_fa at each threshold."""
+        rate: np.ndarray = self.false_alarms(thresholds) / len(self.nontargets)
+        return rate
 
     @cached_property
     def corners(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The thresholds that no other beats in one error without losing in the other, ascending.
+        """The thresholds at which no other threshold is better in one error and as good in the other, ascending.
 
-        A threshold can be raised to the next target score without a further miss, so only target scores are candidates,
-        and of those with equal false alarms only the lowest; +inf, which rejects everything, comes last. Every linear
-        cost has its minimum at a corner, and the convex hull of the ROC has its vertices there.
+        Raising a threshold to the next target score adds no miss, so only target scores are candidates, and of those
+        with equal false alarms only the lowest. +inf, which rejects everything, comes last. Every linear cost has its
+        minimum at a corner, and the convex hull of the ROC has its vertices there.
 
         Returns:
-            thresholds (k,), misses (k,) rising and false alarms (k,) falling strictly, both int64 counts.
+            thresholds (k,), misses (k,) and false alarms (k,): int64 counts, strictly rising and strictly falling.
         """
-        pieces = []
+        pieces: List[Tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         last_false_alarms = -1
         for start in range(0, len(self.targets), BLOCK):
             block = self.targets[start : start + BLOCK]
@@ -201,13 +210,14 @@ class ErrorRates:
                 pieces.append((thresholds[keep], misses[keep] + start, false_alarms[keep]))
         if last_false_alarms > 0:
             pieces.append((np.array([np.inf], self.targets.dtype), np.array([len(self.targets)]), np.array([0])))
-        return tuple(np.concatenate(column) for column in zip(*pieces))
+        thresholds, misses, false_alarms = (np.concatenate(column) for column in zip(*pieces))
+        return thresholds, misses, false_alarms
 
     @cached_property
     def hull(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The vertices of the convex hull of the ROC, from (no miss, all false alarms) to (all misses, no false alarm).
 
-        Found by pooling adjacent violators over the corners, whose groups are the edges of the hull [Brummer13].
+        Pooling adjacent violators over the corners finds it: the groups are the edges of the hull [Brummer13].
 
         Returns:
             thresholds (k,), misses (k,) and false alarms (k,), as in ``corners``; thresholds[0] is -inf.
@@ -215,7 +225,7 @@ class ErrorRates:
         from scipy.optimize import isotonic_regression
 
         thresholds, misses, false_alarms = self.corners
-        # Between two neighbouring corners lie some targets and some nontargets: the shares of targets, made monotone
+        # Between two neighbouring corners lie some targets and some nontargets. The shares of targets, made monotone
         # with the numbers of trials as weights, are the slopes of the hull.
         before = np.concatenate(([-np.inf], thresholds))
         misses = np.concatenate(([0], misses))
@@ -226,7 +236,7 @@ class ErrorRates:
             false_alarms = np.append(false_alarms, 0)
         targets = np.diff(misses)
         trials = targets - np.diff(false_alarms)
-        distinct = trials > 0  # the first corner is where everything is accepted when a target has the lowest score
+        distinct = trials > 0  # the first corner accepts everything when a target has the lowest score
         steps = np.flatnonzero(distinct)
         groups = isotonic_regression(targets[steps] / trials[steps], weights=trials[steps]).blocks
         ends = np.append(steps[groups[1:-1] - 1], len(trials) - 1) + 1
@@ -235,21 +245,25 @@ class ErrorRates:
 
 
 def eer(rates: ErrorRates, rule: str = "interpolated") -> OperatingPoint:
-    """Equal error rate: where P_miss = P_fa.
+    """Return the equal error rate, where P_miss = P_fa, in 0..1, and its threshold.
 
     Args:
         rates: the sorted scores.
-        rule: the two rates are step functions and need not meet, so tools differ:
-            ``interpolated``: where the line through the points of the ROC (one per distinct score) crosses
-            P_miss = P_fa. The common choice, also with scikit-learn's ROC.
-            ``hull``: the same on the convex hull of the ROC, never above the former [Brummer13].
-            ``kaldi``: the share of targets below a target score, as compute-eer has it [Kaldi].
-
-    Returns:
-        The EER in 0..1 and its threshold.
+        rule: how to treat two step functions that need not meet; tools differ.
+            ``interpolated``: the line through the points of the ROC (one per distinct score) crosses P_miss = P_fa.
+            This is the common choice, also with scikit-learn's ROC.
+            ``hull``: the same on the convex hull of the ROC, never larger [Brummer13].
+            ``kaldi``: the share of targets below a target score, by the rule of compute-eer [Kaldi].
 
     Raises:
         InputError: unknown rule.
+
+    Examples:
+        >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
+        >>> eer(rates).value
+        0.25
+        >>> eer(rates, "hull").value
+        0.125
     """
     if rule == "interpolated":
         return _interpolated_eer(rates)
@@ -261,7 +275,7 @@ def eer(rates: ErrorRates, rule: str = "interpolated") -> OperatingPoint:
 
 
 def _first(count: int, holds: Callable[[int], bool]) -> int:
-    """Smallest i in 0..count-1 for which ``holds``, which stays true once it is; count if none."""
+    """Return the smallest i in 0..count-1 for which ``holds``, which stays true once it is; count if none."""
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2
@@ -273,14 +287,14 @@ def _first(count: int, holds: Callable[[int], bool]) -> int:
 
 
 def crossing(miss: np.ndarray, fa: np.ndarray) -> Tuple[float, int]:
-    """Where the line through the points (fa, miss) has miss = fa.
+    """Find where the line through the points (fa, miss) has miss = fa.
 
     Args:
         miss: rising from 0, shape (k,).
         fa: falling to 0, shape (k,).
 
     Returns:
-        the rate, and the number of the first point that has miss >= fa.
+        the rate, and the number of the first point with miss >= fa.
     """
     after = int(np.searchsorted(miss - fa, 0.0))
     gap_before, gap_after = fa[after - 1] - miss[after - 1], miss[after] - fa[after]
@@ -290,7 +304,7 @@ def crossing(miss: np.ndarray, fa: np.ndarray) -> Tuple[float, int]:
 
 def _interpolated_eer(rates: ErrorRates) -> OperatingPoint:
     def crossed(scores: np.ndarray) -> Callable[[int], bool]:
-        return lambda i: rates.miss_rate(scores[i]) >= rates.false_alarm_rate(scores[i])
+        return lambda i: bool(rates.miss_rate(scores[i]) >= rates.false_alarm_rate(scores[i]))
 
     # The first distinct score at which misses outweigh false alarms, and the one before it.
     both = (rates.targets, rates.nontargets)
@@ -311,35 +325,40 @@ def _hull_eer(rates: ErrorRates) -> OperatingPoint:
 
 
 def min_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> OperatingPoint:
-    """Minimum of the normalised detection cost over all thresholds, +inf (reject everything) among them.
+    """Return the minimum normalised detection cost over all thresholds; one of them rejects everything.
 
     C(t) = c_miss p_target P_miss(t) + c_fa (1 - p_target) P_fa(t), divided by
-    min(c_miss p_target, c_fa (1 - p_target)), so that 1 is what a system gets that does not listen [NIST].
+    min(c_miss p_target, c_fa (1 - p_target)), so that the better trivial system costs 1 [NIST].
 
     Args:
         rates: the sorted scores.
         p_target: prior probability of a target trial, between 0 and 1.
-        c_miss: cost of a miss, above 0.
-        c_fa: cost of a false alarm, above 0.
+        c_miss: cost of a miss, positive.
+        c_fa: cost of a false alarm, positive.
 
     Raises:
         InputError: a parameter outside its range.
+
+    Examples:
+        >>> rates = ErrorRates.from_split([0.4, 0.6, 0.8, 0.9], [0.1, 0.2, 0.3, 0.5])
+        >>> min_dcf(rates, p_target=0.01)
+        OperatingPoint(value=0.25, threshold=0.6)
     """
-    cost = CostModel(p_target, c_miss, c_fa).check()
+    cost = CostModel(p_target, c_miss, c_fa)
     thresholds, misses, false_alarms = rates.corners
     costs = misses * (cost.c_miss * cost.p_target / (len(rates.targets) * cost.default_cost))
     costs += false_alarms * (cost.c_fa * (1.0 - cost.p_target) / (len(rates.nontargets) * cost.default_cost))
     best = int(np.argmin(costs))
-    # Accepting everything is beaten or equalled by the lowest corner, so it needs no candidate of its own.
+    # The lowest corner is at least as good as accepting everything, which needs no candidate of its own.
     return OperatingPoint(float(costs[best]), float(thresholds[best]))
 
 
 def actual_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> OperatingPoint:
-    """Normalised detection cost at the Bayes threshold, for scores that are natural-log likelihood ratios.
+    """Return the normalised detection cost at the Bayes threshold, for scores that are natural-log likelihood ratios.
 
-    The threshold is log(c_fa (1 - p_target)) - log(c_miss p_target); arguments and errors are those of :func:`min_dcf`.
+    The threshold is log(c_fa (1 - p_target)) - log(c_miss p_target); arguments and errors are those of ``min_dcf``.
     """
-    cost = CostModel(p_target, c_miss, c_fa).check()
+    cost = CostModel(p_target, c_miss, c_fa)
     threshold = cost.bayes_threshold
     value = (
         cost.c_miss * cost.p_target * rates.miss_rate(threshold)
@@ -349,12 +368,12 @@ def actual_dcf(rates: ErrorRates, p_target: float, c_miss: float = 1.0, c_fa: fl
 
 
 def nist_cost(rates: ErrorRates, evaluation: str, actual: bool = False) -> float:
-    """The primary cost of a NIST evaluation: the mean of minDCF (or actDCF) over the evaluation's applications.
+    """Return the primary cost of a NIST evaluation: the mean of minDCF (or actDCF) over its applications.
 
     Args:
         rates: the sorted scores.
         evaluation: a key of ``NIST_SRE``, such as ``"sre16"``.
-        actual: actDCF instead of minDCF.
+        actual: use actDCF instead of minDCF.
 
     Raises:
         InputError: unknown evaluation.
@@ -362,14 +381,18 @@ def nist_cost(rates: ErrorRates, evaluation: str, actual: bool = False) -> float
     if evaluation not in NIST_SRE:
         raise InputError(f"unknown evaluation {evaluation!r}: choose one of {', '.join(NIST_SRE)}")
     dcf = actual_dcf if actual else min_dcf
-    return float(np.mean([dcf(rates, *cost).value for cost in NIST_SRE[evaluation]]))
+    return float(np.mean([dcf(rates, *astuple(cost)).value for cost in NIST_SRE[evaluation]]))
 
 
 def cllr(rates: ErrorRates) -> float:
-    """Cost of log-likelihood ratios in bits [Brummer06]: 0 is perfect, 1 is what a constant score of 0 gets.
+    """Return the cost of log-likelihood ratios in bits [Brummer06]: 0 is perfect, a constant score of 0 costs 1.
 
     Cllr = (mean over targets of log2(1 + e^-s) + mean over nontargets of log2(1 + e^s)) / 2, for scores s that are
     natural-log likelihood ratios.
+
+    Examples:
+        >>> round(cllr(ErrorRates.from_split([2.0, 3.0], [-2.0, 1.0])), 4)
+        0.5827
     """
 
     def mean_softplus(scores: np.ndarray, sign: float) -> float:
@@ -382,7 +405,7 @@ def cllr(rates: ErrorRates) -> float:
 
 
 def min_cllr(rates: ErrorRates) -> float:
-    """Cllr after the best monotone recalibration of the scores: what is left when only the order counts [Brummer06].
+    """Return Cllr after the best monotone recalibration of the scores, when only their order counts [Brummer06].
 
     Pooling adjacent violators gives every trial on one edge of the ROC's convex hull the same likelihood ratio, the
     edge's slope, so that the sum runs over edges instead of trials [Brummer13].
@@ -390,6 +413,6 @@ def min_cllr(rates: ErrorRates) -> float:
     _, misses, false_alarms = rates.hull
     target_share = np.diff(misses) / len(rates.targets)
     nontarget_share = -np.diff(false_alarms) / len(rates.nontargets)
-    both = (target_share > 0) & (nontarget_share > 0)  # an edge of one kind only costs nothing: its ratio is 0 or inf
+    both = (target_share > 0) & (nontarget_share > 0)  # an edge of one kind costs nothing: its ratio is 0 or inf
     t, n = target_share[both], nontarget_share[both]
     return float((t * np.log2(1.0 + n / t) + n * np.log2(1.0 + t / n)).sum() / 2.0)

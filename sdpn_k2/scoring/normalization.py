@@ -1,15 +1,15 @@
 """Score normalisation against a cohort: Z-norm, T-norm, S-norm and adaptive S-norm.
 
 A cohort is a set of embeddings of speakers who are not in the trials: the training embeddings, or the centres of their
-clusters where there are no labels. The scores of an embedding against the cohort have a mean and a standard deviation,
-and a trial score is seen relative to them:
+clusters where there are no labels. Scoring an embedding against the cohort gives a mean and a standard deviation, which
+normalise the score of a trial:
 
     z-norm    (s - mean_e) / std_e                    by the enrolment side
     t-norm    (s - mean_t) / std_t                    by the test side
     s-norm    the mean of the two
     as-norm   s-norm with each side's statistics over the N cohort members that score highest against it
 
-With N given, z-norm and t-norm are adaptive too. Standard deviations are those of the population (divided by N).
+Given N, z-norm and t-norm are adaptive too. Standard deviations are those of the population (divided by N).
 
 References:
 ----------
@@ -19,18 +19,18 @@ References:
 [Matejka17]   P. Matějka et al., "Analysis of score normalization", Interspeech 2017: adaptive S-norm ("AS-norm1").
 """
 
-from typing import NamedTuple, Optional
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.cosine import TrialRows, score_matrix, score_trials, trial_rows
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
-from sdpn_k2.scoring.trials import Trials
+from sdpn_k2.scoring.trial_arrays import Trials
 
 METHODS = ("z-norm", "t-norm", "s-norm", "as-norm")
-BLOCK_CELLS = 1 << 22  # scores against the cohort at a time: 16 MB, so that the selection finds them in the cache
-MIN_STD = 1e-6  # of cosines: what lies below is the rounding of equal ones
+BLOCK_CELLS = 1 << 22  # scores against the cohort per block: 16 MB, which the selection finds in the cache
+MIN_STD = 1e-6  # of cosines; anything smaller is the rounding of equal scores
 
 
 class CohortStatistics(NamedTuple):
@@ -45,18 +45,19 @@ def normalized_scores(
     test: Embeddings,
     trials: Optional[Trials],
     cohort: Embeddings,
+    *,
     method: str = "as-norm",
     top_n: Optional[int] = 300,
 ) -> np.ndarray:
-    """Cosine scores of trials, normalised.
+    """Return normalised cosine scores of trials.
 
     Args:
         enroll: embeddings of the enrolment ids.
-        test: embeddings of the test ids; may be the same object.
+        test: embeddings of the test ids; the same object is allowed.
         trials: the pairs; None for every enrolment with every test embedding.
-        cohort: the cohort's embeddings, treated (centred, whitened) as the others were.
+        cohort: embeddings of the cohort, prepared (centred, whitened) like the others.
         method: one of ``METHODS``.
-        top_n: size of the adaptive cohort; None for the whole one. ``as-norm`` needs it, ``s-norm`` has none.
+        top_n: size of the adaptive cohort; None for the whole one. ``as-norm`` requires it, ``s-norm`` ignores it.
 
     Returns:
         shape (len(trials),), or (len(enroll), len(test)) when ``trials`` is None; float32.
@@ -65,59 +66,58 @@ def normalized_scores(
         InputError: an unknown method, a cohort smaller than ``top_n``, and all that ``score_trials`` raises.
     """
     if method not in METHODS:
-        raise InputError(f"unknown normalisation {method!r}: choose one of {', '.join(METHODS)}")
+        raise InputError(f"{method!r} is not a valid normalisation (use one of {', '.join(METHODS)})")
     if method == "as-norm" and top_n is None:
-        raise InputError("as-norm needs the number of cohort members to use (top-n)")
+        raise InputError("as-norm requires a top-n, the number of cohort members to use")
     if method == "s-norm":
         top_n = None
     if trials is None:
         scores, rows = score_matrix(enroll, test), TrialRows(np.arange(len(enroll))[:, None], np.arange(len(test)))
     else:
         scores, rows = score_trials(enroll, test, trials), trial_rows(enroll, test, trials)
-    by_enroll, by_test = method != "t-norm", method != "z-norm"
+    sides: List[Tuple[Embeddings, np.ndarray]] = []
+    if method != "t-norm":
+        sides.append((enroll, rows.enroll))
+    if method != "z-norm":
+        sides.append((test, rows.test))
     if enroll is test:
-        used = [np.unique(rows.enroll)] * by_enroll + [np.unique(rows.test)] * by_test
-        statistics = cohort_statistics(enroll, cohort, top_n, np.unique(np.concatenate(used)))
-        sides = [statistics] * 2
+        used = np.unique(np.concatenate([np.unique(rows) for _, rows in sides]))
+        statistics = [cohort_statistics(enroll, cohort, top_n, used)] * len(sides)
     else:
-        sides = [
-            cohort_statistics(side, cohort, top_n, np.unique(used)) if wanted else None
-            for side, used, wanted in ((enroll, rows.enroll, by_enroll), (test, rows.test, by_test))
-        ]
-    normalized = [
-        (scores - side.mean[used]) / side.std[used]
-        for side, used, wanted in zip(sides, rows, (by_enroll, by_test))
-        if wanted
-    ]
-    return sum(normalized) / np.float32(len(normalized))
+        statistics = [cohort_statistics(side, cohort, top_n, np.unique(rows)) for side, rows in sides]
+    normalized = np.zeros_like(scores)
+    for (_, used), side in zip(sides, statistics):
+        normalized += (scores - side.mean[used]) / side.std[used]
+    normalized /= np.float32(len(sides))
+    return normalized
 
 
 def cohort_statistics(
     embeddings: Embeddings, cohort: Embeddings, top_n: Optional[int] = None, used: Optional[np.ndarray] = None
 ) -> CohortStatistics:
-    """Mean and standard deviation of the cosine scores of embeddings against a cohort.
+    """Compute mean and standard deviation of the cosine scores of embeddings against a cohort.
 
     Args:
         embeddings: n embeddings.
         cohort: m embeddings of the same dimension.
-        top_n: only the ``top_n`` highest scores of each embedding count; None for all of them.
-        used: the rows wanted; the other rows of the result are NaN. All by default.
+        top_n: number of highest scores that count for each embedding; None for all of them.
+        used: rows to compute, all by default; the other rows of the result are NaN.
 
     Raises:
-        InputError: dimensions differ, fewer than two cohort members, a cohort smaller than ``top_n``, a ``top_n`` below
-            two, zero norms, or scores against the cohort that are all equal.
+        InputError: different dimensions, fewer than two cohort members, a cohort smaller than ``top_n``, a ``top_n``
+            below two, zero norms, or equal scores against the whole cohort.
     """
     if cohort.dim != embeddings.dim:
         raise InputError(
-            f"the cohort ({cohort.source}) has {cohort.dim} dimensions, the embeddings "
-            f"({embeddings.source}) have {embeddings.dim}"
+            f"the cohort ({cohort.source}) has {cohort.dim} dimensions, but the embeddings ({embeddings.source}) "
+            f"have {embeddings.dim}"
         )
     if top_n is not None and top_n < 2:
-        raise InputError(f"top-n must be 2 or more, is {top_n}")
+        raise InputError(f"top-n must be at least 2, not {top_n}")
     if len(cohort) < (top_n or 2):
         raise InputError(
-            f"the cohort ({cohort.source}) has {len(cohort)} embeddings, fewer than the {top_n or 2} "
-            "asked for: give a larger cohort or a smaller top-n"
+            f"the cohort ({cohort.source}) has {len(cohort)} embeddings, but at least {top_n or 2} are needed: use a "
+            "larger cohort or a smaller top-n"
         )
     used = np.arange(len(embeddings)) if used is None else used
     norms = vector_norms(embeddings, used)
@@ -133,30 +133,34 @@ def cohort_statistics(
     flat = np.flatnonzero(~(std[used] > MIN_STD))
     if len(flat):
         raise InputError(
-            f"all scores of {embeddings.ids[used[flat[0]]]} against the cohort ({cohort.source}) are "
-            f"equal; so they are for {len(flat)} of {len(used)} embeddings"
+            f"all scores of {embeddings.ids[used[flat[0]]]} against the cohort ({cohort.source}) are equal; this "
+            f"affects {len(flat)} of {len(used)} embeddings"
         )
     return CohortStatistics(mean, std)
 
 
-def _whole_cohort(members: np.ndarray):
-    """Statistics over all members m need no scores: the mean is x . mean(m), the variance x' cov(m) x."""
+# Statistics of a block of unit vectors x, shape (n, dim): mean and standard deviation, shape (n,) each.
+_Statistics = Callable[[np.ndarray], Tuple[np.ndarray, np.ndarray]]
+
+
+def _whole_cohort(members: np.ndarray) -> _Statistics:
+    """Compute statistics over all members m without scores: the mean is x . mean(m), the variance x' cov(m) x."""
     centre = members.mean(axis=0, dtype=np.float64)
     centred = members - centre.astype(np.float32)
     covariance = (centred.T @ centred) / np.float32(len(members))
     centre = centre.astype(np.float32)
 
-    def statistics(vectors: np.ndarray):
+    def statistics(vectors: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         variance = np.einsum("ij,ij->i", vectors @ covariance, vectors)
         return vectors @ centre, np.sqrt(np.maximum(variance, 0.0))
 
     return statistics
 
 
-def _top_of_cohort(members: np.ndarray, top_n: int):
+def _top_of_cohort(members: np.ndarray, top_n: int) -> _Statistics:
     columns = members.T
 
-    def statistics(vectors: np.ndarray):
+    def statistics(vectors: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         scores = vectors @ columns
         scores.partition(len(members) - top_n, axis=1)
         top = scores[:, -top_n:]

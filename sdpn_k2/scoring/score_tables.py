@@ -1,7 +1,7 @@
 """From embedding tables to a score file, for ``sdpn-k2 score``."""
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 
@@ -20,27 +20,27 @@ from sdpn_k2.scoring.embeddings import (
     whiten,
 )
 from sdpn_k2.scoring.kmeans import spherical_kmeans
-from sdpn_k2.scoring.trials import Scores, read_trials, write_scores
+from sdpn_k2.scoring.trial_arrays import Scores, Trials, read_trials, write_scores
 
 DEFAULT_TOP_N = 300
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to every embedding before it is compared, in this order; each a file name or None.
+    """Steps before embeddings are compared, in this order; each a file name or None.
 
     Attributes:
-        mean: a vector to subtract.
-        whitening: a table of embeddings on which a whitening is estimated.
-        transform: a matrix to apply.
+        mean: vector to subtract.
+        whitening: table of embeddings to estimate a whitening on.
+        transform: matrix to apply.
     """
 
     mean: Optional[str] = None
     whitening: Optional[str] = None
     transform: Optional[str] = None
 
-    def load(self):
-        """Reads the files once; returns a function from Embeddings to Embeddings."""
+    def load(self) -> Callable[[Embeddings], Embeddings]:
+        """Read the files once, and return the function that prepares embeddings."""
         mean = read_object(self.mean, "vector") if self.mean else None
         matrix = read_object(self.transform, "matrix") if self.transform else None
         whitening = None
@@ -58,61 +58,82 @@ class Preparation:
         return prepare
 
 
+@dataclass(frozen=True)
+class Normalization:
+    """Normalisation of scores against a cohort.
+
+    Attributes:
+        method: one of ``normalization.METHODS``.
+        cohort: rspecifier of the cohort's embeddings.
+        n_clusters: number of clusters of the cohort whose centres replace its embeddings; None for the embeddings.
+        top_n: size of the adaptive cohort; None for 300 with as-norm, for the whole cohort otherwise.
+        seed: random seed of the clustering.
+    """
+
+    method: str
+    cohort: str
+    n_clusters: Optional[int] = None
+    top_n: Optional[int] = None
+    seed: int = 0
+
+    def scores(
+        self,
+        enrolled: Embeddings,
+        tested: Embeddings,
+        trials: Optional[Trials],
+        prepare: Callable[[Embeddings], Embeddings],
+    ) -> np.ndarray:
+        """Return normalised scores of the trials, or of all pairs; ``prepare`` prepares the cohort."""
+        members = prepare(read_embeddings(self.cohort))
+        if self.n_clusters is not None:
+            centres = spherical_kmeans(members, self.n_clusters, self.seed).centres
+            members = Embeddings([f"cluster{i}" for i in range(len(centres))], centres, members.source)
+        top_n = DEFAULT_TOP_N if self.method == "as-norm" and self.top_n is None else self.top_n
+        return normalization.normalized_scores(enrolled, tested, trials, members, method=self.method, top_n=top_n)
+
+
 def score_tables(
     enroll: str,
     test: Optional[str],
     trials: Optional[str],
     output: str,
+    *,
     preparation: Preparation = Preparation(),
     enroll_spk2utt: Optional[str] = None,
-    norm: Optional[str] = None,
-    cohort: Optional[str] = None,
-    cohort_clusters: Optional[int] = None,
-    top_n: Optional[int] = None,
-    seed: int = 0,
+    norm: Optional[Normalization] = None,
 ) -> int:
-    """Scores trials between two tables of embeddings and writes the scores.
+    """Score trials between two tables of embeddings and write the scores.
 
     Args:
         enroll: rspecifier of the enrolment embeddings.
         test: rspecifier of the test embeddings; None for the enrolment embeddings.
-        trials: trial list; None for every enrolment with every test embedding.
+        trials: trial list; None for each enrolment with each test embedding.
         output: score file (``-`` for the standard output), or a ``.npy`` file for the matrix when ``trials`` is None.
-        preparation: what is done to all embeddings first.
-        enroll_spk2utt: utterances of each enrolled speaker; averaged after the preparation, each at unit length.
-        norm: one of ``normalization.METHODS``, or None.
-        cohort: rspecifier of the cohort, for ``norm``.
-        cohort_clusters: take the centres of so many clusters of the cohort.
-        top_n: size of the adaptive cohort; None for 300 with as-norm, the whole cohort otherwise.
-        seed: of the clusters.
+        preparation: preparation of all embeddings.
+        enroll_spk2utt: utterances of each enrolled speaker, whose prepared embeddings are averaged at unit length.
+        norm: normalisation of the scores, if any.
 
     Returns:
-        the number of trials.
+        the number of scores.
 
     Raises:
-        InputError: whatever is wrong with the files.
+        InputError: unusable files, or a matrix for a trial list.
     """
+    as_matrix = output.endswith(".npy")
+    if as_matrix and trials is not None:
+        raise InputError(f"{output}: a score matrix holds all pairs; omit the trial list, or write a score file")
     prepare = preparation.load()
     enrolled = prepare(read_embeddings(enroll))
     tested = enrolled if test is None else prepare(read_embeddings(test))
     if enroll_spk2utt is not None:
         enrolled = enroll_models(enrolled, read_lists(enroll_spk2utt))
-    as_matrix = output.endswith(".npy")
-    if as_matrix and trials is not None:
-        raise InputError(f"{output}: a score matrix is of all pairs; leave out the trial list, or write a score file")
     pairs = None if trials is None else read_trials(trials)
-    if norm is None:
-        values = (
-            cosine.score_matrix(enrolled, tested) if pairs is None else cosine.score_trials(enrolled, tested, pairs)
-        )
+    if norm is not None:
+        values = norm.scores(enrolled, tested, pairs, prepare)
+    elif pairs is None:
+        values = cosine.score_matrix(enrolled, tested)
     else:
-        members = prepare(read_embeddings(cohort))
-        if cohort_clusters is not None:
-            centres = spherical_kmeans(members, cohort_clusters, seed).centres
-            members = Embeddings([f"cluster{i}" for i in range(len(centres))], centres, members.source)
-        if norm == "as-norm" and top_n is None:
-            top_n = DEFAULT_TOP_N
-        values = normalization.normalized_scores(enrolled, tested, pairs, members, norm, top_n)
+        values = cosine.score_trials(enrolled, tested, pairs)
     if as_matrix:
         with atomic_output(output) as stream:
             np.save(stream, values)

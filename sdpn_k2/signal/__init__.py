@@ -1,1 +1,1 @@
-"""Signal processing on batched tensors, on any device."""
+"""Features, augmentation and segmentation as functions and modules on batched tensors, on any device."""

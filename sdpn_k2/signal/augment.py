@@ -1,17 +1,17 @@
-"""Augmentation of local crops: noise, babble, music, reverberation, and masks, in batches on any device.
+"""Augment local crops with noise, babble, music, reverberation and masks, in batches on any device.
 
-What happens to which crop is drawn on the host (:meth:`Augment.draw`), from a generator seeded per step: that takes microseconds,
-gives the same augmentation on every device, and leaves nothing to wait for, since the host knows how many crops get
-what. Everything that touches samples is batched and on the device.
+The host draws what happens to each crop (:meth:`Augment.draw`), from a generator seeded per step. This takes
+microseconds and gives the same augmentation on every device. The device never waits, since the host knows the number of
+crops for each effect. Everything that touches samples is batched on the device.
 
-Crops are waveforms, or, for disks that hold only features, log-mel energies: noise is then mixed as energies, and there is
-no reverberation.
+Crops are waveforms or, for corpora with stored features only, log-mel energies. Noise is then mixed as energies, and
+there is no reverberation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple, Union, cast
 
 import numpy as np
 import torch
@@ -19,22 +19,28 @@ from torch import Tensor, nn
 
 from sdpn_k2.config import AugmentConfig
 from sdpn_k2.errors import InputError
+from sdpn_k2.pcm import INT16_SCALE
 
-# Crops whose noise or reverberation is computed at once: temporary memory follows them, not the batch.
+# Crops whose noise or reverberation is computed at once: this bounds temporary memory, whatever the batch.
 BLOCK_CROPS = 1024
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy that nothing waits for: to GPUs from pinned memory."""
+    """Copy an array to the device; for a GPU asynchronously, from pinned memory."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class NoiseBank(nn.Module):
-    """Recordings on the device as one long tensor; pieces are gathered from it, wrapped around at the end."""
+    """Recordings on the device as one long tensor; pieces gathered from it wrap around at a recording's end."""
+
+    recordings: Tensor
 
     def __init__(self, recordings: Sequence[np.ndarray]):
-        """``recordings``: int16 waveforms ``(samples,)``, or float32 fbank ``(frames, bins)``; none empty.
+        """Concatenate the recordings.
+
+        Args:
+            recordings: int16 waveforms ``(samples,)``, or float32 fbank ``(frames, bins)``; none is empty.
 
         Raises:
             InputError: no recordings.
@@ -46,25 +52,31 @@ class NoiseBank(nn.Module):
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         self.register_buffer("recordings", torch.from_numpy(np.concatenate(recordings)), persistent=False)
 
-    def draw(self, shape, rng: np.random.Generator) -> np.ndarray:
-        """Random pieces, int64 ``(*shape, 3)``: where a recording starts, the piece's offset in it, its length."""
+    def draw(self, shape: Union[int, Tuple[int, ...]], rng: np.random.Generator) -> np.ndarray:
+        """Draw random pieces, int64 ``(*shape, 3)``: start of a recording, offset of the piece in it, its length."""
         index = rng.integers(len(self.lengths), size=shape)
         lengths = self.lengths[index]
         return np.stack([self.starts[index], rng.integers(lengths), lengths], axis=-1)
 
     def forward(self, pieces: Tensor, length: int) -> Tensor:
-        """Drawn pieces ``(count, 3)`` → ``(count, length)`` in ±1, or energies ``(count, length, bins)``; float32."""
+        """Return drawn pieces ``(count, 3)`` as ``(count, length)`` in ±1 or energies ``(count, length, bins)``."""
         base, offset, available = pieces.unsqueeze(2).unbind(1)
         time = torch.arange(length, device=pieces.device)
         values = self.recordings[base + (offset + time) % available]
-        return values.exp() if values.is_floating_point() else values.float() / 32768
+        return values.exp() if values.is_floating_point() else values.float() / INT16_SCALE
 
 
 class RirBank(nn.Module):
-    """Impulse responses, each aligned on its direct path and of unit energy."""
+    """Impulse responses, each aligned to its direct path and normalised to unit energy."""
+
+    taps: Tensor
 
     def __init__(self, responses: Sequence[np.ndarray], num_taps: int):
-        """``responses``: float arrays ``(taps,)``; what lies ``num_taps`` past the direct path is cut.
+        """Align and normalise the responses.
+
+        Args:
+            responses: float arrays ``(taps,)``.
+            num_taps: number of taps to keep, from the direct path on.
 
         Raises:
             InputError: no responses, or a silent one.
@@ -81,7 +93,7 @@ class RirBank(nn.Module):
         self.register_buffer("taps", torch.from_numpy(aligned[:, :used].copy()), persistent=False)
 
     def forward(self, waveforms: Tensor, index: np.ndarray) -> Tensor:
-        """Waveforms ``(count, samples)`` convolved with the responses ``index`` ``(count,)``, same length."""
+        """Convolve waveforms ``(count, samples)`` with the responses ``index`` ``(count,)``; keep their length."""
         if len(index) > BLOCK_CROPS:
             starts = range(0, len(index), BLOCK_CROPS)
             return torch.cat(
@@ -89,28 +101,27 @@ class RirBank(nn.Module):
             )
         num_samples = waveforms.shape[1]
         fft_size = _fast_fft_size(num_samples + self.taps.shape[1] - 1)
-        distinct, which = np.unique(index, return_inverse=True)
-        distinct, which = (to_device(x, waveforms.device) for x in (distinct, which))
+        distinct, which = (to_device(x, waveforms.device) for x in np.unique(index, return_inverse=True))
         responses = torch.fft.rfft(self.taps[distinct], n=fft_size)
         spectrum = torch.fft.rfft(waveforms, n=fft_size).mul_(responses[which])
         return torch.fft.irfft(spectrum, n=fft_size)[:, :num_samples]
 
 
 def align_direct_path(response: np.ndarray) -> np.ndarray:
-    """An impulse response from its largest tap on, with unit energy, float32.
+    """Cut an impulse response before its largest tap and scale it to unit energy, float32.
 
     Raises:
-        InputError: it is silent.
+        InputError: the response is silent.
     """
     response = np.asarray(response, np.float64)
     energy = float(np.sum(response[np.argmax(np.abs(response)) :] ** 2)) if response.size else 0.0
     if not energy > 0:
-        raise InputError("a silent impulse response")
+        raise InputError("the impulse response is silent")
     return (response[np.argmax(np.abs(response)) :] / np.sqrt(energy)).astype(np.float32)
 
 
 def _fast_fft_size(minimum: int) -> int:
-    """The smallest 2^a, 3·2^a or 5·2^a that is not smaller."""
+    """Return the smallest 2^a, 3·2^a or 5·2^a that is at least ``minimum``."""
     return min(factor << max(0, (-(-minimum // factor) - 1).bit_length()) for factor in (1, 3, 5))
 
 
@@ -118,44 +129,60 @@ def _fast_fft_size(minimum: int) -> int:
 class Mixture:
     """One kind of noise for some of the crops."""
 
-    rows: np.ndarray  # (count,) which crops
+    rows: np.ndarray  # (count,) the crops
     snr: np.ndarray  # (count,) dB
     pieces: Optional[np.ndarray] = None  # (count, 3) or (count, voices, 3), from a bank
-    crops: Optional[np.ndarray] = None  # (count, voices) indices of other crops, where babble comes from the batch
-    voices: Optional[np.ndarray] = None  # (count, voices) 1 where a voice takes part, else 0
+    crops: Optional[np.ndarray] = None  # (count, voices) indices of other crops, for babble from the batch
+    voices: Optional[np.ndarray] = None  # (count, voices) 1 for each voice that is mixed, else 0
 
     def blocks(self) -> Iterator[Mixture]:
-        """The same for at most :data:`BLOCK_CROPS` crops at a time."""
-        arrays = (self.rows, self.snr, self.pieces, self.crops, self.voices)
+        """Yield the mixture in parts of at most :data:`BLOCK_CROPS` crops."""
+        sources = (self.pieces, self.crops, self.voices)
         for first in range(0, len(self.rows), BLOCK_CROPS):
-            yield Mixture(*(None if array is None else array[first : first + BLOCK_CROPS] for array in arrays))
+            block = slice(first, first + BLOCK_CROPS)
+            yield Mixture(
+                self.rows[block], self.snr[block], *(None if array is None else array[block] for array in sources)
+            )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything random in one step's augmentation. Crops count view by view: crop = view · utterances + utterance."""
+    """All random choices of one step's augmentation.
 
-    speed: Sequence[Tuple[float, np.ndarray]]  # (factor, its utterances); utterances of speed 1 are in none
+    Crops are numbered view by view: crop = view · utterances + utterance.
+    """
+
+    speed: Sequence[Tuple[float, np.ndarray]]  # (factor, its utterances); utterances at speed 1 are not listed
     reverb_rows: np.ndarray  # (count,)
     reverb_index: np.ndarray  # (count,) impulse response of each
-    mixtures: Sequence[tuple]  # (bank name, Mixture)
-    time_mask: np.ndarray  # (crops, 2) first frame as a fraction of what is free, width in frames
+    mixtures: Sequence[Tuple[str, Mixture]]  # with the bank's name
+    time_mask: np.ndarray  # (crops, 2) first frame as a fraction of the possible ones, width in frames
     freq_mask: np.ndarray  # (crops, 2) likewise, bins
 
 
 class Augment(nn.Module):
-    """Augmentation and masks, as the configuration says, with whatever banks there are.
+    """Augmentation and masks of a configuration, with whatever banks are available.
 
-    Without impulse responses, crops that would get reverberation get noise; without noise recordings, the only
-    noise is babble from the batch's other utterances; with fewer than 4 utterances and no recordings, none.
+    Without impulse responses, noise replaces reverberation. Without noise recordings, the only noise is babble from
+    other utterances of the batch; with fewer than 4 utterances there is none.
     """
 
     def __init__(self, config: AugmentConfig, banks: nn.ModuleDict, rirs: Optional[RirBank] = None):
-        """``banks``: :class:`NoiseBank` under any of the names noise, speech, music."""
+        """Combine the banks.
+
+        Args:
+            config: probabilities and ranges.
+            banks: :class:`NoiseBank` by kind: any of noise, speech, music.
+            rirs: impulse responses.
+        """
         super().__init__()
         self.config = config
         self.banks = banks
         self.rirs = rirs
+
+    def bank(self, kind: str) -> NoiseBank:
+        """Return the noise bank of a kind."""
+        return cast(NoiseBank, self.banks[kind])
 
     def draw(self, views: int, utterances: int, rng: np.random.Generator) -> Plan:
         """Draw what happens to each of ``views · utterances`` crops."""
@@ -175,7 +202,7 @@ class Augment(nn.Module):
             reverb, noise = reverb | noise, np.zeros(count, bool)
 
         kind = rng.integers(max(1, len(kinds)), size=count)
-        mixtures = []
+        mixtures: List[Tuple[str, Mixture]] = []
         for position, name in enumerate(kinds):
             rows = np.flatnonzero(noise & (kind == position))
             if len(rows):
@@ -206,15 +233,15 @@ class Augment(nn.Module):
         low, high = getattr(self.config, f"{kind}_snr")
         snr = rng.uniform(low, high, size=len(rows))
         if kind != "babble":
-            return Mixture(rows, snr, pieces=self.banks[kind].draw(len(rows), rng))
+            return Mixture(rows, snr, pieces=self.bank(kind).draw(len(rows), rng))
         fewest, most = self.config.babble_speakers
         if "speech" not in self.banks:
             most = min(most, utterances - 1)
         speakers = rng.integers(fewest, most + 1, size=len(rows))
         voices = (np.arange(most) < speakers[:, None]).astype(np.float32)
         if "speech" in self.banks:
-            return Mixture(rows, snr, pieces=self.banks["speech"].draw((len(rows), most), rng), voices=voices)
-        # Different other utterances, in random order: sort random keys, the crop's own utterance last.
+            return Mixture(rows, snr, pieces=self.bank("speech").draw((len(rows), most), rng), voices=voices)
+        # Distinct other utterances in random order: sort random keys, with the crop's own utterance last.
         keys = rng.random((len(rows), utterances))
         keys[np.arange(len(rows)), rows % utterances] = 2.0
         others = np.argsort(keys, axis=1)[:, :most]
@@ -223,7 +250,7 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def change_speed(self, waveforms: Tensor, plan: Plan) -> Tensor:
-        """Waveforms ``(…, utterances, samples)`` with some utterances at another speed (and pitch); in place."""
+        """Change the speed (and pitch) of some utterances of waveforms ``(…, utterances, samples)``, in place."""
         for factor, utterances in plan.speed:
             rows = to_device(utterances, waveforms.device)
             waveforms[..., rows, :] = perturb_speed(waveforms[..., rows, :], factor)
@@ -231,16 +258,16 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def forward(self, crops: Tensor, plan: Plan) -> Tensor:
-        """Local crops → augmented, a new tensor: float32 ``(crops, samples)`` in ±1, or fbank ``(crops, frames, bins)``."""
+        """Return augmented copies of crops: float32 ``(crops, samples)`` in ±1, or fbank ``(crops, frames, bins)``."""
         if crops.ndim == 2:
             return self._mix(crops, plan)
         return self._mix(crops.exp(), plan).clamp_min_(torch.finfo(torch.float32).eps).log_()
 
     def _mix(self, crops: Tensor, plan: Plan) -> Tensor:
-        """The same on what adds up when sounds do: waveforms, or energies."""
+        """Augment waveforms or energies, both of which are additive."""
         device = crops.device
         output = crops.clone()
-        if len(plan.reverb_rows):
+        if self.rirs is not None and len(plan.reverb_rows):
             rows = to_device(plan.reverb_rows, device)
             output[rows] = self.rirs(crops[rows], plan.reverb_index)
         for kind, whole in plan.mixtures:
@@ -251,22 +278,26 @@ class Augment(nn.Module):
         return output
 
     def _noise(self, kind: str, mixture: Mixture, crops: Tensor) -> Tensor:
-        """What ``mixture`` adds to its crops, before it is scaled."""
+        """Return the noise of ``mixture``, before it is scaled."""
         device, length = crops.device, crops.shape[1]
         if kind != "babble":
-            return self.banks[kind](to_device(mixture.pieces, device), length)
-        voices, noise = to_device(mixture.voices, device), 0
+            assert mixture.pieces is not None
+            return self.bank(kind)(to_device(mixture.pieces, device), length)
+        assert mixture.voices is not None
+        voices = to_device(mixture.voices, device)
+        noise = crops.new_zeros(len(mixture.rows), *crops.shape[1:])
         for voice in range(voices.shape[1]):
-            if mixture.crops is None:
-                speech = self.banks["speech"](to_device(mixture.pieces[:, voice], device), length)
+            if mixture.pieces is not None:
+                speech = self.bank("speech")(to_device(mixture.pieces[:, voice], device), length)
             else:
+                assert mixture.crops is not None
                 speech = crops[to_device(mixture.crops[:, voice], device)]
-            noise = noise + speech * voices[:, voice].reshape(-1, *[1] * (crops.ndim - 1))
+            noise += speech * voices[:, voice].reshape(-1, *[1] * (crops.ndim - 1))
         return noise
 
     @torch.no_grad()
     def mask(self, fbank: Tensor, plan: Plan) -> Tensor:
-        """Time and frequency masks with 0, the mean of normalised fbank ``(crops, frames, bins)``; in place."""
+        """Mask time and frequency of normalised fbank ``(crops, frames, bins)`` with 0, its mean, in place."""
         for dim, mask in ((1, plan.time_mask), (2, plan.freq_mask)):
             size = fbank.shape[dim]
             width = np.minimum(mask[:, 1], size).astype(np.int64)
@@ -279,10 +310,10 @@ class Augment(nn.Module):
 
 
 def add_noise(speech: Tensor, noise: Tensor, snr: Tensor) -> Tensor:
-    """``speech + gain · noise`` at ``snr`` dB of mean power over the crop.
+    """Add noise to speech at ``snr`` dB of mean power over the crop.
 
-    Waveforms ``(count, samples)``, whose power is their square, or energies ``(count, frames, bins)``, which are power.
-    Where the speech or the noise is silent, nothing is added.
+    Both are waveforms ``(count, samples)``, whose power is their square, or energies ``(count, frames, bins)``. If the
+    speech or the noise is silent, nothing is added.
     """
     waveforms = speech.ndim == 2
     speech_power, noise_power = (x.square().mean(dim=1) if waveforms else x.mean(dim=(1, 2)) for x in (speech, noise))
@@ -293,7 +324,7 @@ def add_noise(speech: Tensor, noise: Tensor, snr: Tensor) -> Tensor:
 
 
 def perturb_speed(waveforms: Tensor, factor: float) -> Tensor:
-    """Waveforms ``(…, samples)`` played ``factor`` times as fast, band-limited, cut or wrapped to the same length."""
+    """Play waveforms ``(…, samples)`` ``factor`` times as fast, band-limited; cut or wrap to the same length."""
     num_samples = waveforms.shape[-1]
     resampled = round(num_samples / factor)
     spectrum = torch.fft.rfft(waveforms)

@@ -1,7 +1,7 @@
-"""The front ends as a convolution, for formats that know no FFT or only a doubtful one.
+"""The front ends as a convolution, for export formats without a reliable FFT.
 
-All that happens to a frame before its power spectrum is linear: removal of the mean, pre-emphasis, window, Fourier
-transform. So it is one matrix, computed here in double precision, and framing with it one convolution of the waveform.
+Every operation on a frame before its power spectrum is linear: mean removal, pre-emphasis, window, Fourier transform.
+Together they are one matrix, computed here in double precision, and its use on all frames is one convolution.
 """
 
 import numpy as np
@@ -9,15 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdpn_k2.signal.fbank import KALDI_SCALE, PREEMPHASIS, Fbank
+from sdpn_k2.pcm import INT16_SCALE
+from sdpn_k2.signal.fbank import PREEMPHASIS, Fbank
 from sdpn_k2.signal.front_end import FrontEnd
 from sdpn_k2.signal.melspec import POWER_OFFSET
 
 
 class ConvolvedFrontEnd(nn.Module):
-    """What ``front_end`` computes, to float32's precision: ``(batch, samples)`` → ``(batch, frames, bins)``."""
+    """The features of ``front_end``, to float32 precision: ``(batch, samples)`` → ``(batch, frames, bins)``."""
+
+    kernels: Tensor
+    banks: Tensor
 
     def __init__(self, front_end: FrontEnd):
+        """Compute the convolution that equals ``front_end``."""
         super().__init__()
         window = front_end.window.double().numpy()
         frame = np.eye(len(window))
@@ -25,7 +30,7 @@ class ConvolvedFrontEnd(nn.Module):
         if isinstance(front_end, Fbank):
             frame -= frame.mean(axis=0)
             previous = np.concatenate([frame[:1], frame[:-1]])
-            frame = KALDI_SCALE * (frame - PREEMPHASIS * previous)
+            frame = INT16_SCALE * (frame - PREEMPHASIS * previous)
         else:
             self.reflection = front_end.fft_size // 2
             frame *= front_end.scale
@@ -37,6 +42,7 @@ class ConvolvedFrontEnd(nn.Module):
         self.register_buffer("banks", front_end.banks.clone())
 
     def forward(self, waveforms: Tensor) -> Tensor:
+        """Return features ``(batch, frames, bins)``, not yet normalised, of waveforms ``(batch, samples)``."""
         x = waveforms.unsqueeze(1)
         if self.reflection:
             x = F.pad(x, (self.reflection, self.reflection), mode="reflect")

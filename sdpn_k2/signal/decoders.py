@@ -1,4 +1,4 @@
-"""Which Viterbi decoding segmentation runs on: k2's, or torch's."""
+"""Choose the backend of Viterbi decoding: k2 or torch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ BACKENDS = ("auto", "k2", "torch")
 
 
 def find_decoder(backend: str) -> Decoder:
-    """The Viterbi decoding of a backend: ``k2``, ``torch``, or ``auto``: k2 where it works, else torch.
+    """Return the Viterbi decoder of a backend: ``k2``, ``torch``, or ``auto`` (k2 if it works, else torch).
 
     Raises:
-        InputError: no such backend; or ``k2``, and k2 is missing or cannot be loaded with this torch.
+        InputError: no such backend, or k2 is requested but missing or not loadable with this torch.
     """
     if backend not in BACKENDS:
-        raise InputError(f"there is no backend {backend!r}; there are: {', '.join(BACKENDS)}")
+        raise InputError(f"{backend!r} is not a valid backend (expected {', '.join(BACKENDS)})")
     if backend == "torch":
         return viterbi
     try:
         return importlib.import_module("sdpn_k2.signal.k2_segmentation").viterbi
-    except Exception as error:  # a binary that was built for another torch may fail in any way
+    except Exception as error:  # a binary built for another torch may fail in any way
         reason = _why_no_k2(error)
     if backend == "k2":
-        raise InputError(f"{reason}; see docs/vad.md, or decode with the backend torch")
+        raise InputError(f"{reason}; see docs/vad.md, or use the backend torch")
     log.info("%s; decoding with torch", reason)
     return viterbi
 
@@ -39,4 +39,4 @@ def _why_no_k2(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name == "k2":
         return "k2 is not installed"
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"k2 cannot be loaded with torch {torch.__version__}, for which it may not be built: {lines[0].strip()}"
+    return f"k2 cannot be loaded; it may be built for another torch than {torch.__version__}: {lines[0].strip()}"

@@ -1,16 +1,15 @@
-"""Kaldi's log-mel filter bank on batches of waveforms, on any device, and instance normalisation."""
+"""Kaldi's log-mel filter bank on batches of waveforms, on any device; and instance normalisation."""
 
 import torch
 from torch import Tensor, nn
 
 from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.kaldi.features.mel import mel_banks, window
+from sdpn_k2.pcm import INT16_SCALE
 
-# Kaldi computes on samples of 16-bit size; this is the one place where that scale is applied.
-KALDI_SCALE = 32768.0
 PREEMPHASIS = 0.97
 INSTANCE_NORM_EPS = 1e-5
-# Frames per block. On CPUs what a block needs stays in the cache; on GPUs it is some 1 GB, however large the batch.
+# Frames per block. On CPUs a block fits into the cache; on GPUs it needs about 1 GB, however large the batch.
 CPU_BLOCK_FRAMES, GPU_BLOCK_FRAMES = 2048, 1 << 17
 
 
@@ -21,24 +20,29 @@ class Fbank(nn.Module):
     frames = 1 + (samples - frame length) // frame shift.
     """
 
+    banks: Tensor
+    window: Tensor
+
     def __init__(self, config: FeaturesConfig):
+        """Prepare window and filters for the configuration."""
         super().__init__()
         self.length = round(config.sample_rate * config.frame_length_ms / 1000)
         self.shift = round(config.sample_rate * config.frame_shift_ms / 1000)
         self.fft_size = 1 << (self.length - 1).bit_length()
         banks = mel_banks(config.num_mel_bins, self.fft_size, config.sample_rate, config.low_freq, config.high_freq)
-        # The Nyquist bin is in no mel filter.
+        # No mel filter reaches the Nyquist bin.
         self.register_buffer("banks", torch.from_numpy(banks[:, : self.fft_size // 2].T.copy()), persistent=False)
         self.register_buffer("window", torch.from_numpy(window("povey", self.length)), persistent=False)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of a waveform of ``num_samples`` samples; 0 when it is shorter than one frame."""
+        """Return the number of frames in ``num_samples`` samples; 0 if they are fewer than a frame."""
         return max(0, 1 + (num_samples - self.length) // self.shift)
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor) -> Tensor:
+        """Return log-mel energies ``(batch, frames, bins)`` of waveforms ``(batch, samples)``."""
         with torch.autocast(waveforms.device.type, enabled=False):
-            frames = (waveforms.float() * KALDI_SCALE).unfold(1, self.length, self.shift)
+            frames = (waveforms.float() * INT16_SCALE).unfold(1, self.length, self.shift)
             batch, num_frames, _ = frames.shape
             output = waveforms.new_empty(batch, num_frames, self.banks.shape[1], dtype=torch.float32)
             rows = max(1, (GPU_BLOCK_FRAMES if waveforms.is_cuda else CPU_BLOCK_FRAMES) // max(1, num_frames))
@@ -48,7 +52,7 @@ class Fbank(nn.Module):
 
     def _log_mel(self, frames: Tensor) -> Tensor:
         frames = frames - frames.mean(dim=-1, keepdim=True)
-        # Pre-emphasis; Kaldi takes the first sample as its own predecessor.
+        # Pre-emphasis; as in Kaldi, the first sample is its own predecessor.
         emphasised = torch.empty_like(frames)
         torch.sub(frames[..., 1:], frames[..., :-1], alpha=PREEMPHASIS, out=emphasised[..., 1:])
         torch.mul(frames[..., :1], 1 - PREEMPHASIS, out=emphasised[..., :1])
@@ -59,6 +63,6 @@ class Fbank(nn.Module):
 
 
 def instance_norm(fbank: Tensor) -> Tensor:
-    """Each bin of each view with zero mean and unit (biased) variance over time, eps 1e-5: ``(…, frames, bins)``."""
+    """Normalise each bin to zero mean and unit (biased) variance over time: ``(…, frames, bins)``, eps 1e-5."""
     variance, mean = torch.var_mean(fbank, dim=-2, unbiased=False, keepdim=True)
     return (fbank - mean) * torch.rsqrt(variance + INSTANCE_NORM_EPS)

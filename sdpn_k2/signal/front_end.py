@@ -1,4 +1,4 @@
-"""The front end that a configuration asks for."""
+"""Choose the front end of a configuration."""
 
 from typing import Union
 
@@ -10,8 +10,8 @@ FrontEnd = Union[Fbank, MelSpectrogram]
 
 
 def front_end(config: FeaturesConfig) -> FrontEnd:
-    """A module from waveforms ``(batch, samples)`` in ±1 to features ``(batch, frames, bins)``, not yet normalised.
+    """Return the module from waveforms ``(batch, samples)`` in ±1 to features ``(batch, frames, bins)``.
 
-    Its ``num_frames(num_samples)`` says how many frames there will be.
+    The features are not yet normalised. ``num_frames(num_samples)`` of the module returns their number of frames.
     """
-    return {"fbank": Fbank, "melspec": MelSpectrogram}[config.kind](config)
+    return Fbank(config) if config.kind == "fbank" else MelSpectrogram(config)

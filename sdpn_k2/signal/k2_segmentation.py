@@ -1,6 +1,6 @@
-"""Speech and non-speech by Viterbi decoding with k2; see :mod:`sdpn_k2.signal.segmentation`.
+"""Segment speech by Viterbi decoding with k2; see :mod:`sdpn_k2.signal.segmentation`.
 
-Import this module only where k2 is wanted: it fails where k2 is missing or built for another torch.
+Import this module only to use k2: the import fails if k2 is missing or built for another torch.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sdpn_k2.signal.segmentation import NONSPEECH, SPEECH, Path, Topology
+from sdpn_k2.signal.segmentation import DEFAULT_TOPOLOGY, NONSPEECH, SPEECH, Path, Topology
 
-# How much worse than the best a path may be and stay in the lattice, of which the shortest path is taken: more than
-# the rounding of float32 sums over an hour of frames.
+# Beam of the lattice in which the shortest path is searched: above the rounding error of float32 sums over an hour.
 OUTPUT_BEAM = 2.0
 
 
 def topology_fsa(topology: Topology) -> k2.Fsa:
-    """The topology as an acceptor. A label is a column of the scores: 1 non-speech, 2 speech; 0 would be epsilon.
+    """Convert the topology to an acceptor.
 
-    States: the start, the chain of non-speech, the chain of speech, the end.
+    Labels are columns of the scores: 1 is non-speech, 2 is speech (0 would be epsilon). The states are the start, the
+    chain of non-speech, the chain of speech and the end.
     """
     durations = {NONSPEECH: topology.min_nonspeech, SPEECH: topology.min_speech}
     cost = {NONSPEECH: topology.to_nonspeech_cost, SPEECH: topology.to_speech_cost}
@@ -43,13 +43,13 @@ def topology_fsa(topology: Topology) -> k2.Fsa:
     return k2.Fsa.from_str("\n".join(lines + [str(final)]), acceptor=True)
 
 
-def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = Topology()) -> List[Path]:
-    """The best path of each recording, (frames, 2) each. On a GPU where k2 is built for it, else on the CPU.
+def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = DEFAULT_TOPOLOGY) -> List[Path]:
+    """Return the best path of each recording, (frames, 2) each. Run on the GPU if k2 supports it, else on the CPU.
 
-    Among paths of equal score it is any one; paths whose scores differ by less than the rounding of float32 are equal.
+    Among paths of equal score any one is returned; scores that differ by less than float32 rounding count as equal.
     """
     paths = [Path(np.zeros(0, bool), 0.0)] * len(log_likelihoods)
-    # k2 wants the longest first.
+    # k2 requires the longest recording first.
     lengths = [len(values) for values in log_likelihoods]
     order = sorted((index for index, length in enumerate(lengths) if length), key=lambda index: -lengths[index])
     if not order:
@@ -57,7 +57,7 @@ def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = Topology()) 
     device = log_likelihoods[order[0]].device if k2.with_cuda else torch.device("cpu")
     lengths = [lengths[index] for index in order]
     values = pad_sequence([log_likelihoods[index].double().to(device) for index in order], batch_first=True)
-    # Without what the better class has in each frame, sums stay small, and float32 exact enough.
+    # Relative to the better class of each frame, sums stay small and float32 is precise enough.
     peaks = values.max(dim=2, keepdim=True).values
     scores = torch.nn.functional.pad((values - peaks).float(), (1, 0))
     whole = torch.tensor([[row, 0, length] for row, length in enumerate(lengths)], dtype=torch.int32)
@@ -66,13 +66,13 @@ def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = Topology()) 
         fitted = topology.fitted(length)
         if fitted not in fsas:
             fsas[fitted] = topology_fsa(fitted)
-    # One graph for each recording: with a single graph for all, k2 finds one path.
+    # One graph per recording: with a single graph for all, k2 finds only one path.
     graphs = k2.create_fsa_vec([fsas[topology.fitted(length)] for length in lengths]).to(device)
     recordings = torch.arange(len(order), dtype=torch.int32, device=device)
     lattices = k2.intersect_dense(graphs, k2.DenseFsaVec(scores, whole), OUTPUT_BEAM, a_to_b_map=recordings)
     best = k2.shortest_path(lattices, use_double_scores=True)
     totals = best.get_tot_scores(use_double_scores=True, log_semiring=False).double() + peaks.sum(dim=(1, 2))
-    labels = best.labels[best.labels > 0].cpu().numpy()  # -1 leads to the end
+    labels = best.labels[best.labels > 0].cpu().numpy()  # -1 is the final arc
     for index, speech, total in zip(order, np.split(labels == SPEECH + 1, np.cumsum(lengths)[:-1]), totals.tolist()):
         paths[index] = Path(speech, total)
     return paths

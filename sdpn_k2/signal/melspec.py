@@ -1,8 +1,12 @@
 """3D-Speaker's log-mel spectrogram on batches of waveforms, on any device: the front end of its released weights.
 
-Unlike Kaldi's fbank: frames are centred on every ``frame_shift`` and the waveform is reflected at both ends, there is
-no pre-emphasis and no removal of the mean, the window is a periodic Hann, the triangles are linear in Hz (HTK's mel
-scale), and 1e-6 is added to the power before the logarithm. Instance normalisation follows as everywhere.
+It differs from Kaldi's fbank in that
+
+- frames are centred on every ``frame_shift``, and the waveform is reflected at both ends;
+- there is no pre-emphasis and no mean removal;
+- the window is a periodic Hann;
+- the triangles are linear in Hz (HTK's mel scale);
+- 1e-6 is added to the power before the logarithm.
 """
 
 import math
@@ -19,10 +23,15 @@ POWER_OFFSET = 1e-6
 class MelSpectrogram(nn.Module):
     """Waveforms ``(batch, samples)`` float32 in ±1 → log-mel powers ``(batch, frames, bins)`` float32.
 
-    frames = 1 + samples // frame shift. With the published numbers: FFT of 512, window of 400, shift of 160 samples.
+    frames = 1 + samples // frame shift. The published settings are an FFT of 512, a window of 400 and a shift of 160
+    samples.
     """
 
+    banks: Tensor
+    window: Tensor
+
     def __init__(self, config: FeaturesConfig):
+        """Prepare window and filters for the configuration."""
         super().__init__()
         length = round(config.sample_rate * config.frame_length_ms / 1000)
         self.shift = round(config.sample_rate * config.frame_shift_ms / 1000)
@@ -37,16 +46,17 @@ class MelSpectrogram(nn.Module):
         self.register_buffer("window", window, persistent=False)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of a waveform of ``num_samples`` samples; 0 when it is too short to be reflected."""
+        """Return the number of frames in ``num_samples`` samples; 0 if they are too few to be reflected."""
         return 1 + num_samples // self.shift if num_samples > self.fft_size // 2 else 0
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor) -> Tensor:
+        """Return log-mel powers ``(batch, frames, bins)`` of waveforms ``(batch, samples)``."""
         with torch.autocast(waveforms.device.type, enabled=False):
             return torch.log(self.mel_powers(waveforms.float()) + POWER_OFFSET)
 
     def mel_powers(self, waveforms: Tensor) -> Tensor:
-        """Mel powers ``(batch, frames, bins)``, before offset and logarithm."""
+        """Return mel powers ``(batch, frames, bins)``, before offset and logarithm."""
         reflection = self.fft_size // 2
         padded = F.pad(waveforms * self.scale, (reflection, reflection), mode="reflect")
         frames = padded.unfold(1, self.fft_size, self.shift) * self.window
@@ -55,10 +65,10 @@ class MelSpectrogram(nn.Module):
 
 
 def htk_mel_banks(num_bins: int, fft_size: int, sample_rate: int, low_freq: float, high_freq: float) -> Tensor:
-    """Triangles of height one, linear in Hz, corners equidistant in HTK's mel: float32 (fft_size // 2 + 1, num_bins).
+    """Return triangular filters of height one, float32 (fft_size // 2 + 1, num_bins).
 
-    mel = 2595 log10(1 + f / 700). Computed in float32, step by step as torchaudio's ``melscale_fbanks`` does, since
-    released weights were trained on those numbers.
+    They are linear in Hz, with corners equidistant in HTK's mel = 2595 log10(1 + f / 700). All steps are float32 in the
+    order of torchaudio's ``melscale_fbanks``, since released weights were trained on those numbers.
     """
     frequencies = torch.linspace(0, sample_rate // 2, fft_size // 2 + 1)
     low, high = (2595.0 * math.log10(1.0 + f / 700.0) for f in (low_freq, high_freq))

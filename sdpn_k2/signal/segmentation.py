@@ -1,18 +1,18 @@
-"""Speech and non-speech by Viterbi decoding: each segment lasts at least its minimum, each change of class has a cost.
+"""Segment speech by Viterbi decoding, with minimum durations and with costs for changes of class.
 
     waveforms ── log_energy ──► frames ── two_gaussians (or any classifier) ──► log-likelihoods ── decode ──► labels
 
-A path through a recording is a sequence of segments, speech and non-speech in turn, that covers all of its frames.
-Its score is the sum of the log-likelihoods of its frames, each under the class of its segment, less the cost of each
-change. :class:`Topology` says which paths there are; :func:`viterbi` finds the best one with torch,
-:func:`sdpn_k2.signal.k2_segmentation.viterbi` the same with k2.
+A path through a recording is a sequence of segments, alternately speech and non-speech, that covers all frames. Its
+score is the sum of the frames' log-likelihoods, each under the class of its segment, minus the cost of each change.
+``Topology`` defines the allowed paths. ``viterbi`` finds the best one with torch, and
+``sdpn_k2.signal.k2_segmentation.viterbi`` finds it with k2.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Callable, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -24,27 +24,27 @@ from sdpn_k2.errors import InputError
 
 NONSPEECH, SPEECH = 0, 1  # columns of log-likelihoods
 
-FRAME_SECONDS, SHIFT_SECONDS = 0.025, 0.010  # Kaldi's frames, so that decisions fit features
-# Energy of a frame without sound: less than that of a single 16-bit step among its neighbours.
+FRAME_SECONDS, SHIFT_SECONDS = 0.025, 0.010  # as in Kaldi, so that decisions match features
+# Energy of a frame without sound: less than that of a single 16-bit step in the context.
 SILENCE = 1e-11
 
-CONTEXT = 7  # frames
+CONTEXT = 7  # frames on either side
 
 EM_ITERATIONS = 30
 VARIANCE_FLOOR = 0.03  # nat²; a standard deviation of 0.75 dB
-MIN_CONTRAST = 0.3  # nat; two levels less than 1.3 dB apart are one
+MIN_CONTRAST = 0.3  # nat; levels less than 1.3 dB apart count as one
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Which segmentations there are, and what a change of class costs. Durations are in frames, costs in nats.
+    """The allowed segmentations, and the cost of changing the class. Durations are in frames, costs in nats.
 
-    Each class is a chain of as many states as its minimum duration, passed one frame at a time; the last one loops and
-    leads to the first one of the other class. A path starts with the first state of either chain and ends in the last
-    one, so that every segment reaches its minimum, also the first and the last. In a recording that is itself shorter
-    than a minimum, that minimum is the recording's length: it may be one segment of either class.
+    Each class is a chain of as many states as its minimum duration, with one frame per state. The last state loops, and
+    leads to the first state of the other class. A path starts in the first state of either chain and ends in the last
+    one. So every segment reaches its minimum, including the first and the last one. If a recording is shorter than a
+    minimum, its length becomes the minimum, and it may be one segment of either class.
 
-    Costs are large against the log-likelihood of a frame because neighbouring frames say nearly the same.
+    Costs are large compared with the log-likelihood of a frame, because neighbouring frames are strongly correlated.
     """
 
     min_speech: int = 20
@@ -52,16 +52,17 @@ class Topology:
     to_speech_cost: float = 30.0
     to_nonspeech_cost: float = 30.0
 
-    def __post_init__(self):
-        if self.min_speech < 1 or self.min_nonspeech < 1:
-            raise InputError(
-                f"minimum durations of {self.min_speech} and {self.min_nonspeech} frames: at least 1 is needed"
-            )
-        if not (math.isfinite(self.to_speech_cost) and math.isfinite(self.to_nonspeech_cost)):
-            raise InputError(f"transition costs {self.to_speech_cost} and {self.to_nonspeech_cost} must be finite")
+    def __post_init__(self) -> None:
+        """Check the ranges. Raises InputError."""
+        for name in ("min_speech", "min_nonspeech"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}: a minimum duration must be at least 1 frame")
+        for name in ("to_speech_cost", "to_nonspeech_cost"):
+            if not math.isfinite(getattr(self, name)):
+                raise InputError(f"{name} = {getattr(self, name)}: a cost must be finite")
 
     def fitted(self, num_frames: int) -> Topology:
-        """This topology for a recording of ``num_frames``."""
+        """Return this topology for a recording of ``num_frames``, with minima no longer than the recording."""
         if num_frames >= max(self.min_speech, self.min_nonspeech):
             return self
         return Topology(
@@ -72,6 +73,9 @@ class Topology:
         )
 
 
+DEFAULT_TOPOLOGY = Topology()
+
+
 class Path(NamedTuple):
     """The best path of a recording: ``speech`` bool (frames,), and its score in nats."""
 
@@ -79,34 +83,35 @@ class Path(NamedTuple):
     score: float
 
 
-# From the frames of several recordings, (frames, …) each, to their log-likelihoods, (frames, 2): non-speech, speech.
+# Frames of several recordings, (frames, …) each → their log-likelihoods, (frames, 2): non-speech, speech.
 Classifier = Callable[[Sequence[Tensor]], List[Tensor]]
-# From log-likelihoods, (frames, 2) for each recording, to the best paths.
+# Log-likelihoods, (frames, 2) for each recording → the best paths.
 Decoder = Callable[[Sequence[Tensor], Topology], List[Path]]
 
 
 def segment(
     frames: Sequence[Tensor],
-    topology: Topology = Topology(),
-    classify: Classifier = None,
-    decode: Decoder = None,
+    topology: Topology = DEFAULT_TOPOLOGY,
+    classify: Optional[Classifier] = None,
+    decode: Optional[Decoder] = None,
 ) -> List[Path]:
     """Label the frames of several recordings.
 
     Args:
-        frames: what ``classify`` takes, (frames, …) for each recording; by default log energies (frames,).
-        classify: the frame classifier, by default :func:`two_gaussians`. Priors, if any, are part of what it returns.
-        decode: by default :func:`viterbi`; :func:`sdpn_k2.signal.decoders.find_decoder` finds that of a backend.
+        frames: input of ``classify``, (frames, …) for each recording; by default log energies (frames,).
+        topology: the allowed segmentations and their costs.
+        classify: the frame classifier, by default ``two_gaussians``. Its result includes priors, if there are any.
+        decode: by default ``viterbi``; see ``sdpn_k2.signal.decoders.find_decoder`` for other backends.
 
     Raises:
-        InputError: the classifier returned something other than a finite (frames, 2) for each recording.
+        InputError: the classifier did not return finite log-likelihoods (frames, 2) for each recording.
     """
     log_likelihoods = (classify or two_gaussians)(frames)
     for index, (recording, values) in enumerate(zip(frames, log_likelihoods)):
         if values.shape != (len(recording), 2):
             raise InputError(
-                f"recording {index}: log-likelihoods of shape {tuple(values.shape)} for {len(recording)} frames: "
-                f"expected ({len(recording)}, 2), non-speech and speech"
+                f"recording {index}: log-likelihoods have shape {tuple(values.shape)}, "
+                f"expected ({len(recording)}, 2) for non-speech and speech"
             )
         check_finite(values, f"recording {index}")
     return (decode or viterbi)(log_likelihoods, topology)
@@ -120,7 +125,12 @@ def check_finite(log_likelihoods: Tensor, what: str) -> None:
 
 
 def spans(speech: np.ndarray) -> List[Tuple[int, int]]:
-    """The speech segments in labels bool (frames,): first frame, and the one after the last."""
+    """Return the speech segments in labels bool (frames,): first frame, and the one after the last.
+
+    Examples:
+        >>> spans(np.array([False, True, True, False, True]))
+        [(1, 3), (4, 5)]
+    """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], speech, [False]]).astype(np.int8)))
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
@@ -129,37 +139,36 @@ def spans(speech: np.ndarray) -> List[Tuple[int, int]]:
 
 
 def log_energy(waveform: Tensor, rate: int) -> Tensor:
-    """The log energy around each frame: waveform (samples,) in ±1 → float32 (frames,).
+    """Compute the log energy around each frame: waveform (samples,) in ±1 → float32 (frames,).
 
-    The energy of a frame, its mean taken off, is averaged with that of ``CONTEXT`` frames on either side: syllables
-    stand out from noise better than phones do. There are as many frames as in Kaldi's features with
+    The energy of a frame, after mean removal, is averaged over ``CONTEXT`` frames on either side, because syllables
+    stand out from noise better than phones do. The number of frames is that of Kaldi's features with
     ``--snip-edges=true``.
     """
     length, shift = frame_samples(rate)
     if len(waveform) < length:
         return waveform.new_zeros(0)
-    # The variance is taken of a view: frames are not copied, and constant ones have none.
+    # The variance of a view copies no frames, and is exactly zero for constant ones.
     energy = waveform.unfold(0, length, shift).var(dim=1, unbiased=False) * length
     mean = avg_pool1d(energy[None, None], 2 * CONTEXT + 1, 1, CONTEXT, count_include_pad=False)[0, 0]
     return mean.clamp_min(SILENCE).log()
 
 
 def frame_samples(rate: int) -> Tuple[int, int]:
-    """Length and shift of frames, in samples."""
+    """Return length and shift of frames, in samples."""
     return max(1, int(rate * FRAME_SECONDS)), max(1, int(rate * SHIFT_SECONDS))
 
 
 def two_gaussians(log_energies: Sequence[Tensor]) -> List[Tensor]:
-    """Log-likelihoods of non-speech and speech under two Gaussians fitted to each recording by EM.
+    """Compute log-likelihoods of non-speech and speech under two Gaussians fitted to each recording by EM.
 
-    The quieter Gaussian is non-speech. Frames without any sound (zeros, as gates and padding leave them) are not
-    fitted. A frame quieter than the mean of non-speech, or louder than that of speech, counts as if it were at that
-    mean: so the evidence for speech never falls as energy rises, as it would in the tails of Gaussians of unequal
-    variance. Weights of the Gaussians are fitted but not applied. A recording of one level only (``MIN_CONTRAST``) has
-    no speech.
+    The quieter Gaussian is non-speech. Frames without any sound (zeros from gates or padding) are not fitted. A frame
+    quieter than the mean of non-speech, or louder than that of speech, is treated as if it were at that mean. So the
+    evidence for speech never falls as energy rises, as it would in the tails of Gaussians of unequal variance. The
+    Gaussians' weights are fitted but not applied. A recording with a single level (``MIN_CONTRAST``) has no speech.
 
     Args:
-        log_energies: (frames,) for each recording, from :func:`log_energy`.
+        log_energies: (frames,) for each recording, from ``log_energy``.
 
     Returns:
         Float64 (frames, 2) for each recording, on the device of its log energies.
@@ -169,7 +178,7 @@ def two_gaussians(log_energies: Sequence[Tensor]) -> List[Tensor]:
         return [values.new_zeros((0, 2), dtype=torch.float64) for values in log_energies]
     values = pad_sequence([energies.double() for energies in log_energies], batch_first=True)
     frame = torch.arange(values.shape[1], device=values.device)
-    # A margin above the floor: its logarithm was rounded.
+    # With a margin above the floor, whose logarithm was rounded.
     heard = (frame < torch.tensor(lengths, device=values.device).unsqueeze(1)) & (values > math.log(SILENCE) + 0.1)
     mean, variance = _fit_two_gaussians(values, heard)
     quiet, loud = mean[:, :1], mean[:, 1:]
@@ -182,9 +191,10 @@ def two_gaussians(log_energies: Sequence[Tensor]) -> List[Tensor]:
 
 
 def _fit_two_gaussians(values: Tensor, used: Tensor) -> Tuple[Tensor, Tensor]:
-    """Means, in rising order, and variances, (recordings, 2) each, by EM from the quartiles.
+    """Fit two Gaussians by EM from the quartiles to those ``values`` (recordings, frames) that are ``used``.
 
-    Fitted to those ``values`` (recordings, frames) that are ``used``.
+    Returns:
+        Means, in rising order, and variances, (recordings, 2) each.
     """
     count = used.sum(dim=1, keepdim=True)
     ordered = values.masked_fill(~used, math.inf).sort(dim=1).values
@@ -212,14 +222,14 @@ def _fit_two_gaussians(values: Tensor, used: Tensor) -> Tuple[Tensor, Tensor]:
 # Decoding
 
 
-def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = Topology()) -> List[Path]:
-    """The best path of each recording, (frames, 2) each, with torch, in float64, on their device.
+def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = DEFAULT_TOPOLOGY) -> List[Path]:
+    """Find the best path of each recording, (frames, 2) each, in float64 on their device.
 
-    Among paths of equal score it is one that ends in speech, if there is one; then the one whose last segment is the
-    longest, then the last but one, and so on.
+    Among paths of equal score, one that ends in speech wins, then the one with the longest last segment, then with the
+    longest last but one, and so on.
     """
     paths: List[Path] = [Path(np.zeros(0, bool), 0.0)] * len(log_likelihoods)
-    groups: dict = {}
+    groups: Dict[Topology, List[int]] = {}
     for index, values in enumerate(log_likelihoods):
         if len(values):
             groups.setdefault(topology.fitted(len(values)), []).append(index)
@@ -230,16 +240,17 @@ def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = Topology()) 
 
 
 def _viterbi(log_likelihoods: List[Tensor], topology: Topology) -> List[Path]:
-    """The same for recordings none of which is shorter than a minimum duration.
+    """Find the best paths of recordings of which none is shorter than a minimum duration.
 
-    A path that is in a class at boundary t (between frames t - 1 and t), its segment long enough, entered that class at
-    some boundary u ≤ t - minimum. With C(t) the sum of the class's log-likelihoods before t, its score is
+    Consider a path that is in a class at boundary t (between frames t - 1 and t), with a long enough segment. It
+    entered that class at some boundary u ≤ t - minimum. Let C(t) be the sum of the class's log-likelihoods before t.
+    Then the best score is
 
         C(t) + max over u ≤ t - minimum of [best score of the other class at u - cost - C(u)]
 
-    so that, with C(t) taken off, the scores of a class are a running maximum of entries, and to look back takes only
-    the boundaries where that maximum rose. As entries count no sooner than a minimum duration later, boundaries are
-    done in blocks of the shorter of the two.
+    Without C(t), the scores of a class are a running maximum of entries, and tracing back needs only the boundaries
+    where that maximum rose. An entry takes effect a minimum duration later. So boundaries are processed in blocks as
+    long as the shorter minimum.
     """
     lengths = [len(values) for values in log_likelihoods]
     sums = pad_sequence([values.double() for values in log_likelihoods], batch_first=True).cumsum(dim=1)
@@ -249,8 +260,8 @@ def _viterbi(log_likelihoods: List[Tensor], topology: Topology) -> List[Path]:
     minimum = (topology.min_nonspeech, topology.min_speech)
     cost = (topology.to_nonspeech_cost, topology.to_speech_cost)
 
-    best = [torch.full_like(advantage, -math.inf) for _ in minimum]  # less C(t)
-    # entry[class][:, t]: score of what entered the class at boundary t - minimum.
+    best = [torch.full_like(advantage, -math.inf) for _ in minimum]  # without C(t)
+    # entry[class][:, t]: score of entering the class at boundary t - minimum.
     entry = [advantage.new_full((batch, boundaries + duration), -math.inf) for duration in minimum]
     for scores, duration in zip(entry, minimum):
         scores[:, duration] = 0.0
@@ -277,13 +288,13 @@ def _viterbi(log_likelihoods: List[Tensor], topology: Topology) -> List[Path]:
 
 
 def _trace_back(best: List[np.ndarray], minimum: Tuple[int, int], totals: np.ndarray) -> Path:
-    """The path through the running maxima of one recording, from its end."""
+    """Trace the path back through the running maxima of one recording."""
     end = len(best[SPEECH]) - 1
     speech = np.zeros(end, bool)
     kind = SPEECH if totals[SPEECH] >= totals[NONSPEECH] else NONSPEECH
     score = float(totals[kind])
     while end > 0:
-        # The first boundary with this maximum is the soonest at which the segment, entered when it was, may end.
+        # This maximum first appears where the segment reaches its minimum duration, and so tells where it began.
         reached = np.searchsorted(best[kind][: end + 1], best[kind][end], side="left")
         start = int(reached) - minimum[kind]
         speech[start:end] = kind == SPEECH

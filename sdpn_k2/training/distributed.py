@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable
+from typing import Any, Dict, Iterable, List, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from sdpn_k2.device import Process
 from sdpn_k2.errors import InputError
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 class Agreement:
-    """What all processes do together on the host: in a group of its own, so that no GPU is waited for."""
+    """What all processes do together on the host, in a group of its own, so that none waits for a GPU."""
 
     def __init__(self, process: Process):
         self._process = process
         self._group = dist.new_group(backend="gloo") if process.world_size > 1 else None
 
     def from_main(self, value: Any) -> Any:
-        """What rank 0 gave (anything that can be pickled)."""
+        """Return rank 0's ``value`` (anything that can be pickled)."""
         values = [value]
         if self._group is not None:
             dist.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` holds in any process."""
+        """Return whether ``flag`` is true in any process."""
         if self._group is None:
             return flag
         count = torch.tensor(int(flag))
@@ -35,7 +37,7 @@ class Agreement:
         return bool(count > 0)
 
     def require_same(self, start: Dict[str, Any]) -> None:
-        """Raises InputError, in all processes alike, where their values differ; keys name them."""
+        """Raise InputError, in all processes alike, where their values differ; keys name them in the message."""
         if self._group is None:
             return
         starts = [start] * self._process.world_size
@@ -49,13 +51,13 @@ class Agreement:
                     )
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self._group is not None:
             dist.barrier(group=self._group)
 
 
-def synchronised(model: nn.Module, process: Process) -> nn.Module:
-    """``model`` with batch normalisation over all processes where torch can: on GPUs, not on CPUs."""
+def synchronised(model: Model, process: Process) -> Model:
+    """Return ``model`` with batch normalisation over all processes on GPUs; torch has none for CPUs."""
     if process.world_size > 1 and process.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
@@ -66,7 +68,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], process: Process) -> N
     """Replace every gradient by its mean over all processes."""
     if process.world_size == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients: List[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch._utils._flatten_dense_tensors(gradients)
     dist.all_reduce(flat)
     flat /= process.world_size

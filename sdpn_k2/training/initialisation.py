@@ -1,4 +1,4 @@
-"""A new run that starts from the weights of a checkpoint: pre-trained, converted, or of another configuration."""
+"""The weights of a new run from a checkpoint: pre-trained, converted, or of another configuration."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from sdpn_k2.models.checkpoint import load_checkpoint
 
 log = logging.getLogger(__name__)
 
+# Keys of the configuration in which the checkpoint may differ, beside those of other sections than features and model.
+MAY_DIFFER = {"features.scale", "model.mlp_hidden_dim", "model.projection_dim"}
+
 
 def initial_weights(path: Path, config: Config, fresh: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """The state dict with which a run starts: ``fresh`` where the checkpoint has nothing that fits.
+    """Return the state dict that a run starts with: the checkpoint's tensors where they fit, else the ``fresh`` ones.
 
-    Encoders must fit. Where the checkpoint has no student, its teacher's weights become the student's. MLPs, prototypes
-    and output layers that are missing or of another size stay fresh, and the log says so.
+    Encoders must fit. If the checkpoint has no student, its teacher's weights become the student's. MLPs, prototypes
+    and output layers that are missing or of another size stay fresh, and the log lists them.
 
     Args:
-        path: a checkpoint of ours.
-        config: of the new run.
+        path: an sdpn_k2 checkpoint.
+        config: the configuration of the new run.
         fresh: the new model's own state dict.
 
     Raises:
-        InputError: unreadable, or made for other features or of another encoder.
+        InputError: the checkpoint is unreadable, or was trained on other features or with another encoder.
     """
     checkpoint = load_checkpoint(path)
-    free = {"features.scale", "model.mlp_hidden_dim", "model.projection_dim"}
     differences = [
         f"{key} ({old} there, {new} here)"
         for key, old, new in config_differences(checkpoint.config, config)
-        if key.startswith(("features.", "model.")) and key not in free
+        if key.startswith(("features.", "model.")) and key not in MAY_DIFFER
     ]
     if differences:
         raise InputError(f"{path} does not fit this configuration: {', '.join(differences)}")
@@ -48,5 +50,5 @@ def initial_weights(path: Path, config: Config, fresh: Mapping[str, Tensor]) -> 
     }
     kept = sorted({name.rpartition(".")[0] for name in fresh if weights[name] is fresh[name]})
     if kept:
-        log.info("not in %s, or of another size, and so started anew: %s", path, ", ".join(kept))
+        log.info("initialised at random, as %s has none or another size: %s", path, ", ".join(kept))
     return weights

@@ -1,11 +1,12 @@
-"""The metrics of a training run: metrics.jsonl and TensorBoard events."""
+"""The metrics of a training run: metrics.jsonl, TensorBoard events, and the throughput between two entries."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import time
 from pathlib import Path
-from typing import Dict, Iterable, Iterator
+from typing import Dict, Iterator, List
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -14,15 +15,15 @@ from sdpn_k2.files import atomic_output
 
 
 class MetricsLog:
-    """metrics.jsonl (one object a logged step) and TensorBoard events in ``exp``, taken up at ``first_step``.
+    """metrics.jsonl (one object per logged step) and TensorBoard events in ``exp``.
 
-    All methods raise InputError when nothing can be written.
+    Entries of an earlier run after ``first_step`` are removed. All methods raise InputError when a write fails.
     """
 
     def __init__(self, exp: Path, first_step: int):
         self._exp = exp
         path = exp / "metrics.jsonl"
-        # A killed run may have logged steps that the resumed one does again.
+        # A killed run may have logged steps that the resumed one repeats.
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= first_step]
         with atomic_output(path, "w") as stream:
             stream.write("".join(kept))
@@ -40,7 +41,7 @@ class MetricsLog:
                 self._tensorboard.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flush both."""
+        """Flush and close both."""
         with self._writing():
             self._stream.close()
             self._tensorboard.close()
@@ -55,7 +56,35 @@ class MetricsLog:
             ) from error
 
 
-def _complete_lines(path: Path) -> Iterable[str]:
+class Throughput:
+    """Utterances per second since the last reading, and the share of that time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._start, self._waited, self._utterances = time.perf_counter(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def count(self, utterances: int) -> None:
+        """Count the utterances of a step."""
+        self._utterances += utterances
+
+    def read(self) -> Dict[str, float]:
+        """Return ``utterances_per_second`` and ``data_wait_share``, and start anew."""
+        elapsed = time.perf_counter() - self._start
+        values = {
+            "utterances_per_second": self._utterances / elapsed,
+            "data_wait_share": self._waited / elapsed,
+        }
+        self._start, self._waited, self._utterances = time.perf_counter(), 0.0, 0
+        return values
+
+
+def _complete_lines(path: Path) -> List[str]:
     if not path.is_file():
         return []
     return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]

@@ -1,4 +1,4 @@
-"""In which precision the networks run."""
+"""The precision of the networks' forward passes."""
 
 import contextlib
 import functools
@@ -8,16 +8,16 @@ import torch
 
 
 def resolve(precision: str, device: torch.device) -> str:
-    """``float32`` or ``bfloat16``, as asked for; ``auto`` is bfloat16 where the device multiplies it in hardware."""
+    """Return ``float32`` or ``bfloat16``: the given precision, or for ``auto`` what the device supports in hardware."""
     if precision != "auto":
         return precision
-    # GPUs before Ampere only imitate it.
+    # GPUs before Ampere only emulate bfloat16.
     fast = torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else _cpu_has_bfloat16()
     return "bfloat16" if fast else "float32"
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """A context in which networks run in ``precision`` (see :func:`resolve`)."""
+    """Return a context in which networks run in ``precision`` (see :func:`resolve`)."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=resolve(precision, device) == "bfloat16")
 
 

@@ -1,7 +1,7 @@
 """The training loop: batches in, checkpoints out.
 
-A step depends on the seed, the step's number and the weights alone (batches, crops and augmentation are drawn from
-generators seeded by them), so a checkpoint needs no generator states and a resumed run repeats an uninterrupted one.
+A step depends only on the seed, the step's number and the weights: batches, crops and augmentation are drawn from
+generators that these seed. So a checkpoint needs no generator states, and a resumed run repeats an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -10,77 +10,61 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
-import os
 import resource
 import signal
 import time
 import zlib
 from collections import deque
 from pathlib import Path
-from typing import Dict, Iterator, Optional, Tuple, Union
+from typing import Any, Deque, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdpn_k2.config import Config, config_differences, config_to_yaml
+from sdpn_k2.config import Config, config_to_yaml
 from sdpn_k2.data.banks import Banks
-from sdpn_k2.data.cuts import CutTable, check_crop_lengths
+from sdpn_k2.data.cut_selection import check_crop_lengths
+from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches, multi_crop_loader
 from sdpn_k2.data.shar import SharTable
 from sdpn_k2.device import Process
-from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output, make_folder
-from sdpn_k2.methods.dino import DINO
-from sdpn_k2.methods.sdpn import SDPN
-from sdpn_k2.models.checkpoint import (
-    Checkpoint,
-    checkpoint_path,
-    latest_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    remove_old_checkpoints,
-    save_checkpoint,
-)
+from sdpn_k2.errors import InputError, Skipped, check_skipped
+from sdpn_k2.methods import METHODS, Method
+from sdpn_k2.models.checkpoint import Checkpoint
 from sdpn_k2.progress import Progress
 from sdpn_k2.training.dev_trials import DevTrials
 from sdpn_k2.training.distributed import Agreement, average_gradients, synchronised
-from sdpn_k2.training.gradient_cache import loss_and_gradients
+from sdpn_k2.training.gradient_cache import micro_batch_gradients
 from sdpn_k2.training.health import warn_of_collapse
 from sdpn_k2.training.initialisation import initial_weights
-from sdpn_k2.training.metrics_log import MetricsLog
-from sdpn_k2.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from sdpn_k2.training.metrics_log import MetricsLog, Throughput
+from sdpn_k2.training.optimizer import (
+    clip_gradients,
+    make_optimizer,
+    momentum_buffers,
+    set_learning_rate,
+    set_momentum_buffers,
+)
 from sdpn_k2.training.precision import autocast
+from sdpn_k2.training.run_folder import RunFolder
 from sdpn_k2.training.schedules import cosine, warmup_cosine
 from sdpn_k2.training.views import Views, on_device
 
 log = logging.getLogger(__name__)
 
-MAX_SKIPPED_SHARE = 0.05
-# Utterances after which the share of skipped ones is judged.
+# The share of skipped utterances is judged once this many have been seen.
 SKIPPED_GRACE_UTTERANCES = 200
-# Steps that compilation (a minute or two) must have ahead of it to pay.
+# Compilation takes a minute or two, which pays in runs of at least this many steps.
 COMPILE_MIN_STEPS = 2000
-# What a resumed run may change: how it is computed and reported, not what; micro-batches come nearest to an exception,
-# since batch normalisation sees one at a time.
-RESUME_MAY_CHANGE = {
-    "train.workers",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.keep_every",
-    "train.evaluate_every",
-    "train.compile",
-    "train.micro_batch_size",
-}
 
 
 class Interrupted(Exception):
-    """SIGTERM or SIGUSR1 came; a checkpoint was written."""
+    """The run stopped on SIGTERM or SIGUSR1, after writing a checkpoint."""
 
 
 class Trainer:
-    """One run of training in ``exp``."""
+    """One training run."""
 
     def __init__(
         self,
@@ -89,114 +73,152 @@ class Trainer:
         manifests: Path,
         exp: Path,
         process: Process,
+        *,
         resume: str = "auto",
         dev: Optional[Path] = None,
         init: Optional[Path] = None,
     ):
-        """
+        """Prepare a run, or the continuation of one.
+
         Args:
             config: resolved configuration.
             cuts: manifest of the training cuts, or a folder of Shar shards.
-            manifests: folder with the manifests of noise and impulse responses, where there are any.
+            manifests: folder with the manifests of noise and impulse responses, if there are any.
             exp: experiment folder.
             process: this process.
-            resume: ``auto`` takes the run up from the newest checkpoint in ``exp``, where there is one; ``none`` starts
-                anew (checkpoints already there are an error); else a checkpoint to take up.
-            init: checkpoint whose weights a run starts from that is not resumed.
-            dev: Kaldi data directory with trials (and feats.scp or wav.scp), on which the teacher is evaluated on the way.
+            resume: ``auto`` continues from the newest checkpoint in ``exp``, if there is one; ``none`` starts a new run
+                and fails if ``exp`` has checkpoints; anything else is the path of the checkpoint to continue from.
+            dev: Kaldi data directory with trials (and feats.scp or wav.scp) on which to evaluate the teacher.
+            init: checkpoint whose weights a new run starts from.
 
         Raises:
-            InputError: unusable data, a checkpoint in ``exp`` of another configuration or of other data, or a run of
-                no step.
+            InputError: unusable data; settings that do not suit the data, the processes or this torch; a checkpoint in
+                ``exp`` of another configuration or of other data.
         """
         self.config, self.exp, self.process = config, exp, process
-        self.checkpoints = exp / "checkpoints"
-        make_folder(self.checkpoints)
-        # Of shards only what is trained on is read.
+        self._stop_signal: Optional[int] = None
+        self._skipped: Dict[str, Skipped] = {}
+        self._recent_ids: Deque[List[str]] = deque(maxlen=config.train.log_every)
+        self._open_data(cuts)
+        self._check_settings(dev)
+        self.folder = RunFolder(exp, config, self.data)
+        self.dev = DevTrials(dev, config, process.device) if dev is not None and process.is_main else None
+        self._make_model()
+        self._resume(resume, init)
+        self._require_same_start()
+        self._compile()
+        self._make_views(manifests)
+
+    def _open_data(self, cuts: Path) -> None:
+        """Open the cuts, and plan the batches of the whole run."""
+        config, process = self.config, self.process
+        # Of shards, only the field that training uses is read.
         field = "recording" if config.input == "waveform" else "features"
         table = SharTable(cuts, [field]) if cuts.is_dir() else CutTable(cuts)
+        self.cuts = cuts
         self.dataset = MultiCropDataset(table, config)
-        self.data, longest = _describe(table)
+        self.data, self.longest_seconds = _describe(table)
         steps_per_epoch = len(table) // config.train.batch_size
-        self.num_steps = config.train.steps
-        if self.num_steps is None:
-            self.num_steps = round(config.train.epochs * steps_per_epoch)
+        self.num_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
+        self.batches = StepBatches(
+            table,
+            config.train.batch_size,
+            self.num_steps,
+            seed=config.seed,
+            rank=process.rank,
+            world_size=process.world_size,
+        )
 
-        torch.manual_seed(config.seed)
-        method = {"sdpn": SDPN, "dino": DINO}[config.method](config)
-        self.model = synchronised(method, process).to(process.device)
-        self.optimizer = make_optimizer(self.model, config.train)
+    def _check_settings(self, dev: Optional[Path]) -> None:
+        """Raise InputError where the configuration does not suit the data, the processes or this torch."""
+        train = self.config.train
+        check_crop_lengths(self.config, self.longest_seconds)
+        if self.num_steps < 1:
+            raise InputError(
+                f"train.epochs = {train.epochs:g} is less than one step, as an epoch has "
+                f"{self.batches.steps_per_epoch}: raise it, or set train.steps"
+            )
+        share = self.batches.share
+        if share % (train.micro_batch_size or share):
+            raise InputError(
+                f"train.micro_batch_size = {train.micro_batch_size} does not divide a process's share of the batch, "
+                f"{share} utterances"
+            )
+        if dev is not None and train.evaluate_every % train.checkpoint_every:
+            raise InputError(
+                f"train.evaluate_every = {train.evaluate_every} is not a multiple of train.checkpoint_every = "
+                f"{train.checkpoint_every}: only a saved checkpoint can be kept as the best"
+            )
+        if train.compile == "on" and not _can_compile():
+            raise InputError(f"train.compile=on: torch {torch.__version__} cannot compile modules; set it to off")
+
+    def _make_model(self) -> None:
+        torch.manual_seed(self.config.seed)
+        method: Method = METHODS[self.config.method](self.config)
+        self.model = synchronised(method, self.process).to(self.process.device)
+        self.optimizer = make_optimizer(self.model, self.config.train)
         self.step = 0
-        self._together = Agreement(process)
-        self._resume(resume)
+        self._together = Agreement(self.process)
+
+    def _resume(self, resume: str, init: Optional[Path]) -> None:
+        """Load the checkpoint to continue from, or the weights that a new run starts with."""
+        newest = self._together.from_main(self.folder.newest)
+        path = newest if resume in ("auto", "none") else Path(resume)
+        if path is not None:
+            if resume == "none":
+                raise InputError(f"--resume none: {path} already exists; use another folder, or remove it")
+            checkpoint = self.folder.load_for_resuming(path, newest)
+            self.model.load_state_dict(checkpoint.model)
+            set_momentum_buffers(self.optimizer, self.model, checkpoint.momentum)
+            self.step = checkpoint.step
+            log.info("resumed from %s", path)
         if init is not None and self.step == 0:
-            self.model.load_state_dict(initial_weights(init, config, self.model.state_dict()))
+            self.model.load_state_dict(initial_weights(init, self.config, self.model.state_dict()))
             log.info("started from the weights of %s", init)
-        same = dataclasses.replace(config, train=dataclasses.replace(config.train, workers=0))
+        self.batches.first_step = self.step
+
+    def _require_same_start(self) -> None:
+        """Raise InputError unless all processes have the same configuration, data, step and weights."""
+        comparable = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, workers=0))
         self._together.require_same(
             {
-                "configuration": f"{zlib.crc32(config_to_yaml(same).encode()):08x}",
+                "configuration": f"{zlib.crc32(config_to_yaml(comparable).encode()):08x}",
                 "data": self.data,
                 "step": self.step,
                 "weights": f"{_checksum(self.model.state_dict()):08x}",
             }
         )
-        self.batches = StepBatches(
-            table,
-            config.train.batch_size,
-            self.num_steps,
-            config.seed,
-            self.step,
-            process.rank,
-            process.world_size,
-        )
-        check_crop_lengths(config, longest)
-        if self.num_steps < 1:
-            raise InputError(
-                f"train.epochs = {config.train.epochs:g} of {steps_per_epoch} steps each make no step: "
-                "take more of them, or set train.steps"
-            )
-        share = config.train.batch_size // process.world_size
-        if share % (config.train.micro_batch_size or share):
-            raise InputError(
-                f"train.micro_batch_size = {config.train.micro_batch_size} does not divide a process's "
-                f"share of the batch, {share} utterances"
-            )
-        self._compile()
-        if dev is not None and config.train.evaluate_every % config.train.checkpoint_every:
-            raise InputError(
-                f"train.evaluate_every = {config.train.evaluate_every} is not a multiple of "
-                f"train.checkpoint_every = {config.train.checkpoint_every}: only what is saved can be kept "
-                "as the best"
-            )
-        self.dev = DevTrials(dev, config, process.device) if dev is not None and process.is_main else None
-        self.banks = Banks(manifests, config, process.device, self.step)
-        self.views = Views(config, self.banks.augment).to(process.device)
-        self._stop_signal: Optional[int] = None
-        self._skipped: Dict[str, str] = {}
-        self._recent_ids: deque = deque(maxlen=config.train.log_every)
+
+    def _compile(self) -> None:
+        """Compile the networks where it pays. Names of parameters stay the same."""
+        choice = self.config.train.compile
+        pays = self.process.device.type == "cuda" and self.num_steps - self.step >= COMPILE_MIN_STEPS
+        if choice == "on" or (choice == "auto" and pays and _can_compile()):
+            self.model.student.compile()
+            self.model.teacher.compile()
+
+    def _make_views(self, manifests: Path) -> None:
+        self.banks = Banks(manifests, self.config, self.process.device, self.step)
+        self.views = Views(self.config, self.banks.augment).to(self.process.device)
 
     def run(self) -> Path:
-        """Train to the end; returns ``exp/final.pt``, a link to the last checkpoint.
+        """Train to the end. Return ``exp/final.pt``, a link to the last checkpoint.
 
         Raises:
-            InputError: loss not finite, too many unusable utterances, a checkpoint cannot be written.
-            Interrupted: SIGTERM or SIGUSR1; a checkpoint was written.
+            InputError: a loss that is not finite, too many unusable utterances, a checkpoint that cannot be written.
+            Interrupted: SIGTERM or SIGUSR1 arrived; a checkpoint was written.
         """
         if self.process.is_main:
-            with atomic_output(self.exp / "config.yaml", "w") as stream:
-                stream.write(config_to_yaml(self.config))
-        previous = {number: signal.signal(number, self._remember_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
-        try:
+            self.folder.write_config()
+        with self._signals_remembered():
             if self.step < self.num_steps:
                 with self._full_memory_explained():
                     self._train()
-            elif not checkpoint_path(self.checkpoints, self.step).exists():
+            elif not self.folder.checkpoint(self.step).exists():
                 self._save()  # resumed at its end, from another folder
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-        return self._link_final()
+        if self.process.is_main:
+            self.folder.link_final(self.num_steps)
+        return self.folder.final
 
     def _train(self) -> None:
         train, process = self.config.train, self.process
@@ -208,241 +230,210 @@ class Trainer:
             "training from step %d to %d, batch %d, on %s", self.step, self.num_steps, train.batch_size, process.device
         )
         self.model.train()
-        since, logged_step, waited = time.perf_counter(), self.step, 0.0
         try:
-            while self.step < self.num_steps:
-                asked = time.perf_counter()
-                batch = next(batches)
-                waited += time.perf_counter() - asked
-                self._note_skipped(batch)
-                last = self.step + 1 == self.num_steps
-                logging_step = (self.step + 1) % train.log_every == 0 or last
-                loss, statistics = self._train_step(batch, logging_step)
-                self.step += 1
-                if logging_step or process.device.type == "cpu":
-                    self._check_finite(loss, statistics["gradient_norm"])
-                if process.is_main and logging_step:
-                    elapsed = time.perf_counter() - since
-                    count = (self.step - logged_step) * train.batch_size
-                    values = {name: float(value) for name, value in statistics.items()}
-                    values.update(
-                        utterances_per_second=count / elapsed,
-                        data_wait_share=waited / elapsed,
-                        skipped_utterances=len(self._skipped),
-                        peak_memory_gb=self.peak_memory_gb(),
-                    )
-                    warn_of_collapse(self.step, values, self._num_prototypes(), train.batch_size)
-                    metrics.write(self.step, values)
-                    since, logged_step, waited = time.perf_counter(), self.step, 0.0
-                if process.is_main:
-                    progress.update(**({"loss": f"{float(loss):.4f}"} if logging_step else {}))
-                stopping = self._together.any(self._stop_signal is not None)
-                if self.step % train.checkpoint_every == 0 or last or stopping:
-                    self._check_finite(loss, statistics["gradient_norm"])
-                    self._save()
-                if last or stopping:
-                    self._together.wait()  # a launcher ends the others when one process leaves
-                if self.dev is not None and (self.step % (train.evaluate_every or train.checkpoint_every) == 0 or last):
-                    self._evaluate(metrics)
-                if stopping and not last:
-                    name = signal.Signals(self._stop_signal).name if self._stop_signal else "another process's signal"
-                    raise Interrupted(
-                        f"stopped by {name} after step {self.step}; run again to go on from "
-                        f"{checkpoint_path(self.checkpoints, self.step)}"
-                    )
+            self._loop(batches, metrics, progress)
         finally:
-            if process.is_main:
+            if metrics is not None:
                 metrics.close()
+            if progress is not None:
                 progress.close()
 
-    def _train_step(self, batch: MultiCropBatch, diagnose: bool):
-        """One step; returns the loss and, as scalars on the device, its statistics."""
-        train, step = self.config.train, self.step
-        global_batch = train.batch_size
-        peak = train.base_lr * global_batch / 256
-        lr = warmup_cosine(step, self.num_steps, round(train.warmup * self.num_steps), peak, train.final_lr)
-        set_learning_rate(self.optimizer, lr)
-        ema_momentum = cosine(step, self.num_steps, *train.ema_momentum)
+    def _loop(
+        self, batches: Iterator[MultiCropBatch], metrics: Optional[MetricsLog], progress: Optional[Progress]
+    ) -> None:
+        """Run step after step; only rank 0 has metrics and progress."""
+        train = self.config.train
+        throughput = Throughput()
+        while self.step < self.num_steps:
+            with throughput.waiting():
+                batch = next(batches)
+            self._note_skipped(batch)
+            last = self.step + 1 == self.num_steps
+            logging_step = (self.step + 1) % train.log_every == 0 or last
 
+            statistics = self._train_step(batch, logging_step)
+            self.step += 1
+            throughput.count(train.batch_size)
+
+            # On a GPU, looking at the loss waits for the device.
+            if logging_step or self.process.device.type == "cpu":
+                self._check_finite(statistics)
+            if metrics is not None and logging_step:
+                self._write_metrics(metrics, statistics, throughput)
+            if progress is not None:
+                progress.update(values={"loss": f"{float(statistics['loss']):.4f}"} if logging_step else {})
+
+            stopping = self._together.any(self._stop_signal is not None)
+            if self.step % train.checkpoint_every == 0 or last or stopping:
+                self._check_finite(statistics)
+                self._save()
+            if last or stopping:
+                self._together.wait()  # a launcher ends the other processes when one leaves
+            evaluating = self.step % (train.evaluate_every or train.checkpoint_every) == 0 or last
+            if self.dev is not None and metrics is not None and evaluating:
+                self._evaluate(self.dev, metrics)
+            if stopping and not last:
+                name = signal.Signals(self._stop_signal).name if self._stop_signal else "another process's signal"
+                raise Interrupted(
+                    f"stopped by {name} after step {self.step}; run the same command again to continue from "
+                    f"{self.folder.checkpoint(self.step)}"
+                )
+
+    def _train_step(self, batch: MultiCropBatch, diagnose: bool) -> Dict[str, Any]:
+        """Do one step. Return its statistics: scalars on the device, or numbers."""
+        train, step = self.config.train, self.step
+        lr, ema_momentum = self._schedules()
+        set_learning_rate(self.optimizer, lr)
         self.banks.rotate(step)
-        rng = np.random.default_rng([self.config.seed, self.process.rank, step])
-        global_view, local_views = self.views(batch, rng)
+        global_view, local_views = self.views(batch, np.random.default_rng([self.config.seed, self.process.rank, step]))
+
         self.optimizer.zero_grad(set_to_none=True)
-        context = autocast(train.precision, self.process.device)
-        loss, statistics = loss_and_gradients(
-            self.model, global_view, local_views, context, train.micro_batch_size, diagnose
-        )
+        statistics = self._gradients(global_view, local_views, diagnose)
         for parameter in self.model.frozen_parameters(step // self.batches.steps_per_epoch):
             parameter.grad = None
         average_gradients(self.model.parameters(), self.process)
         gradient_norm = clip_gradients(self.model.student, train.clip_norm)
         self.optimizer.step()
         self.model.update_teacher(ema_momentum)
-        return loss, {**statistics, "gradient_norm": gradient_norm, "lr": lr, "ema_momentum": ema_momentum}
+        return {**statistics, "gradient_norm": gradient_norm, "lr": lr, "ema_momentum": ema_momentum}
+
+    def _schedules(self) -> Tuple[float, float]:
+        """Return the learning rate and the EMA momentum of this step."""
+        train = self.config.train
+        lr = warmup_cosine(
+            self.step,
+            self.num_steps,
+            warmup_steps=round(train.warmup * self.num_steps),
+            peak=train.base_lr * train.batch_size / 256,
+            end=train.final_lr,
+        )
+        return lr, cosine(self.step, self.num_steps, *train.ema_momentum)
+
+    def _gradients(self, global_view: Tensor, local_views: Tensor, diagnose: bool) -> Dict[str, Tensor]:
+        """Add the gradients of a batch to the parameters' ``grad``; return its statistics."""
+        precision = autocast(self.config.train.precision, self.process.device)
+        size = self.config.train.micro_batch_size or self.batches.share
+        if size < self.batches.share:
+            _, statistics = micro_batch_gradients(
+                self.model, global_view, local_views, size=size, precision=precision, diagnose=diagnose
+            )
+            return statistics
+        with precision:
+            loss, statistics = self.model(global_view, local_views, diagnose)
+        loss.backward()
+        return statistics
+
+    def _write_metrics(self, metrics: MetricsLog, statistics: Dict[str, Any], throughput: Throughput) -> None:
+        values = {name: float(value) for name, value in statistics.items()}
+        values.update(throughput.read(), skipped_utterances=len(self._skipped), peak_memory_gb=self.peak_memory_gb())
+        config = self.config
+        outputs = config.objective.num_prototypes if config.method == "sdpn" else config.dino.num_outputs
+        warn_of_collapse(self.step, values, outputs, config.train.batch_size)
+        metrics.write(self.step, values)
+
+    def _note_skipped(self, batch: MultiCropBatch) -> None:
+        """Log utterances that are skipped for the first time. Raises InputError when there are too many."""
+        self._recent_ids.append(batch.ids)
+        for skipped in batch.skipped:
+            if skipped.key not in self._skipped:
+                self._skipped[skipped.key] = skipped
+                log.warning("skipped utterance %s: %s", skipped.key, skipped.reason)
+        total = len(self.dataset.cuts)
+        seen = min(total, (self.step + 1) * self.config.train.batch_size)
+        if seen >= min(SKIPPED_GRACE_UTTERANCES, total):
+            check_skipped(list(self._skipped.values()), seen, where=self.cuts)
+
+    def _check_finite(self, statistics: Dict[str, Any]) -> None:
+        for name, key in (("loss", "loss"), ("gradient", "gradient_norm")):
+            if not torch.isfinite(statistics[key]):
+                earlier = len(self._recent_ids) - 1
+                since = "" if self.process.device.type == "cpu" else f" or up to {earlier} steps earlier"
+                raise InputError(
+                    f"the {name} is not finite at step {self.step}{since}; {self._last_good()}; utterances of that "
+                    f"step: {' '.join(self._recent_ids[-1][:5])} …; lower train.base_lr, or check their audio"
+                )
+
+    def _save(self) -> None:
+        """Write a checkpoint (rank 0). Raises InputError in every process where weights are not finite."""
+        bad = [name for name, values in self.model.state_dict().items() if not torch.isfinite(values).all()]
+        if bad:
+            raise InputError(
+                f"the weights are not finite after step {self.step} ({bad[0]}, {len(bad)} in all); "
+                f"{self._last_good()}; lower train.base_lr"
+            )
+        if self.process.is_main:
+            momentum = momentum_buffers(self.optimizer, self.model)
+            checkpoint = Checkpoint(self.step, self.config, self.model.state_dict(), momentum, self.data)
+            self.folder.save(checkpoint, self.batches.steps_per_epoch)
+
+    def _last_good(self) -> str:
+        return f"last good checkpoint: {self.folder.newest or 'none yet'}"
+
+    def _evaluate(self, dev: DevTrials, metrics: MetricsLog) -> None:
+        """Log the EER of the teacher on the dev trials, and keep the best checkpoint."""
+        value = dev.eer(self.model.teacher.encoder)
+        metrics.write(self.step, {"dev_eer": value})
+        log.info("step %d: dev EER %.2f %%", self.step, value)
+        self.folder.keep_best(self.step, value)
+
+    @contextlib.contextmanager
+    def _signals_remembered(self) -> Iterator[None]:
+        """Note SIGTERM and SIGUSR1, for the end of the step, instead of ending the process."""
+
+        def remember(number: int, _: object) -> None:
+            self._stop_signal = number
+
+        previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def _full_memory_explained(self) -> Iterator[None]:
-        """A full GPU is an InputError that names the micro-batch to take."""
+        """Turn a full GPU into an InputError that suggests a micro-batch."""
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:
-            share = self.config.train.batch_size // self.process.world_size
+            share = self.batches.share
             size = self.config.train.micro_batch_size or share
             smaller = max((n for n in range(2, size // 2 + 1) if share % n == 0), default=None)
             advice = (
-                f"take --set train.micro_batch_size={smaller} (the batch stays as it is)"
+                f"use --set train.micro_batch_size={smaller} (the batch itself stays the same)"
                 if smaller is not None
-                else f"no smaller micro-batch divides a process's {share} utterances, so take another train.batch_size"
+                else f"no smaller micro-batch divides a process's {share} utterances; use another train.batch_size"
             )
             raise InputError(f"the GPU's memory is too small for {size} utterances at once: {advice}") from error
 
-    def _check_finite(self, loss: Tensor, gradient_norm: Tensor) -> None:
-        name = "loss" if not torch.isfinite(loss) else "gradient" if not torch.isfinite(gradient_norm) else None
-        if name is not None:
-            kept = latest_checkpoint(self.checkpoints)
-            since = "" if self.process.device.type == "cpu" else f", or up to {len(self._recent_ids) - 1} steps before"
-            raise InputError(
-                f"the {name} is not finite at step {self.step}{since}; last good checkpoint: {kept or 'none yet'}; "
-                f"utterances of that step: {' '.join(self._recent_ids[-1][:5])} …; "
-                "lower train.base_lr or look at their audio"
-            )
-
-    def _note_skipped(self, batch: MultiCropBatch) -> None:
-        self._recent_ids.append(batch.ids)
-        for message in batch.skipped:
-            utterance = message.partition(":")[0]
-            if utterance not in self._skipped:
-                self._skipped[utterance] = message
-                log.warning("skipped utterance %s", message)
-        seen = min(len(self.dataset.cuts), (self.step + 1) * self.config.train.batch_size)
-        if len(self._skipped) > MAX_SKIPPED_SHARE * seen and seen >= min(
-            SKIPPED_GRACE_UTTERANCES, len(self.dataset.cuts)
-        ):
-            raise InputError(
-                f"{len(self._skipped)} of {seen} utterances could not be read, more than "
-                f"{MAX_SKIPPED_SHARE:.0%}; the first: {next(iter(self._skipped.values()))}"
-            )
-
-    def _remember_signal(self, number: int, frame) -> None:
-        self._stop_signal = number
-
-    def _num_prototypes(self) -> int:
-        return self.config.objective.num_prototypes if self.config.method == "sdpn" else self.config.dino.num_outputs
-
     def time_steps(self, batch: MultiCropBatch, count: int) -> float:
-        """Median seconds of ``count`` training steps on ``batch``, after one that does not count; spoils the weights."""
+        """Return the median seconds of ``count`` steps on ``batch``, after one untimed step. The weights are spoilt."""
         self.model.train()
         batch = next(on_device([batch], self.process.device))
         seconds = []
         for _ in range(count + 1):
             start = time.perf_counter()
             with self._full_memory_explained():
-                loss, _ = self._train_step(batch, False)
-                float(loss)  # waits for the device
+                float(self._train_step(batch, False)["loss"])  # waits for the device
             seconds.append(time.perf_counter() - start)
         return float(np.median(seconds[1:]))
 
     def peak_memory_gb(self) -> float:
-        """The most memory in use so far: of the GPU, or of this process."""
+        """Return the peak memory so far: of the GPU, or of this process."""
         if self.process.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.process.device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
-    def _compile(self) -> None:
-        """Compile the networks where it pays. Names of parameters stay as they are."""
-        choice = self.config.train.compile
-        pays = self.process.device.type == "cuda" and self.num_steps - self.step >= COMPILE_MIN_STEPS
-        if choice == "on" or (choice == "auto" and pays):
-            if not hasattr(torch.nn.Module, "compile"):
-                raise InputError(f"train.compile: torch {torch.__version__} cannot compile modules; set it to off")
-            self.model.student.compile()
-            self.model.teacher.compile()
 
-    def _resume(self, resume: str) -> None:
-        newest = self._together.from_main(latest_checkpoint(self.checkpoints))
-        path = newest if resume in ("auto", "none") else Path(resume)
-        if path is None:
-            return
-        if resume == "none":
-            raise InputError(f"{path} is there, but --resume none starts anew: take another folder, or remove it")
-        checkpoint = load_checkpoint(path)
-        differences = [
-            f"{key} ({old} there, {new} now)"
-            for key, old, new in config_differences(checkpoint.config, self.config)
-            if key not in RESUME_MAY_CHANGE
-        ]
-        if differences:
-            raise InputError(
-                f"{path} was trained with another configuration: {', '.join(differences)}; "
-                "take another folder, or --resume none in an empty one"
-            )
-        if checkpoint.data not in ("", self.data):
-            raise InputError(
-                f"{path} was trained on other utterances ({checkpoint.data} there, {self.data} now): take "
-                f"another folder, or remove {self.checkpoints} to train anew"
-            )
-        if newest is not None and newest.name > checkpoint_path(self.checkpoints, checkpoint.step).name:
-            raise InputError(
-                f"--resume {path}: {newest} is of a later step, and --resume auto would go on from there: "
-                "take another folder, or remove the later checkpoints"
-            )
-        self.model.load_state_dict(checkpoint.model)
-        for name, parameter in self.model.named_parameters():
-            if name in checkpoint.momentum:
-                buffer = checkpoint.momentum[name].to(parameter.device)
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        self.step = checkpoint.step
-        log.info("resumed from %s", path)
-
-    def _save(self) -> None:
-        bad = [name for name, values in self.model.state_dict().items() if not torch.isfinite(values).all()]
-        if bad:
-            kept = latest_checkpoint(self.checkpoints)
-            raise InputError(
-                f"the weights are not finite after step {self.step} ({bad[0]}, {len(bad)} in all); "
-                f"last good checkpoint: {kept or 'none yet'}; lower train.base_lr"
-            )
-        if not self.process.is_main:
-            return
-        momentum = {
-            name: self.optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in self.model.named_parameters()
-            if "momentum_buffer" in self.optimizer.state.get(parameter, {})
-        }
-        path = checkpoint_path(self.checkpoints, self.step)
-        save_checkpoint(path, Checkpoint(self.step, self.config, self.model.state_dict(), momentum, self.data))
-        period = round(self.config.train.keep_every * self.batches.steps_per_epoch)
-        remove_old_checkpoints(self.checkpoints, self.config.train.keep_checkpoints, period)
-        log.info("wrote %s", path)
-
-    def _evaluate(self, metrics: MetricsLog) -> None:
-        """EER of the teacher on the dev trials; the best checkpoint so far stays as ``exp/best.pt``."""
-        value = self.dev.eer(self.model.teacher.encoder)
-        metrics.write(self.step, {"dev_eer": value})
-        log.info("step %d: dev EER %.2f %%", self.step, value)
-        record = self.exp / "best_dev_eer"
-        best = float(record.read_text().split()[0]) if record.is_file() else float("inf")
-        path = checkpoint_path(self.checkpoints, self.step)
-        if value < best and path in list_checkpoints(self.checkpoints):
-            link = self.exp / ".best.pt.new"
-            link.unlink(missing_ok=True)
-            os.link(path, link)
-            link.replace(self.exp / "best.pt")
-            with atomic_output(record, "w") as stream:
-                stream.write(f"{value:.4f} {path.name}\n")
-
-    def _link_final(self) -> Path:
-        final = self.exp / "final.pt"
-        if self.process.is_main:
-            link = self.exp / ".final.pt.new"
-            link.unlink(missing_ok=True)
-            link.symlink_to(checkpoint_path(self.checkpoints, self.num_steps).relative_to(self.exp))
-            link.replace(final)
-        return final
+def _can_compile() -> bool:
+    return hasattr(torch.nn.Module, "compile")
 
 
 def _describe(table: Union[CutTable, SharTable]) -> Tuple[str, float]:
-    """How many utterances there are, and a digest of their ids, spans and order, not of where they lie; the longest (s)."""
+    """Return the number of utterances with a digest of their ids, spans and order, and the longest duration (s).
+
+    The digest does not depend on where the files are.
+    """
     digest, longest = hashlib.blake2b(digest_size=8), 0.0
     for span in table.spans():
         digest.update(repr(span).encode())
@@ -451,8 +442,8 @@ def _describe(table: Union[CutTable, SharTable]) -> Tuple[str, float]:
 
 
 def _checksum(state: Dict[str, Tensor]) -> int:
-    """CRC-32 of tensors' bytes."""
+    """Return the CRC-32 of the tensors' bytes."""
     checksum = 0
     for tensor in state.values():
-        checksum = zlib.crc32(np.ascontiguousarray(tensor.cpu().numpy()), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(tensor.cpu().numpy()).data, checksum)
     return checksum

@@ -1,4 +1,4 @@
-"""From loaded batches to what the method sees, on its device."""
+"""From batches of crops to the views that the method sees, on its device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sdpn_k2.config import Config
 from sdpn_k2.data.multi_crop import MultiCropBatch
+from sdpn_k2.pcm import INT16_SCALE
 from sdpn_k2.signal.augment import Augment
 from sdpn_k2.signal.fbank import instance_norm
 from sdpn_k2.signal.front_end import front_end
@@ -24,13 +25,18 @@ class Views(nn.Module):
         self.augment = augment
 
     def forward(self, batch: MultiCropBatch, rng: np.random.Generator) -> Tuple[Tensor, Tensor]:
-        """Crops on the device → global view ``(utterances, frames, bins)``, local ``(views, utterances, frames, bins)``."""
+        """Return the global view ``(utterances, frames, bins)`` and local views ``(views, utterances, frames, bins)``.
+
+        Args:
+            batch: crops, on this module's device.
+            rng: decides the augmentation.
+        """
         global_crops, local_crops = batch.global_crops, batch.local_crops
         views, utterances = local_crops.shape[:2]
         plan = self.augment.draw(views, utterances, rng)
         if local_crops.dtype == torch.int16:
             global_crops, local_crops = (
-                self.augment.change_speed(crops.float() / 32768, plan) for crops in (global_crops, local_crops)
+                self.augment.change_speed(crops.float() / INT16_SCALE, plan) for crops in (global_crops, local_crops)
             )
             global_view = self.fbank(global_crops)
             local_views = self.fbank(self.augment(local_crops.flatten(0, 1), plan))
@@ -42,7 +48,7 @@ class Views(nn.Module):
 
 
 def on_device(batches: Iterable[MultiCropBatch], device: torch.device) -> Iterator[MultiCropBatch]:
-    """The batches with their crops on ``device``; GPUs copy them on a stream beside the one that computes."""
+    """Yield the batches with their crops on ``device``. On GPUs the copy runs on a stream of its own."""
     if device.type != "cuda":
         yield from batches
         return

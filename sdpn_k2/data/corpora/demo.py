@@ -1,13 +1,13 @@
-"""The demo corpus: synthetic speakers, noises and impulse responses, made on the spot without a download.
+"""Synthesise the demo corpus: speakers, noises and impulse responses, without any download.
 
-A speaker is a fixed choice of an espeak-ng voice variant, accent, pitch, pitch range, speaking rate and length of the
-vocal tract; every utterance jitters these a little and says other sentences over another channel (level, equaliser,
-background noise). Speakers of the test set use voice variants that no training speaker uses.
+A speaker is a fixed choice of espeak-ng voice variant, accent, pitch, pitch range, speaking rate and length of the
+vocal tract. Every utterance varies these a little, and has its own sentences and its own channel (level, equaliser,
+background noise). Test speakers use voice variants that no training speaker uses.
 
-The same seed and sizes give the same bytes, whatever the number of processes: espeak-ng keeps state from one utterance
-to the next, so a chunk of speakers of fixed size is spoken by one fresh process from start to end.
+The same seed and sizes give the same bytes with any number of processes. espeak-ng keeps state from one utterance to
+the next, so each chunk of speakers has a fixed size and a fresh process of its own.
 
-What it leaves is an audio folder as :mod:`sdpn_k2.data.corpora.audio_dir` reads it::
+The result is an audio folder for :mod:`sdpn_k2.data.corpora.audio_dir`::
 
     <root>/{train,test}/<speaker>/<speaker>-<nn>.wav    <root>/test/trials    <root>/noise/*.wav    <root>/rir/*.wav
 """
@@ -18,17 +18,21 @@ import concurrent.futures
 import concurrent.futures.process
 import ctypes
 import dataclasses
+import functools
 import itertools
 import json
 import multiprocessing
 import os
 import shutil
 from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
+from sdpn_k2.pcm import INT16_SCALE, from_int16
 
 SAMPLE_RATE = 16000
 MIN_SECONDS, MAX_SECONDS = 3.0, 8.0
@@ -37,203 +41,60 @@ NUM_RIRS = 24
 SPEAKERS_PER_PROCESS = 10
 MARK = "demo.json"
 
+# fmt: off
 # Variants that sound like a person: no robots, whispers or novelty voices.
-VARIANTS = [
-    "Alex",
-    "Alicia",
-    "Andrea",
-    "Andy",
-    "Annie",
-    "Denis",
-    "Diogo",
-    "Gene",
-    "Gene2",
-    "Henrique",
-    "Hugo",
-    "Lee",
-    "Mario",
-    "Michael",
-    "Mike",
-    "Nguyen",
-    "Reed",
-    "RicishayMax",
-    "adam",
-    "anika",
-    "antonio",
-    "aunty",
-    "belinda",
-    "benjamin",
-    "boris",
-    "caleb",
-    "david",
-    "ed",
-    "edward",
-    "edward2",
-    "f1",
-    "f2",
-    "f3",
-    "f4",
-    "f5",
-    "grandma",
-    "grandpa",
-    "gustave",
-    "ian",
-    "iven",
-    "iven2",
-    "iven3",
-    "john",
-    "kaukovalta",
-    "klatt3",
-    "klatt4",
-    "linda",
-    "m1",
-    "m2",
-    "m3",
-    "m4",
-    "m5",
-    "m6",
-    "m7",
-    "m8",
-    "marcelo",
-    "max",
-    "michel",
-    "miguel",
-    "norbert",
-    "pablo",
-    "paul",
-    "pedro",
-    "quincy",
-    "rob",
-    "robert",
-    "sandro",
-    "shelby",
-    "steph",
-    "steph2",
-    "travis",
-    "victor",
-]
-ACCENTS = ["en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029"]
+VARIANTS = (
+    "Alex", "Alicia", "Andrea", "Andy", "Annie", "Denis", "Diogo", "Gene", "Gene2", "Henrique", "Hugo", "Lee",
+    "Mario", "Michael", "Mike", "Nguyen", "Reed", "RicishayMax", "adam", "anika", "antonio", "aunty", "belinda",
+    "benjamin", "boris", "caleb", "david", "ed", "edward", "edward2", "f1", "f2", "f3", "f4", "f5", "grandma",
+    "grandpa", "gustave", "ian", "iven", "iven2", "iven3", "john", "kaukovalta", "klatt3", "klatt4", "linda", "m1",
+    "m2", "m3", "m4", "m5", "m6", "m7", "m8", "marcelo", "max", "michel", "miguel", "norbert", "pablo", "paul",
+    "pedro", "quincy", "rob", "robert", "sandro", "shelby", "steph", "steph2", "travis", "victor",
+)
+ACCENTS = (
+    "en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029",
+)
 
-WHO = [
-    "the old captain",
-    "my younger sister",
-    "a tired nurse",
-    "the baker on the corner",
-    "nobody in the village",
-    "her neighbour",
-    "the new teacher",
-    "an honest lawyer",
-    "one of the children",
-    "the boy with the red scarf",
-    "our guide",
-    "the night watchman",
-    "a famous painter",
-    "the whole family",
-    "his best friend",
-    "the woman at the counter",
-    "a quiet student",
-    "the first passenger",
-    "the gardener",
-    "their uncle from the coast",
-    "the young engineer",
-    "a stranger",
-    "the choir",
-    "every second visitor",
-]
-DID = [
-    "carried",
-    "remembered",
-    "painted",
-    "forgot",
-    "described",
-    "repaired",
-    "borrowed",
-    "followed",
-    "discovered",
-    "photographed",
-    "cleaned",
-    "sold",
-    "watched",
-    "measured",
-    "asked about",
-    "laughed at",
-    "looked for",
-    "kept",
-    "worried about",
-    "explained",
-    "built",
-    "lost",
-    "hid",
-    "wrote about",
-]
-WHAT = [
-    "a wooden bridge",
-    "the yellow umbrella",
-    "seven empty bottles",
-    "the broken clock",
-    "an orange bicycle",
-    "the letter from Paris",
-    "a bowl of cherries",
-    "the oldest map",
-    "three grey horses",
-    "the missing key",
-    "a thin book of poems",
-    "the garden fence",
-    "a heavy suitcase",
-    "the church tower",
-    "some very strange music",
-    "the last piece of cheese",
-    "a box of photographs",
-    "the river boat",
-    "a puzzle with a thousand pieces",
-    "the winter coat",
-    "fresh bread and butter",
-    "a silver watch",
-    "the northern lights",
-    "an unusual theory",
-]
-WHERE = [
-    "near the harbour",
-    "behind the railway station",
-    "in a narrow street",
-    "under the big oak tree",
-    "at the edge of the forest",
-    "on the second floor",
-    "in the middle of the square",
-    "beside the frozen lake",
-    "far from home",
-    "across the valley",
-    "in the public library",
-    "between two hills",
-    "along the beach",
-    "outside the theatre",
-    "at the market",
-    "in the kitchen",
-]
-WHEN = [
-    "before breakfast",
-    "on a rainy Thursday",
-    "last September",
-    "during the storm",
-    "after a long journey",
-    "in nineteen eighty four",
-    "just after midnight",
-    "every other weekend",
-    "at a quarter to five",
-    "while the others were asleep",
-    "for the third time",
-    "without saying a word",
-    "as quickly as possible",
-    "early in the morning",
-    "when the music stopped",
-    "much too late",
-]
-JOIN = [", and ", ", but ", ", because ", ", although ", ". Meanwhile ", ". Then ", ", so ", ". Perhaps "]
+WHO = (
+    "the old captain", "my younger sister", "a tired nurse", "the baker on the corner", "nobody in the village",
+    "her neighbour", "the new teacher", "an honest lawyer", "one of the children", "the boy with the red scarf",
+    "our guide", "the night watchman", "a famous painter", "the whole family", "his best friend",
+    "the woman at the counter", "a quiet student", "the first passenger", "the gardener",
+    "their uncle from the coast", "the young engineer", "a stranger", "the choir", "every second visitor",
+)
+DID = (
+    "carried", "remembered", "painted", "forgot", "described", "repaired", "borrowed", "followed", "discovered",
+    "photographed", "cleaned", "sold", "watched", "measured", "asked about", "laughed at", "looked for", "kept",
+    "worried about", "explained", "built", "lost", "hid", "wrote about",
+)
+WHAT = (
+    "a wooden bridge", "the yellow umbrella", "seven empty bottles", "the broken clock", "an orange bicycle",
+    "the letter from Paris", "a bowl of cherries", "the oldest map", "three grey horses", "the missing key",
+    "a thin book of poems", "the garden fence", "a heavy suitcase", "the church tower", "some very strange music",
+    "the last piece of cheese", "a box of photographs", "the river boat", "a puzzle with a thousand pieces",
+    "the winter coat", "fresh bread and butter", "a silver watch", "the northern lights", "an unusual theory",
+)
+WHERE = (
+    "near the harbour", "behind the railway station", "in a narrow street", "under the big oak tree",
+    "at the edge of the forest", "on the second floor", "in the middle of the square", "beside the frozen lake",
+    "far from home", "across the valley", "in the public library", "between two hills", "along the beach",
+    "outside the theatre", "at the market", "in the kitchen",
+)
+WHEN = (
+    "before breakfast", "on a rainy Thursday", "last September", "during the storm", "after a long journey",
+    "in nineteen eighty four", "just after midnight", "every other weekend", "at a quarter to five",
+    "while the others were asleep", "for the third time", "without saying a word", "as quickly as possible",
+    "early in the morning", "when the music stopped", "much too late",
+)
+JOIN = (
+    ", and ", ", but ", ", because ", ", although ", ". Meanwhile ", ". Then ", ", so ", ". Perhaps ",
+)
+# fmt: on
 
 
 @dataclasses.dataclass(frozen=True)
 class Speaker:
-    """What stays the same in all utterances of one synthetic speaker."""
+    """The properties that all utterances of a synthetic speaker share."""
 
     name: str
     subset: str  # "train" or "test"
@@ -242,50 +103,52 @@ class Speaker:
     pitch: float  # espeak's scale, 0 to 99
     pitch_range: float  # espeak's scale, 0 to 99
     rate: float  # words per minute
-    tract: float  # formants and pitch are multiplied by this
+    tract: float  # factor of formants and pitch
 
 
 def make_demo(
     root: str | Path,
+    *,
     seed: int = 0,
     num_train_speakers: int = 60,
     num_test_speakers: int = 20,
     num_utterances: int = 12,
     num_jobs: int | None = None,
 ) -> dict[str, int]:
-    """Write the demo corpus to ``root`` (an earlier demo corpus there is replaced).
+    """Write the demo corpus to ``root``, replacing an earlier demo corpus.
 
     Args:
-        root: folder to make.
-        seed: fixes every byte, together with the three sizes.
-        num_train_speakers: speakers of the unlabelled training set.
-        num_test_speakers: speakers of the test set, whose trials are all pairs of its utterances; at least 2.
-        num_utterances: utterances per speaker, 3 to 8 s each; at least 2.
-        num_jobs: processes; by default one per core.
+        root: folder to write.
+        seed: determines every byte, together with the three sizes.
+        num_train_speakers: number of speakers in the unlabelled training set.
+        num_test_speakers: number of speakers in the test set, whose trials are all pairs of utterances; at least 2.
+        num_utterances: number of utterances per speaker, 3 to 8 s each; at least 2.
+        num_jobs: number of processes; by default one per core.
 
     Returns:
-        counts: ``utterances``, ``trials``, ``noises``, ``rirs``.
+        The numbers of ``utterances``, ``trials``, ``noises`` and ``rirs``.
 
     Raises:
-        InputError: a size too small, ``root`` holds something else, or espeak-ng cannot be loaded.
+        InputError: a size is too small, ``root`` is something else, or espeak-ng is missing or cannot be loaded.
     """
     root = Path(root)
     if num_train_speakers < 1 or num_test_speakers < 2 or num_utterances < 2:
         raise InputError("the demo corpus needs at least 1 training speaker, 2 test speakers and 2 utterances each")
     if root.exists() and not (root / MARK).is_file() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root}: exists and is not a demo corpus: give another folder or remove it")
+        raise InputError(f"{root}: already exists and is not a demo corpus: remove it, or use another folder")
+    _import_espeak()
     speakers = draw_speakers(seed, num_train_speakers, num_test_speakers)
 
     partial = root.with_name(f".{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        jobs = [
-            (_speak_all, speakers[first : first + SPEAKERS_PER_PROCESS], num_utterances)
+        jobs: list[Callable[[], None]] = [
+            functools.partial(_speak_all, partial, seed, speakers[first : first + SPEAKERS_PER_PROCESS], num_utterances)
             for first in range(0, len(speakers), SPEAKERS_PER_PROCESS)
         ]
-        jobs += [(_write_noises, None, NUM_NOISES), (_write_rirs, None, NUM_RIRS)]
-        _run_in_fresh_processes(jobs, partial, seed, num_jobs or os.cpu_count() or 1)
+        jobs += [functools.partial(_write_noises, partial, seed), functools.partial(_write_rirs, partial, seed)]
+        _run_in_fresh_processes(jobs, num_jobs or os.cpu_count() or 1)
 
         test = [(s.name, f"{s.name}-{n:02d}") for s in speakers if s.subset == "test" for n in range(num_utterances)]
         trials = list(itertools.combinations(test, 2))
@@ -310,7 +173,7 @@ def make_demo(
 
 
 def draw_speakers(seed: int, num_train: int, num_test: int) -> list[Speaker]:
-    """Draw the speakers; two test speakers share each test variant, so that a variant is not yet a speaker."""
+    """Draw the speakers. Two test speakers share each test variant, so that the variant alone is not the speaker."""
     rng = np.random.default_rng([seed, 0])
     variants = [VARIANTS[i] for i in rng.permutation(len(VARIANTS))]
     num_test_variants = min((num_test + 1) // 2, len(variants) // 3)
@@ -334,7 +197,7 @@ def draw_speakers(seed: int, num_train: int, num_test: int) -> list[Speaker]:
 
 
 def draw_text(rng: np.random.Generator) -> str:
-    """Two or three clauses of ordinary words: more than 10^12 different texts."""
+    """Draw two or three clauses of ordinary words: one of more than 10^12 texts."""
 
     def clause() -> str:
         words = [WHO[rng.integers(len(WHO))], DID[rng.integers(len(DID))], WHAT[rng.integers(len(WHAT))]]
@@ -350,37 +213,46 @@ def draw_text(rng: np.random.Generator) -> str:
     return text + "."
 
 
-def _run_in_fresh_processes(jobs: list, root: Path, seed: int, num_jobs: int) -> None:
-    """Run ``function(root, seed, speakers, count)`` for each job, each in a process of its own."""
+def _run_in_fresh_processes(jobs: list[Callable[[], None]], num_jobs: int) -> None:
+    """Run each job in a process of its own, and ``num_jobs`` at a time."""
     context = multiprocessing.get_context("spawn")
 
-    def run(job: tuple) -> None:
-        function, speakers, count = job
+    def run(job: Callable[[], None]) -> None:
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
             try:
-                executor.submit(function, root, seed, speakers, count).result()
+                executor.submit(job).result()
             except concurrent.futures.process.BrokenProcessPool as error:
-                raise InputError("a process making the demo corpus was killed: run again, with fewer jobs") from error
+                raise InputError("a process was killed while making the demo corpus: retry with fewer jobs") from error
 
     with concurrent.futures.ThreadPoolExecutor(max(1, min(num_jobs, len(jobs)))) as executor:
         list(executor.map(run, jobs))
 
 
+def _import_espeak() -> ModuleType:
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise InputError(
+            "the demo corpus needs espeakng-loader, which is not installed: "
+            'run pip install "sdpn_k2[demo]" (in a checkout: pip install -e ".[demo]")'
+        ) from error
+    return espeakng_loader
+
+
 class Synthesizer:
-    """espeak-ng in this process, through its C interface."""
+    """The espeak-ng library, called in this process through its C interface."""
 
     RETRIEVAL, DONT_EXIT = 2, 0x8000
     RATE, PITCH, RANGE = 1, 3, 4
     UTF8 = 1
 
     def __init__(self, seed: int):
-        """Load the library and its data. Once in a process: the library keeps its state.
+        """Load the library and its data. Do so once per process, since the library keeps its state.
 
         Raises:
-            InputError: the library does not load or does not find its data.
+            InputError: the library is missing, does not load, or does not find its data.
         """
-        import espeakng_loader
-
+        espeakng_loader = _import_espeak()
         try:
             self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         except OSError as error:
@@ -392,34 +264,36 @@ class Synthesizer:
         self._pieces: list[np.ndarray] = []
 
         @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        def collect(samples, count, events):
+        def collect(samples: Any, count: int, events: int) -> int:
             if samples and count > 0:
                 self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
             return 0
 
         self._collect = collect  # the library keeps only the address
         self._library.espeak_SetSynthCallback(collect)
-        # Otherwise the library draws the noise in some voices from the time of day.
+        # Otherwise the library seeds the noise of some voices with the time of day.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
 
-    def speak(self, text: str, accent: str, variant: str, rate: float, pitch: float, pitch_range: float) -> np.ndarray:
+    def speak(
+        self, text: str, accent: str, variant: str, *, rate: float, pitch: float, pitch_range: float
+    ) -> np.ndarray:
         """Return the speech as float64 (samples,) in ±1 at ``self.sample_rate``.
 
         Raises:
             InputError: espeak-ng does not have the accent or the variant.
         """
         voice = f"{accent}+{variant}"
-        # The library takes an unknown variant for none at all.
+        # The library silently ignores an unknown variant.
         has_variant = (self._data / "voices" / "!v" / variant).is_file()
         if not has_variant or self._library.espeak_SetVoiceByName(voice.encode()):
             raise InputError(f"espeak-ng has no voice {voice!r}; reinstall espeakng-loader")
         for parameter, value in ((self.RATE, rate), (self.PITCH, pitch), (self.RANGE, pitch_range)):
-            self._library.espeak_SetParameter(parameter, int(round(value)), 0)
+            self._library.espeak_SetParameter(parameter, round(value), 0)
         self._pieces.clear()
         encoded = text.encode()
         if self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, self.UTF8, None, None):
             raise InputError(f"espeak-ng cannot speak with voice {voice!r}")
-        return np.concatenate(self._pieces).astype(np.float64) / 32768
+        return from_int16(np.concatenate(self._pieces)).astype(np.float64)
 
 
 def _speak_all(root: Path, seed: int, speakers: list[Speaker], num_utterances: int) -> None:
@@ -435,7 +309,7 @@ def _speak_all(root: Path, seed: int, speakers: list[Speaker], num_utterances: i
 
 
 def _speak_one(synthesizer: Synthesizer, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
-    """Say a text that takes 3 to 8 s; returns 16 kHz speech."""
+    """Say a text that takes 3 to 8 s; return speech at 16 kHz."""
     from scipy.signal import resample_poly
 
     while True:
@@ -448,7 +322,7 @@ def _speak_one(synthesizer: Synthesizer, speaker: Speaker, rng: np.random.Genera
             pitch_range=np.clip(speaker.pitch_range + rng.uniform(-8, 8), 0, 99),
         )
         # Playing at another rate moves formants and pitch together, as a longer or shorter vocal tract does.
-        down = int(round(speaker.tract * synthesizer.sample_rate / 100))
+        down = round(speaker.tract * synthesizer.sample_rate / 100)
         speech = resample_poly(speech, SAMPLE_RATE // 100, down)
         if MIN_SECONDS <= len(speech) / SAMPLE_RATE <= MAX_SECONDS:
             return speech
@@ -471,9 +345,10 @@ def _pass_channel(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def room_response(rng: np.random.Generator, decay: float) -> np.ndarray:
-    """A room's impulse response (samples,): direct path at 0 with height 1, early reflections, exponential tail.
+    """Draw a room's impulse response (samples,): direct path at 0 with height 1, reflections, exponential tail.
 
     Args:
+        rng: random generator.
         decay: seconds until the tail has fallen by 60 dB.
     """
     time = np.arange(int(1.1 * decay * SAMPLE_RATE)) / SAMPLE_RATE
@@ -490,7 +365,7 @@ def room_response(rng: np.random.Generator, decay: float) -> np.ndarray:
 
 
 def coloured_noise(rng: np.random.Generator, num_samples: int, slope: float) -> np.ndarray:
-    """Gaussian noise (samples,) of unit deviation whose power goes with frequency to the power of ``slope``."""
+    """Draw Gaussian noise (samples,) of unit deviation; its power is proportional to frequency ** ``slope``."""
     from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 
     size = next_fast_len(num_samples, real=True)
@@ -499,11 +374,11 @@ def coloured_noise(rng: np.random.Generator, num_samples: int, slope: float) -> 
     return noise / np.std(noise)
 
 
-def _write_noises(root: Path, seed: int, speakers: None, count: int) -> None:
-    """Write ``count`` noises of 8 s: coloured, hum, impulsive and machine-like in turn."""
+def _write_noises(root: Path, seed: int) -> None:
+    """Write noises of 8 s, alternately coloured, humming, impulsive and machine-like."""
     kinds = (_steady, _hum, _impulses, _machine)
     (root / "noise").mkdir()
-    for index in range(count):
+    for index in range(NUM_NOISES):
         rng = np.random.default_rng([seed, 2, index])
         kind = kinds[index % len(kinds)]
         noise = kind(rng, np.arange(8 * SAMPLE_RATE) / SAMPLE_RATE)
@@ -511,13 +386,13 @@ def _write_noises(root: Path, seed: int, speakers: None, count: int) -> None:
 
 
 def _steady(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """From white through pink to brown, swelling slowly, as rain or wind does."""
+    """Draw rain or wind: white, pink or brown noise that swells slowly."""
     swell = 1 + rng.uniform(0, 0.8) * np.sin(2 * np.pi * rng.uniform(0.05, 0.5) * time + rng.uniform(0, 6))
     return swell * coloured_noise(rng, len(time), slope=rng.uniform(-2.2, 0.3))
 
 
 def _hum(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """Mains or a motor: harmonics of a low tone over a little noise."""
+    """Draw mains hum or a motor: harmonics of a low tone over a little noise."""
     tone = rng.choice([50.0, 60.0, rng.uniform(70, 240)]) * (1 + 0.002 * np.sin(2 * np.pi * rng.uniform(0.1, 1) * time))
     phase = 2 * np.pi * np.cumsum(tone) / SAMPLE_RATE
     harmonics = [rng.uniform(0.3, 1) / n * np.sin(n * phase + rng.uniform(0, 6)) for n in range(1, 25)]
@@ -525,7 +400,7 @@ def _hum(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
 
 
 def _impulses(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """Knocks, clicks and clatter: decaying resonances at random times."""
+    """Draw knocks, clicks and clatter: decaying resonances at random times."""
     noise = 0.003 * coloured_noise(rng, len(time), slope=-1)
     for start in np.sort(rng.integers(0, len(time), rng.integers(15, 80))):
         tail = time[: len(time) - start][: SAMPLE_RATE // 2]
@@ -535,15 +410,15 @@ def _impulses(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
 
 
 def _machine(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """A washing machine or an engine: noise in regular strokes."""
+    """Draw a washing machine or an engine: noise in regular strokes."""
     strokes = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(1.5, 18) * time)
     return strokes ** rng.uniform(1, 6) * coloured_noise(rng, len(time), slope=rng.uniform(-2, 0))
 
 
-def _write_rirs(root: Path, seed: int, speakers: None, count: int) -> None:
-    """Write ``count`` room impulse responses, after the time from mouth to microphone."""
+def _write_rirs(root: Path, seed: int) -> None:
+    """Write room impulse responses, delayed by the time from mouth to microphone."""
     (root / "rir").mkdir()
-    for index in range(count):
+    for index in range(NUM_RIRS):
         rng = np.random.default_rng([seed, 3, index])
         response = room_response(rng, decay=rng.uniform(0.15, 0.9))
         lead = np.zeros(int(rng.uniform(0.001, 0.01) * SAMPLE_RATE))
@@ -556,6 +431,6 @@ def _write_wav(path: Path, samples: np.ndarray) -> None:
     import soundfile
 
     try:
-        soundfile.write(path, np.round(samples * 32767).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")
+        soundfile.write(path, np.round(samples * (INT16_SCALE - 1)).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")
     except (soundfile.LibsndfileError, OSError) as error:
         raise InputError(f"{path}: cannot write: {error}; is the disk full?") from error

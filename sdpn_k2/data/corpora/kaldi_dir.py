@@ -1,47 +1,53 @@
-"""Existing Kaldi data directories, through lhotse's Kaldi import.
+"""Prepare existing Kaldi data directories.
 
-A directory needs ``wav.scp`` (plain paths, or ``command |``) and ``utt2spk``; ``segments`` and, for evaluation sets,
-``trials`` or several ``trials_<name>`` are used where they are. Features are made anew, since the recipe needs its own
-kind: a ``feats.scp`` is left out with a message.
+A directory needs ``wav.scp`` (plain paths, or ``command |``) and ``utt2spk``. It may have ``segments``; an evaluation
+set needs ``trials`` or several ``trials_<name>``. An existing ``feats.scp`` is not used, since the recipe computes
+features of its own kind.
 
-Plain paths other than 16-bit 16 kHz mono WAV become a command that converts; so do commands at another rate.
+Plain paths to anything but 16-bit 16 kHz mono WAV become a command that converts; so do commands at another rate.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import os
-import tempfile
 from pathlib import Path
-from typing import Mapping
+from typing import Mapping, NamedTuple, Sequence
 
-from sdpn_k2.data.cuts import write_manifest
-from sdpn_k2.data.manifests import (
-    MIN_SECONDS,
-    SAMPLE_RATE,
-    Audio,
-    Scan,
+from sdpn_k2.data.audio_check import MIN_SECONDS, Scan, scan_audio
+from sdpn_k2.data.audio_files import list_recordings
+from sdpn_k2.data.data_folder import (
     clear_set,
-    list_recordings,
-    log,
-    scan_audio,
-    wav_scp_entry,
+    log_set,
     write_augmentation,
     write_eval_sets,
-    write_recordings,
+    write_manifests,
     write_skipped,
-    write_trials,
 )
-from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir.data_dir import (
-    Segment,
-    byte_order,
-    read_map,
-    read_segments,
-    trial_lists,
-    write_data_dir,
-    write_map,
-)
+from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
+from sdpn_k2.data.recordings import make_recording, wav_scp_entry
+from sdpn_k2.data.trial_lists import write_trials
+from sdpn_k2.errors import InputError, Skipped
+from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, read_map, trial_lists, write_data_dir
+from sdpn_k2.kaldi.datadir.utterances import Part, read_parts
+
+log = logging.getLogger(__name__)
+
+
+class Tables(NamedTuple):
+    """The tables of a data directory.
+
+    Attributes:
+        wav: recording → absolute path or command.
+        speakers: utterance → speaker.
+        parts: the utterances within their recordings.
+        has_segments: whether there is a segments file; otherwise each recording is one utterance.
+    """
+
+    wav: dict[str, str]
+    speakers: dict[str, str]
+    parts: list[Part]
+    has_segments: bool
 
 
 def prepare_kaldi_dirs(
@@ -49,18 +55,19 @@ def prepare_kaldi_dirs(
     eval_dirs: Mapping[str, str | Path],
     data: str | Path,
     augmentation: Mapping[str, str | Path] | None = None,
+    *,
     num_jobs: int | None = None,
     max_bad: float = 5.0,
 ) -> list[str]:
     """Write manifests and data directories for existing Kaldi data directories.
 
     Args:
-        train: data directory to train on; its speakers are not used for that.
+        train: data directory to train on; its speaker labels are not used for training.
         eval_dirs: name of an evaluation set → its data directory, with trial lists in it.
-        data: where to write (see :mod:`sdpn_k2.data.manifests`).
+        data: folder to write to (see :mod:`sdpn_k2.data.data_folder`).
         augmentation: kind (noise, music, speech, rir) → a folder of audio files.
-        num_jobs: threads; by default one per core.
-        max_bad: percentage of unusable recordings, per set, above which to give up.
+        num_jobs: number of threads; by default one per core.
+        max_bad: largest percentage of unusable recordings per set.
 
     Returns:
         The names of the evaluation sets.
@@ -70,145 +77,100 @@ def prepare_kaldi_dirs(
             audio.
     """
     data = Path(data)
-    options = {"num_jobs": num_jobs, "max_bad": max_bad}
     trials = {name: trial_lists(folder) for name, folder in eval_dirs.items()}
     for name, lists in trials.items():
         if not lists:
-            raise InputError(f"{eval_dirs[name]}: no file trials or trials_<name> here, which an evaluation set needs")
+            raise InputError(f"{eval_dirs[name]}: an evaluation set needs a file trials or trials_<name>")
         if name == "train":
-            raise InputError(f"{eval_dirs[name]}: an evaluation set cannot be called train: give it another name")
+            raise InputError(f"{eval_dirs[name]}: an evaluation set cannot be called train: rename the folder")
     for name, folder in {"train": train, **eval_dirs}.items():
-        utterances = import_data_dir(Path(folder), data, name, **options)
+        scan = import_data_dir(Path(folder), data, name, num_jobs=num_jobs, max_bad=max_bad)
         for path in trials.get(name, []):
-            write_trials(path, data / name / path.name, utterances)
+            write_trials(path, data / name / path.name, scan)
     kinds = {kind: list_recordings(folder) for kind, folder in (augmentation or {}).items()}
-    write_augmentation(data, kinds, **options)
+    write_augmentation(data, kinds, num_jobs=num_jobs, max_bad=max_bad)
     write_eval_sets(data, eval_dirs)
     return list(eval_dirs)
 
 
-def import_data_dir(source: Path, data: Path, name: str, **scan_options) -> Scan:
-    """Check one Kaldi data directory and write it as set ``name``; returns the good and bad utterances.
+def import_data_dir(source: Path, data: Path, name: str, *, num_jobs: int | None = None, max_bad: float = 5.0) -> Scan:
+    """Check one Kaldi data directory and write it as set ``name``; return the usable and the skipped utterances.
 
     Raises:
-        InputError: a table is missing or wrong, or too much audio unusable.
+        InputError: a table is missing or wrong, or too much audio is unusable.
     """
     if (source / "feats.scp").is_file():
-        log.info("%s: not used, features are computed anew", source / "feats.scp")
-    wav, speakers, segments = _read_tables(source)
+        log.info("%s: not used, since features are computed anew", source / "feats.scp")
+    tables = _read_tables(source)
     clear_set(data / name, source)
-    used = {segment.recording for segment in segments.values()}
-    scan = scan_audio({recording: wav[recording] for recording in wav if recording in used}, name, **scan_options)
-    segments, bad = _fit_segments(source, segments, scan)
+    used = {part.recording for part in tables.parts}
+    locations = {recording: entry for recording, entry in tables.wav.items() if recording in used}
+    scan = scan_audio(locations, name, num_jobs=num_jobs, max_bad=max_bad)
+    segments, skipped = _fit_segments(source, tables.parts, scan)
 
-    speakers = {utterance: speakers[utterance] for utterance in segments}
     audios = {segment.recording: scan.good[segment.recording] for segment in segments.values()}
+    speakers = {utterance: tables.speakers[utterance] for utterance in segments}
     durations = {utterance: segment.end - segment.start for utterance, segment in segments.items()}
-    tables = {"utt2dur": {utterance: round(duration, 6) for utterance, duration in durations.items()}}
-    if (source / "segments").is_file():
-        tables["segments"] = segments
-    entries = {recording: _convert(audio) for recording, audio in audios.items()}
-    write_data_dir(data / name, wav=entries, utt2spk=speakers, tables=tables)
-    _import_into_lhotse(data, name, audios, speakers, tables.get("segments"))
-    write_skipped(data, name, bad)
-    hours = sum(durations.values()) / 3600
-    log.info("%s: %d utterances of %d speakers, %.2f h", name, len(segments), len(set(speakers.values())), hours)
-    return Scan({utterance: audios[segment.recording] for utterance, segment in segments.items()}, bad)
+    write_data_dir(
+        data / name,
+        wav={recording: wav_scp_entry(audio) for recording, audio in audios.items()},
+        utt2spk=speakers,
+        tables={
+            "utt2dur": {utterance: round(duration, 6) for utterance, duration in durations.items()},
+            **({"segments": segments} if tables.has_segments else {}),
+        },
+    )
+    recordings = {recording: make_recording(recording, audio) for recording, audio in audios.items()}
+    write_manifests(data, name, *read_kaldi_dir(data / name, recordings))
+    write_skipped(data, name, skipped)
+    log_set(name, len(segments), len(set(speakers.values())), sum(durations.values()))
+    return Scan({utterance: audios[segment.recording] for utterance, segment in segments.items()}, skipped)
 
 
-def _read_tables(source: Path) -> tuple[dict[str, str], dict[str, str], dict[str, Segment]]:
-    """Read wav.scp, utt2spk and segments (without the file: each recording to its end) and check their ids."""
-    for table in ("wav.scp", "utt2spk"):
-        if not (source / table).is_file():
-            raise InputError(f"{source / table}: no such file, and a Kaldi data directory needs it")
+def _read_tables(source: Path) -> Tables:
+    """Read wav.scp, utt2spk and segments, and check that they have the same ids."""
+    for name in ("wav.scp", "utt2spk"):
+        if not (source / name).is_file():
+            raise InputError(f"{source / name}: no such file; a Kaldi data directory needs it")
     wav = {recording: _absolute(entry) for recording, entry in read_map(source / "wav.scp").items()}
-    speakers = read_map(source / "utt2spk")
-    if (source / "segments").is_file():
-        table, segments = source / "segments", read_segments(source / "segments")
-    else:
-        table, segments = source / "wav.scp", {recording: Segment(recording, 0.0, -1.0) for recording in wav}
-    for utterance, segment in segments.items():
-        if segment.recording not in wav:
-            raise InputError(f"{table}: '{utterance}' is from recording '{segment.recording}', which wav.scp has not")
-        if utterance not in speakers:
-            raise InputError(f"{source / 'utt2spk'}: no utterance '{utterance}', which {table} has")
+    speakers, parts = read_map(source / "utt2spk"), read_parts(source)
+    has_segments = (source / "segments").is_file()
+    table = source / ("segments" if has_segments else "wav.scp")
+    utterances = {part.utterance for part in parts}
+    for part in parts:
+        if part.utterance not in speakers:
+            raise InputError(f"{table}: utterance '{part.utterance}' is not in {source / 'utt2spk'}")
     for utterance in speakers:
-        if utterance not in segments:
-            raise InputError(f"{table}: no utterance '{utterance}', which {source / 'utt2spk'} has")
-    return wav, speakers, segments
+        if utterance not in utterances:
+            raise InputError(f"{source / 'utt2spk'}: utterance '{utterance}' is not in {table}")
+    return Tables(wav, speakers, parts, has_segments)
 
 
 def _absolute(entry: str) -> str:
-    """Commands stay; a path becomes absolute: Kaldi recipes often write it relative to where they run."""
+    """Make a path absolute, since Kaldi recipes often write it relative to where they run; keep a command."""
     return entry if entry.endswith("|") else os.path.abspath(entry)
 
 
-def _fit_segments(
-    source: Path, segments: Mapping[str, Segment], scan: Scan
-) -> tuple[dict[str, Segment], dict[str, str]]:
-    """End every segment where its recording ends; return those that are left and, with a reason, the others."""
-    good: dict[str, Segment] = {}
-    bad: dict[str, str] = {}
-    for utterance in sorted(segments, key=byte_order):
-        recording, start, end = segments[utterance]
-        if recording in scan.bad:
-            bad[utterance] = scan.bad[recording]
+def _fit_segments(source: Path, parts: Sequence[Part], scan: Scan) -> tuple[dict[str, Segment], list[Skipped]]:
+    """End every segment where its recording ends; return the usable ones, in C-locale order, and the skipped ones."""
+    segments: dict[str, Segment] = {}
+    skipped: list[Skipped] = []
+    reasons = dict(scan.skipped)
+    for utterance, recording, start, end, _ in sorted(parts, key=lambda part: byte_order(part.utterance)):
+        if recording in reasons:
+            skipped.append(Skipped(utterance, reasons[recording]))
             continue
         length = scan.good[recording].duration
         end = length if end == -1 else min(end, length)
         if end - start < MIN_SECONDS:
-            bad[utterance] = (
-                f"it has {max(0.0, end - start):.3g} s from {start:g} s on of recording '{recording}', which "
-                f"lasts {length:g} s; at least {MIN_SECONDS:g} s are needed"
+            reason = (
+                f"too short: {max(0.0, end - start):.3g} s from {start:g} s of recording '{recording}', which lasts "
+                f"{length:g} s; at least {MIN_SECONDS:g} s are needed"
             )
-            log.warning("%s: skipping '%s': %s", source / "segments", utterance, bad[utterance])
+            log.warning("%s: skipping '%s': %s", source / "segments", utterance, reason)
+            skipped.append(Skipped(utterance, reason))
         else:
-            good[utterance] = Segment(recording, start, end)
-    if not good:
+            segments[utterance] = Segment(recording, start, end)
+    if not segments:
         raise InputError(f"{source / 'segments'}: no segment lies within its recording")
-    return good, bad
-
-
-def _convert(audio: Audio) -> str:
-    """The wav.scp entry at 16 kHz."""
-    if audio.location.endswith("|") and audio.sample_rate != SAMPLE_RATE:
-        return f"{audio.location} sdpn-k2 to-wav --rate {SAMPLE_RATE} --channel 0 - |"
-    return wav_scp_entry(audio)
-
-
-def _import_into_lhotse(
-    data: Path,
-    name: str,
-    audios: Mapping[str, Audio],
-    speakers: Mapping[str, str],
-    segments: Mapping[str, Segment] | None,
-) -> None:
-    """Run lhotse's import, once for each sampling rate: it takes one rate for a whole directory.
-
-    It is given what it needs to get lengths right to the sample and not to fail without transcripts: reco2dur and text.
-    """
-    from lhotse.kaldi import load_kaldi_data_dir
-
-    recordings, supervisions = [], []
-    for rate in sorted({audio.sample_rate for audio in audios.values()}):
-        some = {recording: audio for recording, audio in audios.items() if audio.sample_rate == rate}
-        utterances = [u for u in speakers if (segments[u].recording if segments else u) in some]
-        with tempfile.TemporaryDirectory(prefix="sdpn_k2-") as name_of_folder:
-            folder = Path(name_of_folder)
-            write_map(folder / "wav.scp", {recording: audio.location for recording, audio in some.items()})
-            write_map(folder / "reco2dur", {recording: audio.duration for recording, audio in some.items()})
-            write_map(folder / "utt2spk", {utterance: speakers[utterance] for utterance in utterances})
-            if segments:
-                write_map(folder / "segments", {utterance: segments[utterance] for utterance in utterances})
-                write_map(folder / "text", dict.fromkeys(utterances, ""))
-            imported, spoken, _ = load_kaldi_data_dir(folder, sampling_rate=rate)
-        for recording in imported:
-            # The import believes that every file has one channel.
-            channels = list(range(some[recording.id].num_channels))
-            source = dataclasses.replace(recording.sources[0], channels=channels)
-            recording = dataclasses.replace(recording, sources=[source], channel_ids=channels)
-            recordings.append(recording.resample(SAMPLE_RATE))
-        supervisions += spoken
-    write_recordings(data, name, sorted(recordings, key=lambda recording: recording.id))
-    supervisions.sort(key=lambda supervision: supervision.id)
-    write_manifest(supervisions, data / "manifests" / f"supervisions_{name}.jsonl.gz")
+    return segments, skipped

@@ -1,40 +1,34 @@
-"""VoxCeleb: training on VoxCeleb2-dev without labels, evaluation on the VoxCeleb1-O, -E and -H trial lists.
+"""Prepare VoxCeleb: train on VoxCeleb2-dev without labels, evaluate on the VoxCeleb1-O, -E and -H trial lists.
 
-Any layout in which files lie as ``…/id10270/5r0dWxy17C8/00001.wav`` below the root, in wav or any other format; m4a,
-as VoxCeleb2 comes, is decoded by ffmpeg each time it is read, so convert it where there is room. lhotse's recipes
-serve for MUSAN and RIRS_NOISES. Its VoxCeleb recipe does not: it trains on VoxCeleb1-dev and VoxCeleb2-test too, but E
-and H test on VoxCeleb1-dev, and it fetches its trial list from the network. Here trial lists are local files, and only
-utterances that they name are prepared, as the set ``vox1``.
+Files may lie anywhere below the root as ``…/id10270/5r0dWxy17C8/00001.wav``, in wav or any other format. VoxCeleb2 is
+published as m4a, which ffmpeg decodes on every read: convert it if there is room.
+
+lhotse's recipes list MUSAN and RIRS_NOISES. Its VoxCeleb recipe is not used, because it also trains on VoxCeleb1-dev,
+on which E and H test, and on VoxCeleb2-test, and because it downloads its trial list. Here trial lists are local files;
+only the utterances they name are prepared, as the set ``vox1``.
 
 Utterance ids are those of Kaldi's voxceleb recipes: ``id10270-5r0dWxy17C8-00001``.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
 from typing import Iterator, Mapping
 
-from sdpn_k2.data.manifests import (
-    LIBSNDFILE_SUFFIXES,
-    clear_set,
-    find_audio,
-    locate,
-    log,
-    make_id,
-    refuse_unknown,
-    scan_audio,
-    write_augmentation,
-    write_eval_sets,
-    write_set,
-    write_trials,
-)
+from sdpn_k2.data.audio_check import scan_audio
+from sdpn_k2.data.audio_files import LIBSNDFILE_SUFFIXES, find_audio, locate, make_id
+from sdpn_k2.data.data_folder import clear_set, write_augmentation, write_eval_sets, write_set
+from sdpn_k2.data.trial_lists import refuse_unknown, write_trials
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir.data_dir import Trial
+from sdpn_k2.kaldi.backend.trials import Trial
+
+log = logging.getLogger(__name__)
 
 EVAL_SET = "vox1"
-# Our name of a trial list → what the file is called where it is published.
+# Name of a trial list here → its published file names.
 TRIAL_LISTS = {
     "o": ("veri_test.txt",),
     "o_cleaned": ("veri_test2.txt", "voxceleb1_test_v2.txt"),
@@ -51,6 +45,7 @@ def prepare_voxceleb(
     voxceleb1: str | Path,
     voxceleb2: str | Path,
     data: str | Path,
+    *,
     trials: str | Path | None = None,
     musan: str | Path | None = None,
     rirs_noises: str | Path | None = None,
@@ -61,24 +56,22 @@ def prepare_voxceleb(
 
     Args:
         voxceleb1: VoxCeleb1, dev and test (test alone is enough for the O lists).
-        voxceleb2: VoxCeleb2; its test part, where it is there too, is left out.
-        data: where to write (see :mod:`sdpn_k2.data.manifests`).
-        trials: folder of trial lists as published (``veri_test2.txt`` …); by default they are looked for under
-            voxceleb1.
+        voxceleb2: VoxCeleb2; its test part is ignored.
+        data: folder to write to (see :mod:`sdpn_k2.data.data_folder`).
+        trials: folder of the published trial lists (``veri_test2.txt`` …); by default voxceleb1 and its subfolders.
         musan: MUSAN, for noise, music and speech.
-        rirs_noises: RIRS_NOISES, for impulse responses, measured and simulated.
-        num_jobs: threads; by default one per core.
-        max_bad: percentage of unusable audio, per set, above which to give up.
+        rirs_noises: RIRS_NOISES, for measured and simulated impulse responses.
+        num_jobs: number of threads; by default one per core.
+        max_bad: largest percentage of unusable audio per set.
 
     Returns:
         The names of the trial lists found.
 
     Raises:
-        InputError: no such root, no trial list, a trial of an unknown utterance or with wrong fields, an evaluated
-            speaker in the training set, too much unusable audio, ffmpeg needed and not there.
+        InputError: no such root, no trial list, a trial that is malformed or names an unknown utterance, an evaluated
+            speaker in the training set, too much unusable audio, ffmpeg needed and not installed.
     """
     data = Path(data)
-    options = {"num_jobs": num_jobs, "max_bad": max_bad}
     kinds = {**list_musan(musan), **list_impulse_responses(rirs_noises)}
     lists = find_trial_lists(Path(trials or voxceleb1))
     train, vox1 = find_utterances(voxceleb2, leave_out_test=True), find_utterances(voxceleb1)
@@ -93,11 +86,11 @@ def prepare_voxceleb(
     for name, utterances in sets.items():
         clear_set(data / name, Path(voxceleb1))
         locations = {utterance: locate(path) for utterance, path in utterances.items()}
-        scan = scan_audio(locations, name, **options)
+        scan = scan_audio(locations, name, num_jobs=num_jobs, max_bad=max_bad)
         write_set(data, name, scan, {utterance: speaker_of(utterance) for utterance in utterances})
     for name, path in lists.items():
         write_trials(path, data / EVAL_SET / f"trials_{name}", scan, read=read_trial_list)
-    write_augmentation(data, kinds, **options)
+    write_augmentation(data, kinds, num_jobs=num_jobs, max_bad=max_bad)
     write_eval_sets(data, [EVAL_SET])
     return list(lists)
 
@@ -108,14 +101,15 @@ def prepare_voxceleb(
 def find_utterances(root: str | Path, leave_out_test: bool = False) -> dict[str, Path]:
     """List ``…/<speaker>/<video>/<file>`` under a root as utterance id → path, sorted by id.
 
-    Of an utterance that is there as published and converted, the file that needs no ffmpeg is taken.
+    If an utterance exists both as m4a and converted, the file that needs no ffmpeg is used.
 
     Args:
-        leave_out_test: leave out the test part: folders above the speakers with "test" in their names, and the speakers
-            that ``vox2_meta.csv``, where it lies in the root, says are of the test set.
+        root: a VoxCeleb root.
+        leave_out_test: ignore the test part: speakers below a folder with "test" in its name, and those that
+            ``vox2_meta.csv`` in the root assigns to the test set.
 
     Raises:
-        InputError: no such folder, no audio in this layout.
+        InputError: no such folder, or no audio in this layout.
     """
     root = Path(os.path.abspath(root))
     test_speakers = _test_speakers(root / "vox2_meta.csv") if leave_out_test else set()
@@ -132,21 +126,25 @@ def find_utterances(root: str | Path, leave_out_test: bool = False) -> dict[str,
             if utterance not in utterances or path.suffix.lower() in LIBSNDFILE_SUFFIXES:
                 utterances[utterance] = path
     if not utterances:
-        raise InputError(f"{root}: no audio here lies as id10270/5r0dWxy17C8/00001.wav, as VoxCeleb's does")
+        raise InputError(f"{root}: no audio in VoxCeleb's layout (id10270/5r0dWxy17C8/00001.wav)")
     if num_test:
-        log.info("%s: left out %d files of the test part", root, num_test)
+        log.info("%s: ignored %d files of the test part", root, num_test)
     if num_others:
-        log.warning("%s: left out %d audio files that do not lie as VoxCeleb's do", root, num_others)
+        log.warning("%s: ignored %d audio files that are not in VoxCeleb's layout", root, num_others)
     return dict(sorted(utterances.items()))
 
 
 def speaker_of(utterance: str) -> str:
-    """The speaker that a VoxCeleb utterance id begins with."""
+    """Return the speaker of a VoxCeleb utterance id.
+
+    >>> speaker_of("id10270-5r0dWxy17C8-00001")
+    'id10270'
+    """
     return utterance.split("-", 1)[0]
 
 
 def _test_speakers(meta: Path) -> set[str]:
-    """Speakers of VoxCeleb2-test by lines ``id00017 ,n000018 ,m ,test``; none where there is no such file."""
+    """Read the speakers of VoxCeleb2-test from lines ``id00017 ,n000018 ,m ,test``; none if there is no such file."""
     if not meta.is_file():
         return set()
     rows = (line.split(",") for line in meta.read_text(encoding="utf-8").splitlines())
@@ -154,11 +152,12 @@ def _test_speakers(meta: Path) -> set[str]:
 
 
 def _refuse_shared_speakers(train: Mapping[str, Path], evaluated: set[str], voxceleb2: str | Path) -> None:
+    """Raise InputError if a training speaker is also evaluated."""
     shared = {speaker_of(utterance) for utterance in train} & {speaker_of(utterance) for utterance in evaluated}
     if shared:
         raise InputError(
-            f"{voxceleb2}: {len(shared)} speakers to train on are in the trial lists, such as {min(shared)}: "
-            "give the root of VoxCeleb2, and nothing of VoxCeleb1"
+            f"{voxceleb2}: {len(shared)} training speakers are also in the trial lists, such as {min(shared)}: "
+            "give the root of VoxCeleb2 alone, without VoxCeleb1"
         )
 
 
@@ -166,10 +165,10 @@ def _refuse_shared_speakers(train: Mapping[str, Path], evaluated: set[str], voxc
 
 
 def find_trial_lists(folder: Path) -> dict[str, Path]:
-    """Find the published trial lists anywhere under a folder: our name (``o``, ``o_cleaned`` …) → path.
+    """Find the published trial lists anywhere under a folder: name (``o``, ``o_cleaned`` …) → path.
 
     Raises:
-        InputError: there is none.
+        InputError: there are no lists.
     """
     found: dict[str, Path] = {}
     wanted = {file_name: name for name, file_names in TRIAL_LISTS.items() for file_name in file_names}
@@ -179,17 +178,17 @@ def find_trial_lists(folder: Path) -> dict[str, Path]:
             found.setdefault(wanted[file_name], Path(parent, file_name))
     if not found:
         raise InputError(
-            f"{folder}: no trial list here ({', '.join(wanted)}): fetch those you want from VoxCeleb's page "
-            "and name their folder with --trials-dir"
+            f"{folder}: no trial lists ({', '.join(wanted)}): download them from VoxCeleb's page and give their "
+            "folder with --trials-dir"
         )
     return {name: found[name] for name in TRIAL_LISTS if name in found}
 
 
 def read_trial_list(path: Path) -> Iterator[Trial]:
-    """Stream a published list: lines ``1 id10270/x6uYqmx31kE/00001.wav id10270/8jEAjG6SegY/00008.wav``.
+    """Stream a published list with lines ``1 id10270/x6uYqmx31kE/00001.wav id10270/8jEAjG6SegY/00008.wav``.
 
     Raises:
-        InputError: no such file; a line of another form.
+        InputError: no such file, or a malformed line.
     """
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
@@ -210,10 +209,10 @@ def read_trial_list(path: Path) -> Iterator[Trial]:
 
 
 def list_musan(root: str | Path | None) -> dict[str, dict[str, str]]:
-    """List those of noise, music and speech that a MUSAN root has: kind → (id → path).
+    """List the noise, music and speech in a MUSAN root: kind → (id → path).
 
     Raises:
-        InputError: no such folder, or none of the three in it.
+        InputError: no such folder, or it has none of the three.
     """
     from lhotse.recipes import prepare_musan
 
@@ -221,7 +220,7 @@ def list_musan(root: str | Path | None) -> dict[str, dict[str, str]]:
         return {}
     kinds = [kind for kind in ("noise", "music", "speech") if Path(root, kind).is_dir()]
     if not kinds:
-        raise InputError(f"{root}: not MUSAN: neither noise nor music nor speech is in it")
+        raise InputError(f"{root}: this is not MUSAN: it has no folder noise, music or speech")
     parts = _run_lhotse(prepare_musan, root, kinds)
     return {kind: _locations(parts[kind]["recordings"]) for kind in kinds}
 
@@ -230,7 +229,7 @@ def list_impulse_responses(root: str | Path | None) -> dict[str, dict[str, str]]
     """List the measured and simulated impulse responses of a RIRS_NOISES root: ``rir`` → (id → path).
 
     Raises:
-        InputError: no such folder, or none of them in it.
+        InputError: no such folder, or it has neither kind.
     """
     from lhotse.recipes import prepare_rir_noise
 
@@ -239,7 +238,7 @@ def list_impulse_responses(root: str | Path | None) -> dict[str, dict[str, str]]
     folders = {"real_rir": "real_rirs_isotropic_noises", "sim_rir": "simulated_rirs"}
     parts = [part for part, folder in folders.items() if Path(root, folder).is_dir()]
     if not parts:
-        raise InputError(f"{root}: not RIRS_NOISES: neither {' nor '.join(folders.values())} is in it")
+        raise InputError(f"{root}: this is not RIRS_NOISES: it has no folder {' or '.join(folders.values())}")
     locations: dict[str, str] = {}
     for part in _run_lhotse(prepare_rir_noise, root, parts).values():
         locations.update(_locations(part["recordings"]))
@@ -247,11 +246,11 @@ def list_impulse_responses(root: str | Path | None) -> dict[str, dict[str, str]]
 
 
 def _run_lhotse(recipe, root: str | Path, parts: list[str]):
-    """Run a recipe of lhotse; what it stumbles over becomes one line."""
+    """Run a recipe of lhotse; its failure becomes an InputError of one line."""
     try:
         return recipe(os.path.abspath(root), parts=parts)
     except Exception as error:  # assertions, missing values, whatever the audio backend raises
-        raise InputError(f"{root}: lhotse's {recipe.__name__} fails: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{root}: lhotse's {recipe.__name__} failed: {' '.join(str(error).split())[:300]}") from error
 
 
 def _locations(recordings) -> dict[str, str]:

@@ -1,14 +1,14 @@
 """Agglomerative hierarchical clustering with average linkage, as in Kaldi's agglomerative-cluster.
 
-The cost of two clusters is the mean of the costs of their pairs of points. The pair with the least cost is merged,
-again and again, until no pair costs at most the threshold or a number of clusters is reached. Sums and means of costs
-are in single precision and equal costs are decided by the numbers of the clusters, so that Kaldi's decisions are repeated.
+The cost of two clusters is the mean cost over their pairs of points. The pair with the lowest cost is merged
+repeatedly, until every cost exceeds the threshold or a given number of clusters is reached. To repeat Kaldi's
+decisions, sums and means are in single precision, and the numbers of the clusters decide ties.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import List, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,8 @@ FIRST_PASS_MAX_POINTS = 32767
 class _Clusters(NamedTuple):
     """Clusters in ascending order of their numbers."""
 
-    members: list  # of lists of points
-    sums: np.ndarray  # (n, n) float32, summed cost of the pairs of points between two clusters
+    members: List[List[int]]  # points of each cluster
+    sums: np.ndarray  # (n, n) float32, summed costs of the pairs of points of two clusters
 
 
 def agglomerative_cluster(
@@ -35,45 +35,45 @@ def agglomerative_cluster(
     """Cluster points by their pairwise costs.
 
     Args:
-        costs: ``(n, n)``; the upper triangle counts (and, between subsets of the first pass, the lower).
-        threshold: clusters are merged only at this cost or below.
-        min_clusters: stop at this number of clusters.
-        max_cluster_fraction: no cluster gets more than ``ceil(n * max_cluster_fraction)`` points.
-        first_pass_max_points: with more points, contiguous subsets of at most so many are first clustered on their own
-            (down to ``10 * min_clusters`` each), then what came out.
+        costs: ``(n, n)``; the upper triangle is used (and, between subsets of the first pass, the lower).
+        threshold: highest cost at which clusters are merged.
+        min_clusters: number of clusters at which merging stops.
+        max_cluster_fraction: largest share of all points in one cluster, rounded up to whole points.
+        first_pass_max_points: if there are more points, contiguous subsets of at most this size are clustered first,
+            down to ``10 * min_clusters`` clusters each. A second pass merges these clusters.
 
     Returns:
         ``(n,)`` int32 labels from 1, in the order in which the clusters were completed.
 
     Raises:
-        InputError: not a square matrix, NaN among the costs, or limits that contradict each other.
+        InputError: the costs are not a square matrix or contain NaN, or the limits contradict each other.
     """
     costs = np.asarray(costs, np.float32)
     if costs.ndim != 2 or costs.shape[0] != costs.shape[1]:
-        raise InputError(f"clustering needs a square matrix of scores, not one of {' x '.join(map(str, costs.shape))}")
+        raise InputError(f"clustering needs a square matrix of scores, got {' x '.join(map(str, costs.shape))}")
     if np.isnan(costs).any():
-        raise InputError("clustering: there is a NaN among the scores")
+        raise InputError("clustering: the scores contain NaN")
     if min_clusters < 1 or first_pass_max_points < 1 or max_cluster_fraction < 1.0 / min_clusters:
         raise InputError(
-            f"clustering into {min_clusters} clusters of at most {max_cluster_fraction:g} of all points,"
-            f" {first_pass_max_points} in the first pass, is impossible"
+            f"cannot cluster into {min_clusters} clusters with at most {max_cluster_fraction:g} of all points each "
+            f"and {first_pass_max_points} points in the first pass"
         )
     num = len(costs)
     labels = np.zeros(num, np.int32)
     if not num:
         return labels
-    threshold = np.float32(threshold)
+    limit = np.float32(threshold)
     max_size = math.ceil(num * np.float32(max_cluster_fraction))
     if num <= first_pass_max_points:
-        clusters = _merge(_singletons(costs, 0, num), threshold, min_clusters, max_size)
+        clusters = _merge(_singletons(costs, 0, num), limit, min_clusters, max_size)
     else:
         num_subsets = math.ceil(num / first_pass_max_points)
         subset_size = math.ceil(num / num_subsets)
         subsets = [
-            _merge(_singletons(costs, first, min(first + subset_size, num)), threshold, 10 * min_clusters, max_size)
+            _merge(_singletons(costs, first, min(first + subset_size, num)), limit, 10 * min_clusters, max_size)
             for first in range(0, num, subset_size)
         ]
-        clusters = _merge(_join(subsets, costs), threshold, min_clusters, max_size)
+        clusters = _merge(_join(subsets, costs), limit, min_clusters, max_size)
     for label, members in enumerate(clusters.members, 1):
         labels[members] = label
     return labels
@@ -84,8 +84,8 @@ def _singletons(costs: np.ndarray, first: int, last: int) -> _Clusters:
     return _Clusters([[point] for point in range(first, last)], upper + upper.T)
 
 
-def _join(subsets: list, costs: np.ndarray) -> _Clusters:
-    """The clusters of all subsets, with the summed costs between clusters of different subsets filled in."""
+def _join(subsets: List[_Clusters], costs: np.ndarray) -> _Clusters:
+    """Join the clusters of all subsets, and fill in the summed costs between clusters of different subsets."""
     members = [cluster for subset in subsets for cluster in subset.members]
     sums = np.zeros((len(members), len(members)), np.float32)
     start = 0
@@ -94,7 +94,7 @@ def _join(subsets: list, costs: np.ndarray) -> _Clusters:
         sums[start:stop, start:stop] = subset.sums
         for later in range(start, stop):
             for earlier in range(start):
-                # cumsum adds one by one, as Kaldi does; sum would add pairwise and round differently.
+                # cumsum adds one by one, as Kaldi does; sum adds pairwise and rounds differently.
                 total = costs[np.ix_(members[later], members[earlier])].ravel().cumsum(dtype=np.float32)[-1]
                 sums[later, earlier] = sums[earlier, later] = total
         start = stop
@@ -102,10 +102,10 @@ def _join(subsets: list, costs: np.ndarray) -> _Clusters:
 
 
 def _merge(clusters: _Clusters, threshold: np.float32, min_clusters: int, max_size: int) -> _Clusters:
-    """Merge until nothing is left to merge.
+    """Merge clusters until the threshold or ``min_clusters`` is reached.
 
-    A slot of the matrices holds one cluster; a merged one takes the slot of its first part and a new, higher number.
-    The least cost of every slot is remembered, so that a merge takes time in proportion to the number of clusters.
+    Each slot of the matrices holds one cluster. A merged cluster uses the slot of its first part and gets a new, higher
+    number. The lowest cost of each slot is cached, so the time of a merge is proportional to the number of clusters.
     """
     members, sums = list(clusters.members), clusters.sums.copy()
     num = len(members)
@@ -114,12 +114,13 @@ def _merge(clusters: _Clusters, threshold: np.float32, min_clusters: int, max_si
     active = np.ones(num, bool)
 
     def mean_costs(slots: np.ndarray) -> np.ndarray:
-        """Costs ``(len(slots), num)``; infinite where the two may not be merged."""
+        """Return costs ``(len(slots), num)``, infinite where two clusters must not be merged."""
         norms = sizes[slots, None] * sizes
-        means = sums[slots] / np.where(norms, norms, 1).astype(np.float32)
+        means: np.ndarray = sums[slots] / np.where(norms, norms, 1).astype(np.float32)
         allowed = active & (sizes[slots, None] + sizes <= max_size) & (means <= threshold)
         allowed[np.arange(len(slots)), slots] = False
-        return np.where(allowed, means, np.float32(np.inf))
+        means[~allowed] = np.inf
+        return means
 
     means = np.concatenate([mean_costs(np.arange(i, min(i + 256, num))) for i in range(0, num, 256)])
     nearest = means.argmin(axis=1)
@@ -129,7 +130,7 @@ def _merge(clusters: _Clusters, threshold: np.float32, min_clusters: int, max_si
         cost = least.min()
         if cost == np.inf:
             break
-        # Of equal costs Kaldi takes the pair with the lowest numbers, the lower one first.
+        # Among equal costs Kaldi chooses the pair with the lowest numbers, comparing the lower of the two first.
         rows, columns = np.nonzero(means[least == cost] == cost)
         rows = np.flatnonzero(least == cost)[rows]
         low, high = np.minimum(numbers[rows], numbers[columns]), np.maximum(numbers[rows], numbers[columns])
@@ -146,7 +147,7 @@ def _merge(clusters: _Clusters, threshold: np.float32, min_clusters: int, max_si
         means[kept] = mean_costs(np.array([kept]))[0]
         means[:, kept] = means[kept]
 
-        # Who had one of the two as nearest looks again; for the others only the new cluster can be nearer.
+        # Slots whose nearest was one of the two search again. For the others, only the new cluster can be nearer.
         nearer = means[kept] < least
         nearest[nearer], least[nearer] = kept, means[kept, nearer]
         stale = np.flatnonzero(active & ((nearest == kept) | (nearest == dropped)) & ~nearer)

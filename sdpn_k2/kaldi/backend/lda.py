@@ -1,13 +1,13 @@
 """Linear discriminant analysis as Kaldi's ivector-compute-lda estimates it, and the statistics it shares with PLDA.
 
-With ``x`` the vectors, ``m_k`` the mean of the ``n_k`` vectors of speaker ``k`` and ``m`` the mean of all ``N``:
+With the vectors ``x``, ``m_k`` the mean of the ``n_k`` vectors of speaker ``k`` and ``m`` the mean of all ``N``:
 
     total   = 1/N sum_x (x - m)(x - m)'
     between = 1/N sum_k n_k (m_k - m)(m_k - m)'
     within  = total - between
 
-The transform makes ``f * total + (1 - f) * within`` the identity (f: the total covariance factor) and diagonalises
-``between``; it is affine and takes ``m`` to zero.
+The affine transform maps ``f * total + (1 - f) * within`` (f: the total covariance factor) to the identity,
+``between`` to a diagonal matrix, and ``m`` to zero.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sdpn_k2.kaldi.backend.vectors import SpeakerSums
 
 
 class SpeakerStats(SpeakerSums):
-    """Sums that LDA and PLDA need, gathered in one pass.
+    """The sums that LDA and PLDA need, gathered in one pass.
 
     Attributes:
         second_moment: ``(dim, dim)`` float64, sum of the outer products of all vectors with themselves.
@@ -32,17 +32,17 @@ class SpeakerStats(SpeakerSums):
         self.second_moment = np.zeros((dim, dim))
 
     def add(self, vectors: np.ndarray, speakers: Sequence[int]) -> None:
-        """Add ``vectors`` ``(n, dim)``; ``speakers`` ``(n,)`` holds the number of the speaker of each."""
+        """Add ``vectors`` ``(n, dim)`` of the speakers with the numbers ``speakers`` ``(n,)``."""
         vectors = np.asarray(vectors, np.float64)
         super().add(vectors, speakers)
         self.second_moment += vectors.T @ vectors
 
 
 class Lda(NamedTuple):
-    """An affine transform and what may be said about it."""
+    """An affine transform and facts about its estimation."""
 
-    transform: np.ndarray  # (dim_out, dim_in + 1) float64; the last column is added
-    eigenvalues: np.ndarray  # (dim_in,) of the between-speaker covariance after normalisation, greatest first
+    transform: np.ndarray  # (dim_out, dim_in + 1) float64; the last column is the offset
+    eigenvalues: np.ndarray  # (dim_in,) of the between-speaker covariance after normalisation, largest first
     num_floored: int  # eigenvalues of the normalised covariance that were raised to the floor
 
 
@@ -52,23 +52,26 @@ def compute_lda(
     """Estimate the affine LDA transform to ``dim`` dimensions.
 
     Args:
-        stats: filled statistics.
+        stats: statistics of the training vectors.
         dim: dimension to keep, at most that of the vectors.
-        total_covariance_factor: 0 normalises the within-speaker covariance, 1 the total, between: their mixture.
-        covariance_floor: smallest eigenvalue of that covariance, relative to its largest.
+        total_covariance_factor: 0 normalises the within-speaker covariance, 1 the total covariance, and values in
+            between a mixture of both.
+        covariance_floor: floor for the eigenvalues of that covariance, relative to the largest.
 
     Raises:
-        InputError: fewer vectors than dimensions, no speaker with two vectors, ``dim`` out of range, or a covariance
-            that is zero or stays singular for want of a floor.
+        InputError: there are fewer vectors than dimensions, no speaker has two vectors, ``dim`` is out of range, or the
+            covariance is singular.
     """
     num = stats.num_vectors
     if not 0 < dim <= stats.dim:
-        raise InputError(f"LDA to {dim} dimensions of vectors of {stats.dim} dimensions: use --dim=1 to {stats.dim}")
+        raise InputError(f"LDA cannot reduce {stats.dim} dimensions to {dim}: use --dim=1 to {stats.dim}")
     if num < stats.dim:
-        raise InputError(f"LDA needs at least as many vectors as dimensions: {num} vectors of {stats.dim} dimensions")
+        raise InputError(
+            f"LDA needs at least as many vectors as dimensions, got {num} vectors of {stats.dim} dimensions"
+        )
     means, counts = stats.means()
     if num == len(counts):
-        raise InputError(f"LDA needs a speaker with two vectors or more: {num} vectors of {num} speakers")
+        raise InputError(f"LDA needs a speaker with at least two vectors, got {num} vectors of {num} speakers")
 
     mean = stats.sums.sum(axis=0) / num
     total = stats.second_moment / num - np.outer(mean, mean)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-#: Variances below this count as this when --normalize-variance divides by them (est-pca's constant).
+#: Floor for the variances that --normalize-variance divides by (est-pca's constant).
 MIN_VARIANCE = 1.0e-15
 
 
 def principal_components(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``(variances, directions)`` of a covariance ``(dim, dim)``: greatest variance first, directions as rows."""
+    """Return ``(variances, directions)`` of a covariance ``(dim, dim)``: largest variance first, directions as rows."""
     variances, directions = np.linalg.eigh(covariance)
     order = np.argsort(-variances, kind="stable")
     return variances[order], directions[:, order].T
@@ -18,13 +18,13 @@ def principal_components(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def pca_transform(
     mean: np.ndarray, covariance: np.ndarray, normalize_variance: bool = False, normalize_mean: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The full PCA matrix; its first ``k`` rows reduce to ``k`` dimensions.
+    """Compute the full PCA matrix; its first ``k`` rows reduce to ``k`` dimensions.
 
     Args:
-        mean: ``(dim,)`` of the data.
-        covariance: ``(dim, dim)``, centred.
-        normalize_variance: scale each row so that the output variance is one.
-        normalize_mean: append the offset column that takes the mean to zero.
+        mean: mean of the data, ``(dim,)``.
+        covariance: centred covariance of the data, ``(dim, dim)``.
+        normalize_variance: scale each row to an output variance of one.
+        normalize_mean: append the offset column that maps the mean to zero.
 
     Returns:
         ``(transform, variances)``: ``(dim, dim)`` or ``(dim, dim + 1)`` float64, and ``(dim,)``.

@@ -1,8 +1,8 @@
-"""Two-covariance PLDA as in Kaldi's ivector/plda: estimation, smoothing, projection, adaptation, scoring.
+"""Two-covariance PLDA as in Kaldi's ivector/plda.cc: estimation, smoothing, projection, adaptation, scoring.
 
 A vector is ``x = mean + y + e`` with a speaker part ``y ~ N(0, between)`` and a remainder ``e ~ N(0, within)``. The
-model keeps the transform that makes ``within`` the identity and ``between`` diagonal with elements ``psi`` (S. Ioffe,
-"Probabilistic Linear Discriminant Analysis", ECCV 2006). Everything is computed in double precision.
+model stores the transform that maps ``within`` to the identity and ``between`` to a diagonal matrix with the elements
+``psi`` (S. Ioffe, "Probabilistic Linear Discriminant Analysis", ECCV 2006). All computations are in double precision.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sdpn_k2.kaldi.formats.io import open_input, open_output
 
 @dataclass(frozen=True)
 class Plda:
-    """The model in the form in which Kaldi stores it.
+    """A PLDA model in the form in which Kaldi stores it.
 
     Attributes:
         mean: ``(dim,)`` float64.
@@ -35,27 +35,29 @@ class Plda:
 
     @property
     def dim(self) -> int:
+        """Dimension of the vectors."""
         return len(self.mean)
 
     def covariances(self) -> tuple[np.ndarray, np.ndarray]:
-        """``(within, between)`` in the space of the vectors, ``(dim, dim)`` each."""
+        """Return ``(within, between)`` in the space of the vectors, ``(dim, dim)`` each."""
         inverse = np.linalg.inv(self.transform)
         return inverse @ inverse.T, inverse * self.psi @ inverse.T
 
     @classmethod
     def from_covariances(cls, mean: np.ndarray, within: np.ndarray, between: np.ndarray) -> Plda:
+        """Build a model from its mean and covariances. Raises InputError as :func:`diagonalize` does."""
         transform, psi = diagonalize(within, between)
         return cls(np.asarray(mean, np.float64), transform, psi)
 
     def smooth(self, factor: float) -> Plda:
         """Add ``factor`` times the between-speaker to the within-speaker covariance (ivector-copy-plda --smoothing)."""
         if not 0.0 <= factor <= 1.0:
-            raise InputError(f"PLDA smoothing factor {factor:g} is outside 0 to 1")
+            raise InputError(f"PLDA smoothing factor {factor:g} must be between 0 and 1")
         within = 1.0 + factor * self.psi
         return replace(self, transform=self.transform / np.sqrt(within)[:, None], psi=self.psi / within)
 
     def project(self, projection: np.ndarray) -> Plda:
-        """The model of ``projection @ x``; ``projection`` is ``(dim_out, dim)`` of full rank."""
+        """Return the model of ``projection @ x``; ``projection`` is ``(dim_out, dim)`` with full rank."""
         within, between = self.covariances()
         return Plda.from_covariances(
             projection @ self.mean, projection @ within @ projection.T, projection @ between @ projection.T
@@ -68,17 +70,17 @@ class Plda:
         normalize_length: bool = True,
         simple_length_norm: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Take vectors to the space in which they are scored.
+        """Transform vectors to the space in which they are scored.
 
         Args:
-            vectors: ``(n, dim)``, each the mean over ``num_utts`` utterances of one speaker.
+            vectors: ``(n, dim)``, each the mean of ``num_utts`` utterances of one speaker.
             num_utts: ``(n,)`` or one number for all.
-            normalize_length: scale each vector so that its product with the inverse of the covariance expected of such
-                a mean, ``psi + 1 / num_utts``, equals the dimension.
-            simple_length_norm: if so, scale to the length sqrt(dim) instead.
+            normalize_length: scale each vector to the squared length ``dim``, measured with the inverse of its expected
+                covariance, ``psi + 1 / num_utts``.
+            simple_length_norm: with ``normalize_length``, scale to the length sqrt(dim) instead.
 
         Returns:
-            ``(transformed, scales)``: ``(n, dim)`` float64, and ``(n,)``, the factors, whether applied or not.
+            ``(transformed, scales)``: ``(n, dim)`` float64, and the factors ``(n,)``, even if they are not applied.
         """
         transformed = (np.asarray(vectors, np.float64) - self.mean) @ self.transform.T
         if simple_length_norm:
@@ -89,34 +91,35 @@ class Plda:
             for count in np.unique(utts):
                 rows = utts == count
                 squares[rows] = transformed[rows] ** 2 @ (1.0 / (self.psi + 1.0 / count))
-        scales = np.sqrt(self.dim / np.where(squares > 0, squares, self.dim))  # a vector at the mean stays there
+        scales = np.sqrt(self.dim / np.where(squares > 0, squares, self.dim))  # a vector at the mean is not scaled
         if normalize_length:
             transformed *= scales[:, None]
         return transformed, scales
 
     def log_likelihood_ratios(self, enroll: np.ndarray, num_utts: np.ndarray | int, test: np.ndarray) -> np.ndarray:
-        """Scores of all pairs: log p(test | same speaker as enroll) - log p(test | another speaker).
+        """Score all pairs: log p(test | same speaker as enroll) - log p(test | another speaker).
 
         Args:
             enroll: ``(n, dim)`` from `transform_vectors`.
-            num_utts: ``(n,)`` or one number, utterances behind each enrolment vector, 1 or more.
+            num_utts: number of utterances of each enrolment vector, ``(n,)`` or one number for all, 1 or more.
             test: ``(m, dim)`` from `transform_vectors` with one utterance each.
 
         Returns:
             ``(n, m)`` float64.
         """
         enroll_side, test_side = self.scoring_factors(enroll, num_utts, test)
-        return enroll_side @ test_side.T
+        scores: np.ndarray = enroll_side @ test_side.T
+        return scores
 
     def scoring_factors(
         self, enroll: np.ndarray, num_utts: np.ndarray | int, test: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Matrices ``(n, k)`` and ``(m, k)`` with the score of each pair as the dot product of their rows.
+        """Return matrices ``(n, k)`` and ``(m, k)`` whose rows have the score of each pair as their dot product.
 
         Given ``n`` enrolment utterances with mean ``u``, a test vector ``t`` of the same speaker is Gaussian with mean
-        ``n psi / (n psi + 1) u`` and variance ``v = 1 + psi / (n psi + 1)``, and otherwise with mean zero and
-        variance ``1 + psi``. In the difference of the two log densities only ``mean / v * t`` needs both sides; with
-        several values of ``n`` the term ``t^2 / v`` does too. Hence ``k`` is ``dim + 2`` or ``2 dim + 2``.
+        ``n psi / (n psi + 1) u`` and variance ``v = 1 + psi / (n psi + 1)``. For another speaker, its mean is zero and
+        its variance ``1 + psi``. In the difference of the two log densities, only ``mean / v * t`` depends on both
+        sides, and with several values of ``n`` also ``t^2 / v``. Hence ``k`` is ``dim + 2`` or ``2 dim + 2``.
         """
         psi = self.psi
         utts = np.broadcast_to(np.asarray(num_utts, np.float64), len(enroll))[:, None]
@@ -144,14 +147,15 @@ class Plda:
     ) -> Plda:
         """Adapt to unlabelled vectors of another domain (ivector-adapt-plda).
 
-        In the space where the model's total covariance is the identity, each principal direction in which the new data
-        vary by more than one has the excess shared out to the within- and between-speaker covariances.
+        The model's total covariance is mapped to the identity. Where the variance of the new vectors in a principal
+        direction exceeds one, the excess is distributed to the within- and between-speaker covariances.
 
         Args:
-            mean: ``(dim,)`` of the new vectors; becomes the mean of the model.
-            covariance: ``(dim, dim)``, centred, of the new vectors.
-            mean_diff_scale: weight of the outer product of (new mean - old mean) that is added to ``covariance``.
-            within_covar_scale, between_covar_scale: shares of the excess.
+            mean: mean of the new vectors, ``(dim,)``; it becomes the mean of the model.
+            covariance: centred covariance of the new vectors, ``(dim, dim)``.
+            mean_diff_scale: weight of the outer product of (new mean - old mean), which is added to ``covariance``.
+            within_covar_scale: share of the excess for the within-speaker covariance.
+            between_covar_scale: share of the excess for the between-speaker covariance.
         """
         shift = mean - self.mean
         covariance = covariance + mean_diff_scale * np.outer(shift, shift)
@@ -165,8 +169,9 @@ class Plda:
 
 
 def diagonalize(within: np.ndarray, between: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``(transform, psi)`` with ``transform @ within @ transform.T = I`` and ``transform @ between @ transform.T =
-    diag(psi)``, ``psi`` in decreasing order and not below zero.
+    """Return the ``transform`` that diagonalises both covariances, and ``psi``, in decreasing order and not negative.
+
+    ``transform @ within @ transform.T`` is the identity, ``transform @ between @ transform.T`` is ``diag(psi)``.
 
     Raises:
         InputError: ``within`` is singular.
@@ -180,22 +185,22 @@ def diagonalize(within: np.ndarray, between: np.ndarray) -> tuple[np.ndarray, np
 
 
 def estimate_plda(stats: SpeakerStats, num_em_iters: int = 10) -> Plda:
-    """Expectation-maximisation of Kaldi's PldaEstimator: every speaker has the weight one.
+    """Estimate a model by the expectation-maximisation of Kaldi's PldaEstimator, with weight one for each speaker.
 
-    Both covariances start as the identity. The mean of the model is the mean of the speakers' means. In each iteration
-    the mean ``m`` of a speaker's ``n`` vectors is split into a speaker part with posterior mean ``w`` and posterior
-    covariance ``(between^-1 + n within^-1)^-1``, and a remainder. All speakers at once are treated in the space where
-    the current covariances are ``I`` and ``diag(psi)``: there the posterior covariance is ``psi / (1 + n psi)`` and
-    ``w = n psi / (1 + n psi) m``, without an inversion for each ``n``.
+    Both covariances start as the identity. The mean of the model is the mean of the speakers' means. Each iteration
+    splits the mean ``m`` of a speaker's ``n`` vectors into a speaker part and a remainder. The speaker part has the
+    posterior mean ``w`` and the posterior covariance ``(between^-1 + n within^-1)^-1``. In the space where the current
+    covariances are ``I`` and ``diag(psi)``, this covariance is ``psi / (1 + n psi)``, and ``w`` is
+    ``n psi / (1 + n psi) m``. All speakers are computed at once, without an inversion for each ``n``.
 
     Raises:
-        InputError: no vectors, not more vectors than dimensions, or no speaker with two.
+        InputError: there are no vectors, no more vectors than dimensions, or no speaker with two vectors.
     """
     means, counts = stats.means()
     if not len(counts):
-        raise InputError("PLDA: no vectors to estimate from")
+        raise InputError("PLDA: there are no vectors")
     if stats.num_vectors == len(counts):
-        raise InputError("PLDA needs speakers with two utterances or more; every speaker has one")
+        raise InputError("PLDA needs a speaker with two utterances or more, but each has one")
     if stats.num_vectors <= stats.dim:
         raise InputError(f"PLDA needs more vectors than dimensions: {stats.num_vectors} of {stats.dim} dimensions")
     scatter = stats.second_moment - (means * counts[:, None]).T @ means
@@ -224,13 +229,17 @@ def score_recording(
     normalize_length: bool = True,
     simple_length_norm: bool = False,
 ) -> np.ndarray:
-    """Scores of all pairs of segments of a recording, after a PCA of the recording (ivector-plda-scoring-dense).
+    """Score all pairs of segments of a recording, after a PCA of the recording (ivector-plda-scoring-dense).
 
-    The fewest principal components are kept that hold more than ``target_energy`` of the variance, and, as in Kaldi,
-    one more. With no more segments than components that one is arbitrary, in Kaldi too.
+    The PCA keeps the fewest principal components that hold more than ``target_energy`` of the variance and, as in
+    Kaldi, one more. If there are no more segments than components, that one is arbitrary, as in Kaldi.
 
     Args:
-        vectors: ``(n, dim)``, a segment each.
+        plda: model of the vectors.
+        vectors: one row per segment, ``(n, dim)``.
+        target_energy: share of the variance to keep.
+        normalize_length: see :meth:`Plda.transform_vectors`.
+        simple_length_norm: see :meth:`Plda.transform_vectors`.
 
     Returns:
         ``(n, n)`` float64.
@@ -248,7 +257,7 @@ def read_plda(rxfilename: str) -> Plda:
     """Read a PLDA file of Kaldi, binary or text, from an extended filename.
 
     Raises:
-        InputError: it cannot be read or is no PLDA file, or its dimensions or values are impossible.
+        InputError: the file cannot be read or is not a PLDA file, or its dimensions or values are impossible.
     """
     with open_input(rxfilename) as stream:
         binary = matrix.read_binary_mark(stream)
@@ -259,16 +268,16 @@ def read_plda(rxfilename: str) -> Plda:
         matrix.expect_token(stream, binary, "</Plda>")
     if not len(mean) or transform.shape != (len(mean), len(mean)) or psi.shape != mean.shape:
         shapes = f"{mean.shape}, {transform.shape} and {psi.shape}"
-        raise InputError(f"{rxfilename}: impossible PLDA: mean, transform and psi have the shapes {shapes}")
+        raise InputError(f"{rxfilename}: not a valid PLDA: mean, transform and psi have the shapes {shapes}")
     if not (np.isfinite(mean).all() and np.isfinite(transform).all() and np.isfinite(psi).all() and (psi >= 0).all()):
-        raise InputError(f"{rxfilename}: impossible PLDA: NaN, infinite or negative values")
+        raise InputError(f"{rxfilename}: not a valid PLDA: it has NaN, infinite or negative values")
     if np.linalg.slogdet(transform)[0] == 0:
-        raise InputError(f"{rxfilename}: impossible PLDA: the transform is singular")
+        raise InputError(f"{rxfilename}: not a valid PLDA: the transform is singular")
     return Plda(mean, transform, psi)
 
 
 def write_plda(wxfilename: str, plda: Plda, binary: bool = True) -> None:
-    """Write a PLDA file as Kaldi does, in double precision or in text."""
+    """Write a PLDA file as Kaldi does, in double precision or as text."""
     with open_output(wxfilename) as stream:
         stream.write(matrix.BINARY_MARK if binary else b"")
         stream.write(matrix.encode_token("<Plda>"))

@@ -1,8 +1,8 @@
-"""Tables of vectors read a few thousand at a time, so that tools work on matrices and hold only what they need."""
+"""Tables of vectors, read in batches, so that tools compute on matrices without loading whole tables."""
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -14,22 +14,22 @@ BATCH_SIZE = 4096
 
 
 def vector_batches(rspecifier: str) -> Iterator[Tuple[List[str], np.ndarray]]:
-    """Yield ``(keys, vectors)`` with ``vectors`` of shape ``(n, dim)``, float32, ``n`` at most BATCH_SIZE.
+    """Yield ``(keys, vectors)`` with float32 ``vectors`` of shape ``(n, dim)``, ``n`` at most BATCH_SIZE.
 
     Raises:
-        InputError: a broken table, an empty vector, a vector of another dimension than the first, or one with NaN or
-            infinite values. With the option ``p`` of the rspecifier such vectors are skipped with a warning.
+        InputError: the table is broken, or a vector is empty, has another dimension than the first one, or has NaN or
+            infinite values. With the rspecifier's option ``p``, such vectors are skipped with a warning.
     """
     permissive = "p" in parse_rspecifier(rspecifier).options
 
     def refuse(message: str) -> None:
         if not permissive:
             raise InputError(message)
-        log.warn(f"{message}; skipped, as asked by the option p")
+        log.warn(f"{message}; skipping it (option p)")
 
     def finished() -> Tuple[List[str], np.ndarray]:
         batch = np.array(rows, np.float32)
-        finite = np.isfinite(batch).all(axis=1)
+        finite = np.asarray(np.isfinite(batch).all(axis=1))
         if finite.all():
             return keys, batch
         for row in np.flatnonzero(~finite):
@@ -59,37 +59,41 @@ def vector_batches(rspecifier: str) -> Iterator[Tuple[List[str], np.ndarray]]:
 
 
 def all_vectors(rspecifier: str) -> Tuple[List[str], np.ndarray]:
-    """The whole table as ``(keys, vectors)``; an empty one has the shape ``(0, 0)``."""
+    """Read the whole table as ``(keys, vectors)``; raise InputError if it is empty."""
     keys: List[str] = []
     batches: List[np.ndarray] = []
     for names, vectors in vector_batches(rspecifier):
         keys += names
         batches.append(vectors)
-    return keys, np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
+    if not keys:
+        raise InputError(f"{rspecifier}: there are no vectors")
+    return keys, np.concatenate(batches)
 
 
 class SpeakerSums:
     """Sums of vectors by speaker.
 
     Attributes:
-        counts: ``(num_speakers,)`` int64, vectors seen of each speaker.
-        sums: ``(num_speakers, dim)`` float64, their sum.
+        counts: ``(num_speakers,)`` int64, number of vectors of each speaker.
+        sums: ``(num_speakers, dim)`` float64, sum of the vectors of each speaker.
     """
 
-    def __init__(self, dim: int, num_speakers: int):
+    def __init__(self, dim: int, num_speakers: int) -> None:
         self.counts = np.zeros(num_speakers, np.int64)
         self.sums = np.zeros((num_speakers, dim))
 
     @property
     def dim(self) -> int:
-        return self.sums.shape[1]
+        """Dimension of the vectors."""
+        return int(self.sums.shape[1])
 
     @property
     def num_vectors(self) -> int:
+        """Number of vectors added so far."""
         return int(self.counts.sum())
 
     def add(self, vectors: np.ndarray, speakers: Sequence[int]) -> None:
-        """Add ``vectors`` ``(n, dim)``; ``speakers`` ``(n,)`` holds the number of the speaker of each."""
+        """Add ``vectors`` ``(n, dim)`` of the speakers with the numbers ``speakers`` ``(n,)``."""
         if not len(vectors):
             return
         order = np.argsort(speakers, kind="stable")
@@ -98,25 +102,25 @@ class SpeakerSums:
         self.counts[present] += counts
 
     def means(self) -> Tuple[np.ndarray, np.ndarray]:
-        """``(means, counts)`` of the speakers with at least one vector."""
+        """Return ``(means, counts)`` of the speakers with at least one vector."""
         present = self.counts > 0
         counts = self.counts[present]
         return self.sums[present] / counts[:, None], counts
 
 
 class SpeakerTable:
-    """A spk2utt table turned round, to gather utterances in the order in which they come.
+    """An inverted spk2utt table, which assigns utterances to speakers in the order of another table.
 
     Attributes:
-        speakers: the speakers in the order of the table.
-        num_used: utterances met so far, counted once for each time that a speaker lists them.
+        speakers: the speakers in the order of spk2utt.
+        num_used: number of utterances assigned so far; one that several speakers list counts for each of them.
     """
 
-    def __init__(self, spk2utt_rspecifier: str):
+    def __init__(self, spk2utt_rspecifier: str) -> None:
         self.speakers: List[str] = []
         self.num_used = 0
         self._listed_by: Dict[str, Tuple[int, ...]] = {}  # an utterance may be listed by several speakers
-        self._met: set = set()
+        self._seen: Set[str] = set()
         for speaker, utterances in read_table(spk2utt_rspecifier, "token_vector"):
             if not utterances:
                 raise InputError(f"{spk2utt_rspecifier}: the speaker {speaker} has no utterances")
@@ -125,10 +129,10 @@ class SpeakerTable:
             self.speakers.append(speaker)
 
     def select(self, rspecifier: str, keys: Iterable[str]) -> Tuple[List[int], List[int]]:
-        """``(rows, speakers)``: which of ``keys`` to take, and for which speaker; those that nobody lists are left out.
+        """Return ``(rows, speakers)``: the positions in ``keys`` of listed utterances, and their speakers' numbers.
 
         Raises:
-            InputError: an utterance comes a second time.
+            InputError: a key of ``rspecifier`` is a duplicate.
         """
         rows: List[int] = []
         speakers: List[int] = []
@@ -136,21 +140,21 @@ class SpeakerTable:
             listed = self._listed_by.get(key)
             if listed is None:
                 continue
-            if key in self._met:
-                raise InputError(f"{rspecifier}: the key {key} occurs twice")
-            self._met.add(key)
+            if key in self._seen:
+                raise InputError(f"{rspecifier}: duplicate key {key}")
+            self._seen.add(key)
             rows += [row] * len(listed)
             speakers += listed
         self.num_used += len(rows)
         return rows, speakers
 
     def warn_of_missing(self, counts: np.ndarray) -> Tuple[int, int]:
-        """Warn of utterances that never came and of speakers left without any; return how many of each.
+        """Warn of listed utterances that never occurred and of speakers without any; return how many there are of each.
 
         Args:
-            counts: ``(num_speakers,)``, how many vectors each speaker got.
+            counts: number of vectors of each speaker, ``(num_speakers,)``.
         """
-        missing = [utterance for utterance in self._listed_by if utterance not in self._met]
+        missing = [utterance for utterance in self._listed_by if utterance not in self._seen]
         for utterance in missing:
             log.warn(f"No iVector present in input for utterance {utterance}")
         empty = np.flatnonzero(counts == 0)

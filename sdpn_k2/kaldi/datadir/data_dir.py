@@ -1,25 +1,25 @@
-"""Kaldi data directories: the files that say which utterance is where, and whose it is.
+"""Kaldi data directories: read, write and check their tables.
 
-A data directory describes a set of utterances by small text tables, one line per key, each sorted by its key in C
-locale (byte order):
+A data directory describes a set of utterances in small text tables with one line per key, sorted by key in C locale
+(byte order):
 
     file                   key         value
-    wav.scp                recording   a file, or a command that writes one, ending in "|"
-    segments               utterance   recording, start and end in seconds (end -1: to the end)
+    wav.scp                recording   a file, or a command that writes one and ends in "|"
+    segments               utterance   recording, start and end in seconds (end -1: the recording's end)
     utt2spk                utterance   speaker
     spk2utt                speaker     its utterances
     text, utt2lang …       utterance   transcript, language …
-    feats.scp, vad.scp     utterance   where the features or decisions are
+    feats.scp, vad.scp     utterance   location of the features or decisions
     utt2dur                utterance   seconds
     utt2num_frames         utterance   frames
     reco2dur               recording   seconds
     spk2gender             speaker     m or f
     trials                 enroll id   test id, and "target" or "nontarget"
 
-Without ``segments`` each recording is one utterance and has its name. Utterance ids begin with the speaker id, so that
+Without ``segments``, each recording is one utterance of the same name. Utterance ids begin with the speaker id, so that
 sorting by utterance also sorts by speaker. Source: Kaldi's "Data preparation" pages and utils/validate_data_dir.sh.
 
-Standard library only: the scripts in utils/ start through this module.
+This module imports the standard library only, because the scripts in utils/ should start fast.
 """
 
 import os
@@ -32,7 +32,7 @@ from sdpn_k2.files import atomic_output, make_folder
 
 PathLike = Union[str, Path]
 
-TRIAL_LIST = re.compile(r"trials(_[A-Za-z0-9_-]+)?")  # names of trial lists; egs/voxceleb/run.sh has the same
+TRIAL_LIST = re.compile(r"trials(_[A-Za-z0-9_-]+)?")  # names of trial lists; keep egs/voxceleb/run.sh in step
 
 UTTERANCE_TABLES = (
     "text",
@@ -47,47 +47,40 @@ UTTERANCE_TABLES = (
 )
 SPEAKER_TABLES = ("cmvn.scp", "spk2gender", "spk2warp")
 RECORDING_TABLES = ("reco2dur", "reco2file_and_channel", "reco2num_spk")
-# Tables whose value is a number above zero.
+# Tables whose values are positive numbers.
 _POSITIVE = ("utt2dur", "utt2num_frames", "reco2dur", "utt2warp", "spk2warp", "utt2max_frames", "reco2num_spk")
 
 
 class Segment(NamedTuple):
-    """A stretch of a recording: times in seconds; an end of -1 means the recording's end."""
+    """A part of a recording. Times are in seconds; an end of -1 means the recording's end."""
 
     recording: str
     start: float
     end: float
 
 
-class Trial(NamedTuple):
-    """A question to the recogniser: is the test utterance spoken by the enrolled speaker?"""
-
-    enroll: str
-    test: str
-    target: bool
-
-
 # Reading
 
 
 def read_map(path: PathLike) -> Dict[str, str]:
-    """Read a table as key → the rest of its line, in the file's order.
+    """Read a table as key → the rest of its line, in the order of the file.
 
     Raises:
-        InputError: no such file, a line that is empty or has a key only, a key twice, CRLF line ends.
+        InputError: the file cannot be read, a line is empty or lacks a value, a key is a duplicate, or a line has a
+            Windows line end.
     """
     table: Dict[str, str] = {}
     for number, key, value in _rows(path):
         if not value and os.path.basename(path) != "text":
             raise InputError(f"{path}:{number}: '{key}' has no value")
         if key in table:
-            raise InputError(f"{path}:{number}: '{key}' is there twice")
+            raise InputError(f"{path}:{number}: duplicate key '{key}'")
         table[key] = value
     return table
 
 
 def read_lists(path: PathLike) -> Dict[str, List[str]]:
-    """Read a table as key → its fields, as spk2utt needs. Raises InputError as :func:`read_map`."""
+    """Read a table such as spk2utt as key → its fields. Raises InputError as :func:`read_map` does."""
     return {key: _fields(value) for key, value in read_map(path).items()}
 
 
@@ -95,7 +88,7 @@ def read_numbers(path: PathLike) -> Dict[str, float]:
     """Read a table of numbers, such as utt2dur, reco2dur or utt2num_frames.
 
     Raises:
-        InputError: as :func:`read_map`; a value that is not one finite number.
+        InputError: as :func:`read_map`, or a value is not a finite number.
     """
     return {
         key: _number(f"{path}:{number}", key, value)
@@ -107,8 +100,7 @@ def read_segments(path: PathLike) -> Dict[str, Segment]:
     """Read a segments file as utterance → :class:`Segment`.
 
     Raises:
-        InputError: as :func:`read_map`; a line without recording, start and end, whose start is negative or whose end
-            is not after its start.
+        InputError: as :func:`read_map`, or a line does not give a recording, a start and a later end.
     """
     return {
         utterance: parse_segment(utterance, value, f"{path}:{number}")
@@ -117,33 +109,20 @@ def read_segments(path: PathLike) -> Dict[str, Segment]:
 
 
 def parse_segment(utterance: str, value: str, where: str) -> Segment:
-    """Read "recording start end" (and Kaldi's optional channel). ``where`` is named in InputError."""
+    """Parse "recording start end" and Kaldi's optional channel. ``where`` (file:line) begins the InputErrors."""
     fields = _fields(value)
     if len(fields) not in (3, 4):
-        raise InputError(f"{where}: expected utterance, recording, start and end, got '{utterance} {value}'")
+        raise InputError(f"{where}: expected 'utterance recording start end', got '{utterance} {value}'")
     start, end = (_number(where, utterance, field) for field in fields[1:3])
     if start < 0:
-        raise InputError(f"{where}: '{utterance}' starts at {fields[1]} s, before its recording")
+        raise InputError(f"{where}: '{utterance}' starts at {fields[1]} s; a start cannot be negative")
     if end <= start and end != -1:
         raise InputError(f"{where}: '{utterance}' goes from {fields[1]} to {fields[2]} s: it must end after its start")
     return Segment(fields[0], start, end)
 
 
-def read_trials(path: PathLike) -> Iterator[Trial]:
-    """Stream a trial list, line by line, so that its length does not matter.
-
-    Raises:
-        InputError: no such file; a line that is not "enroll test target|nontarget".
-    """
-    for number, enroll, value in _rows(path):
-        fields = _fields(value)
-        if len(fields) != 2 or fields[1] not in ("target", "nontarget"):
-            raise InputError(f"{path}:{number}: expected 'enroll test target|nontarget', got '{enroll} {value}'")
-        yield Trial(enroll, fields[0], fields[1] == "target")
-
-
 def trial_lists(directory: PathLike) -> List[Path]:
-    """The trial lists in a directory, sorted: files called ``trials`` or ``trials_<name>``, no backups of such."""
+    """Return the trial lists in a directory, sorted: files named ``trials`` or ``trials_<name>``, but no backups."""
     found = Path(directory).glob("trials*")
     return sorted(path for path in found if TRIAL_LIST.fullmatch(path.name) and path.is_file())
 
@@ -151,13 +130,13 @@ def trial_lists(directory: PathLike) -> List[Path]:
 def _rows(path: PathLike) -> Iterator[Tuple[int, str, str]]:
     """Yield line number, key and the rest of each line.
 
-    Split as bytes: Python's str.split also splits at spaces that Kaldi takes for letters, such as U+3000 in text.
+    Lines are split as bytes: str.split would also split at Unicode spaces, such as U+3000, which Kaldi keeps in words.
     """
     try:
         with open(path, "rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if line.endswith(b"\r\n"):
-                    raise InputError(f"{path}:{number}: Windows line end; remove them: sed -i 's/\\r$//' {path}")
+                    raise InputError(f"{path}:{number}: Windows line end; remove it with: sed -i 's/\\r$//' {path}")
                 fields = line.split(None, 1)
                 if not fields:
                     raise InputError(f"{path}:{number}: empty line")
@@ -177,7 +156,7 @@ def _number(where: str, key: str, value: str) -> float:
     except ValueError:
         number = float("nan")
     if not abs(number) < float("inf"):
-        raise InputError(f"{where}: '{key}' has '{value}' where a number is wanted")
+        raise InputError(f"{where}: '{key}' has '{value}', which is not a valid number")
     return number
 
 
@@ -185,17 +164,19 @@ def _number(where: str, key: str, value: str) -> float:
 
 
 def byte_order(key: str) -> bytes:
-    """The sorting key of C locale, which ``LC_ALL=C sort`` follows."""
+    """Return the sort key for C locale, the order of ``LC_ALL=C sort``."""
     return key.encode("utf-8", "surrogateescape")
 
 
 def write_map(path: PathLike, items: Union[Mapping[str, object], Iterable[Tuple[str, object]]]) -> None:
-    """Write a table, one "key value" line each, sorted in C locale, complete or not at all.
+    """Write a table of "key value" lines, sorted in C locale. The file is written completely or not at all.
 
-    A value may be a string, a number, or a list or tuple of them. Floats are written shortest-exact.
+    A value may be a string, a number, or a list or tuple of them. Floats are written with the fewest digits that give
+    the same number.
 
     Raises:
-        InputError: an empty key or one with white space, a value with a line break, a key twice, unwritable path.
+        InputError: a key is empty, a duplicate or has white space, a value has a line break, or the file cannot be
+            written.
     """
     pairs = sorted(items.items() if isinstance(items, Mapping) else items, key=lambda pair: byte_order(pair[0]))
     previous = None
@@ -203,11 +184,11 @@ def write_map(path: PathLike, items: Union[Mapping[str, object], Iterable[Tuple[
         for key, value in pairs:
             text = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
             if not key or key.split() != [key]:
-                raise InputError(f"{path}: '{key}' cannot be a key: it is empty or has white space")
+                raise InputError(f"{path}: '{key}' is not a valid key: it is empty or has white space")
             if "\n" in text or "\r" in text:
                 raise InputError(f"{path}: the value of '{key}' has a line break")
             if key == previous:
-                raise InputError(f"{path}: '{key}' is given twice")
+                raise InputError(f"{path}: duplicate key '{key}'")
             previous = key
             stream.write(byte_order(f"{key} {text}\n" if text else f"{key}\n"))
 
@@ -218,10 +199,16 @@ def write_data_dir(
     utt2spk: Mapping[str, str],
     tables: Optional[Mapping[str, Mapping[str, object]]] = None,
 ) -> None:
-    """Write wav.scp, utt2spk and spk2utt into ``directory`` (made if missing), and further ``tables`` by file name.
+    """Write wav.scp, utt2spk and spk2utt into ``directory``, which is created if missing.
+
+    Args:
+        directory: the data directory.
+        wav: recording → wav.scp entry.
+        utt2spk: utterance → speaker.
+        tables: further tables by file name.
 
     Raises:
-        InputError: as :func:`write_map`, or what :func:`validate` finds in the result.
+        InputError: as :func:`write_map`, or :func:`validate` finds an error in the result.
     """
     directory = Path(directory)
     make_folder(directory)
@@ -234,7 +221,7 @@ def write_data_dir(
 
 
 def spk2utt(utt2spk: Mapping[str, str]) -> Dict[str, List[str]]:
-    """Turn utterance → speaker into speaker → utterances, both in order of appearance."""
+    """Convert utterance → speaker to speaker → utterances, both in order of appearance."""
     table: Dict[str, List[str]] = {}
     for utterance, speaker in utt2spk.items():
         table.setdefault(speaker, []).append(utterance)
@@ -242,7 +229,7 @@ def spk2utt(utt2spk: Mapping[str, str]) -> Dict[str, List[str]]:
 
 
 def utt2spk(spk2utt: Mapping[str, Iterable[str]]) -> Dict[str, str]:
-    """Turn speaker → utterances into utterance → speaker, in order of appearance."""
+    """Convert speaker → utterances to utterance → speaker, in order of appearance."""
     return {utterance: speaker for speaker, utterances in spk2utt.items() for utterance in utterances}
 
 
@@ -254,20 +241,24 @@ def validate(
 ) -> int:
     """Check a data directory as Kaldi's utils/validate_data_dir.sh does.
 
+    Tables that exist are always checked.
+
     Args:
-        feats: feats.scp must be there; text: text must be there; wav: wav.scp must be there. What is there is checked
-            in any case.
-        speaker_order: utterances in order must also be in order of speaker (speaker ids begin utterance ids).
+        directory: the data directory.
+        feats: require feats.scp.
+        text: require text.
+        wav: require wav.scp.
+        speaker_order: require that utterances sorted by id are also sorted by speaker.
 
     Returns:
         The number of utterances.
 
     Raises:
-        InputError: the first thing that is wrong, with file and line.
+        InputError: something is wrong; the message names the first file and line.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise InputError(f"{directory}: no such data directory")
+        raise InputError(f"{directory}: the data directory does not exist")
     wanted = ["utt2spk", "spk2utt"] + ["wav.scp"] * wav + ["feats.scp"] * feats + ["text"] * text
     for name in wanted:
         if not (directory / name).is_file():
@@ -275,7 +266,7 @@ def validate(
 
     speaker_of = _read_sorted(directory / "utt2spk")
     if not speaker_of:
-        raise InputError(f"{directory / 'utt2spk'}: no utterances")
+        raise InputError(f"{directory / 'utt2spk'}: there are no utterances")
     _check_speakers(directory, speaker_of, speaker_order)
     recordings = _check_recordings(directory, speaker_of)
 
@@ -299,13 +290,13 @@ def _read_sorted(path: Path) -> Dict[str, str]:
     if number:
         raise InputError(
             f"{path}:{number}: '{list(table)[number - 1]}' is not in C-locale order "
-            f"(export LC_ALL=C, and run utils/fix_data_dir.sh {path.parent})"
+            f"(run utils/fix_data_dir.sh {path.parent}, and sort with LC_ALL=C)"
         )
     return table
 
 
 def _first_unsorted(keys: Iterable[str]) -> int:
-    """The number, from 1, of the first key that comes before the one above it in C locale; 0 where none does."""
+    """Return the 1-based position of the first key that sorts before its predecessor in C locale, or 0 if none does."""
     ordered = list(map(byte_order, keys))
     if ordered == sorted(ordered):
         return 0
@@ -320,8 +311,8 @@ def _check_speakers(directory: Path, speaker_of: Mapping[str, str], speaker_orde
     number = _first_unsorted(speaker_of.values())
     if speaker_order and number:
         raise InputError(
-            f"{path}:{number}: sorted by utterance, speaker '{list(speaker_of.values())[number - 1]}' comes too late: "
-            "let every utterance id begin with its speaker id"
+            f"{path}:{number}: speaker '{list(speaker_of.values())[number - 1]}' is out of order, although utterances "
+            "are sorted: let every utterance id begin with its speaker id"
         )
 
     path = directory / "spk2utt"
@@ -331,14 +322,14 @@ def _check_speakers(directory: Path, speaker_of: Mapping[str, str], speaker_orde
     for number, (speaker, utterances) in enumerate(given.items(), start=1):
         if utterances != expected.get(speaker):
             raise InputError(
-                f"{path}:{number}: speaker '{speaker}' has other utterances than in utt2spk "
+                f"{path}:{number}: the utterances of speaker '{speaker}' differ from utt2spk "
                 f"(run utils/fix_data_dir.sh {directory})"
             )
     _check_same_ids(path, given, directory / "utt2spk", expected)
 
 
 def _check_recordings(directory: Path, speaker_of: Mapping[str, str]) -> Optional[Mapping[str, object]]:
-    """Check wav.scp and segments against each other; return the recordings, or None where nothing names them."""
+    """Check wav.scp and segments against each other; return the recordings, or None if there is no wav.scp."""
     wav_path, segments_path = directory / "wav.scp", directory / "segments"
     wav = _read_sorted(wav_path) if wav_path.is_file() else None
     if not segments_path.is_file():
@@ -349,7 +340,7 @@ def _check_recordings(directory: Path, speaker_of: Mapping[str, str]) -> Optiona
     segments = read_segments(segments_path)
     _check_same_ids(segments_path, segments, directory / "utt2spk", speaker_of)
     if wav is not None:
-        for number, (utterance, segment) in enumerate(segments.items(), start=1):
+        for number, segment in enumerate(segments.values(), start=1):
             if segment.recording not in wav:
                 raise InputError(f"{segments_path}:{number}: recording '{segment.recording}' is not in {wav_path}")
         _check_same_ids(wav_path, wav, segments_path, {segment.recording: None for segment in segments.values()})
@@ -357,7 +348,7 @@ def _check_recordings(directory: Path, speaker_of: Mapping[str, str]) -> Optiona
 
 
 def _check_same_ids(path: Path, table: Mapping[str, object], other: Path, ids: Mapping[str, object]) -> None:
-    """The table must have exactly ``ids``, which come from the file ``other``."""
+    """Check that the table has exactly ``ids``, which come from the file ``other``."""
     if table.keys() == ids.keys():
         return
     for number, key in enumerate(table, start=1):
@@ -366,7 +357,7 @@ def _check_same_ids(path: Path, table: Mapping[str, object], other: Path, ids: M
     if len(table) < len(ids):
         first = next(key for key in ids if key not in table)
         raise InputError(
-            f"{path}: {len(ids) - len(table)} of {len(ids)} ids in {other} are missing, the first is '{first}' "
+            f"{path}: {len(ids) - len(table)} of {len(ids)} ids in {other} are missing; the first is '{first}' "
             f"(run utils/fix_data_dir.sh {path.parent})"
         )
 
@@ -377,8 +368,8 @@ def _check_values(path: Path, table: Mapping[str, str]) -> None:
         return
     for number, (key, value) in enumerate(table.items(), start=1):
         if name in _POSITIVE and not _number(f"{path}:{number}", key, value) > 0:
-            raise InputError(f"{path}:{number}: '{key}' has {value}, which is not above zero")
+            raise InputError(f"{path}:{number}: {value} of '{key}' must be above zero")
         if name == "spk2gender" and value not in ("m", "f"):
-            raise InputError(f"{path}:{number}: gender of '{key}' must be m or f, got '{value}'")
+            raise InputError(f"{path}:{number}: the gender of '{key}' must be m or f, got '{value}'")
         if name == "text" and not value.isascii() and any("\udc80" <= letter <= "\udcff" for letter in value):
             raise InputError(f"{path}:{number}: the text of '{key}' is not UTF-8")

@@ -1,8 +1,8 @@
-"""What recipes do with data directories: fix, choose from, split, combine, copy and cut them.
+"""Operations on whole data directories: fix, subset, split, combine, copy and subsegment.
 
-Each function reads a whole directory, works on its tables in memory and writes another directory, every table sorted.
-They know the tables that :mod:`sdpn_k2.kaldi.datadir.data_dir` lists, and frame_shift; other files stay behind. Behaviour:
-Kaldi's scripts of the same names in utils/. Notes for the user are returned, not printed.
+Each function reads a directory, changes its tables in memory, and writes a directory with sorted tables. It handles
+frame_shift and the tables that :mod:`sdpn_k2.kaldi.datadir.data_dir` lists, and leaves other files behind. The results
+are those of Kaldi's scripts in utils/. Notes for the user are returned, not printed.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from sdpn_k2.kaldi.datadir.data_dir import RECORDING_TABLES, SPEAKER_TABLES, UTT
 Tables = Dict[str, Dict[str, str]]  # file name → key → the rest of the line
 
 ALL_TABLES = ("utt2spk", "segments", "wav.scp") + UTTERANCE_TABLES + SPEAKER_TABLES + RECORDING_TABLES
-# An utterance that is missing here, or whose speaker is, is of no use: fix drops it.
+# ``fix`` drops utterances that are missing from one of these tables, or whose speaker or recording is.
 NEEDED_TABLES = ("segments", "wav.scp", "text", "feats.scp", "vad.scp", "utt2lang", "cmvn.scp", "spk2gender")
 
 
@@ -25,7 +25,7 @@ def read_tables(directory: PathLike) -> Tables:
     """Read every known table of a data directory.
 
     Raises:
-        InputError: no utt2spk, or a table that cannot be read.
+        InputError: utt2spk is missing, or a table cannot be read.
     """
     directory = Path(directory)
     if not (directory / "utt2spk").is_file():
@@ -34,14 +34,16 @@ def read_tables(directory: PathLike) -> Tables:
 
 
 def write_tables(directory: PathLike, tables: Tables, frame_shift_from: Optional[PathLike] = None) -> None:
-    """Make ``directory`` hold exactly ``tables``, spk2utt, and the frame_shift of the directory they came from.
+    """Write exactly ``tables`` and spk2utt into ``directory``, and copy frame_shift from ``frame_shift_from``.
+
+    Known tables that are not in ``tables`` are removed.
 
     Raises:
-        InputError: no utterances, or an unwritable directory.
+        InputError: there are no utterances, or the directory cannot be written.
     """
     directory = Path(directory)
     if not tables["utt2spk"]:
-        raise InputError(f"{directory}: not written: no utterances would be left")
+        raise InputError(f"{directory}: not written, because no utterances would be left")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name in ALL_TABLES:
@@ -58,7 +60,7 @@ def write_tables(directory: PathLike, tables: Tables, frame_shift_from: Optional
 
 
 def restrict(tables: Tables, utterances: Iterable[str]) -> Tables:
-    """Keep these utterances, their speakers and their recordings. Ids that are not there are passed over."""
+    """Keep the given utterances, their speakers and their recordings. Unknown ids are ignored."""
     utt2spk, segments = tables["utt2spk"], tables.get("segments")
     kept = {utterance: utt2spk[utterance] for utterance in utterances if utterance in utt2spk}
     recordings: Collection[str] = kept
@@ -67,7 +69,7 @@ def restrict(tables: Tables, utterances: Iterable[str]) -> Tables:
     speakers = set(kept.values())
     result = {}
     for name, table in tables.items():
-        wanted = kept
+        wanted: Iterable[str] = kept
         if name in SPEAKER_TABLES:
             wanted = speakers
         elif name == "wav.scp" or name in RECORDING_TABLES:
@@ -80,19 +82,20 @@ def restrict(tables: Tables, utterances: Iterable[str]) -> Tables:
 
 
 def fix(directory: PathLike, utterance_extra: Sequence[str] = (), speaker_extra: Sequence[str] = ()) -> List[str]:
-    """Repair a data directory in place: sort, and drop what is not there in every table.
+    """Repair a data directory in place: sort its tables, and drop utterances that are not in all of them.
 
-    Blank lines, Windows line ends, repeated lines, keys without value, and segments that end before they begin go; then
-    every utterance that lacks its segment, recording, features, VAD, text or language, or whose speaker lacks CMVN
-    statistics or a gender, each where there is such a table. Another table that lacks an id is itself removed, but
-    utt2uniq is completed. Old files are kept in ``directory``/.backup.
+    First, blank lines, Windows line ends, repeated lines, keys without a value and invalid segments are removed. Then
+    utterances are dropped that lack their segment, recording, features, VAD, text or language, or whose speaker lacks
+    CMVN statistics or a gender, if there is such a table. Any other table that lacks an id is removed, except utt2uniq,
+    which is completed. The old files are kept in ``directory``/.backup.
 
     Args:
-        utterance_extra: file names of further tables; lines of utterances that went go there too.
-        speaker_extra: the same, of speakers.
+        directory: the data directory.
+        utterance_extra: file names of further tables from which lines of dropped utterances are removed.
+        speaker_extra: file names of further tables from which lines of dropped speakers are removed.
 
     Raises:
-        InputError: one key with two different values (only a person can choose), nothing left, unwritable.
+        InputError: a key has two different values, no utterance would be left, or a file cannot be written.
     """
     directory = Path(directory)
     if not (directory / "utt2spk").is_file():
@@ -108,22 +111,23 @@ def fix(directory: PathLike, utterance_extra: Sequence[str] = (), speaker_extra:
     kept = len(tables["utt2spk"])
     if not kept:
         names = ", ".join(sorted(tables))
-        raise InputError(f"{directory}: no utterance is there in all of {names}; nothing was changed")
-    speakers = dict.fromkeys(tables["utt2spk"].values())
+        raise InputError(f"{directory}: no utterance is in all of {names}; nothing was changed")
+    speakers = set(tables["utt2spk"].values())
     if "utt2uniq" in tables:
         tables["utt2uniq"] = {name: tables["utt2uniq"].get(name, name) for name in tables["utt2spk"]}
     for name in [name for name in tables if name not in NEEDED_TABLES]:
-        ids = tables.get("wav.scp", {}) if name in RECORDING_TABLES else tables["utt2spk"]
-        ids = speakers if name in SPEAKER_TABLES else ids
+        ids: Collection[str] = tables.get("wav.scp", {}) if name in RECORDING_TABLES else tables["utt2spk"]
+        if name in SPEAKER_TABLES:
+            ids = speakers
         if len(tables[name]) < len(ids):
-            notes.append(f"removed {name}: it lacks {len(ids) - len(tables[name])} ids; make it again")
+            notes.append(f"removed {name}: it lacks {len(ids) - len(tables[name])} ids; create it again")
             del tables[name]
-    extra = {}
-    for names, ids in ((utterance_extra, tables["utt2spk"]), (speaker_extra, speakers)):
-        for name in names:
+    extra: Tables = {}
+    for extra_names, kept_ids in ((utterance_extra, set(tables["utt2spk"])), (speaker_extra, speakers)):
+        for name in extra_names:
             if name not in ALL_TABLES and (directory / name).is_file():
                 table = _read_leniently(directory / name, notes)
-                extra[name] = {key: table[key] for key in table if key in ids}
+                extra[name] = {key: table[key] for key in table if key in kept_ids}
 
     backup = directory / ".backup"
     backup.mkdir(exist_ok=True)
@@ -141,7 +145,7 @@ def fix(directory: PathLike, utterance_extra: Sequence[str] = (), speaker_extra:
 
 
 def _complete_utterances(tables: Tables) -> List[str]:
-    """The utterances that are there in every one of NEEDED_TABLES."""
+    """Return the utterances that are in all existing tables of NEEDED_TABLES."""
     needed = {name: tables[name] for name in NEEDED_TABLES if name in tables}
     segments, wav = needed.get("segments"), needed.pop("wav.scp", None)
     speaker_tables = [table for name, table in needed.items() if name in SPEAKER_TABLES]
@@ -168,9 +172,11 @@ def _read_leniently(path: Path, notes: List[str]) -> Dict[str, str]:
         if not value and path.name != "text":
             dropped += 1
         elif table.setdefault(key, value) != value:
-            raise InputError(f"{path}:{number}: '{key}' has '{value}', but '{table[key]}' before: remove one of them")
+            raise InputError(
+                f"{path}:{number}: '{key}' has the value '{value}' here and '{table[key]}' before: remove one of them"
+            )
     if dropped:
-        notes.append(f"{path.name}: dropped {dropped} lines with a key only")
+        notes.append(f"{path.name}: dropped {dropped} lines without a value")
     return table
 
 
@@ -185,11 +191,11 @@ def _good_segments(segments: Dict[str, str], path: Path, notes: List[str]) -> Di
     return good
 
 
-# choose, split
+# subset, split
 
 
 def subset(source: PathLike, destination: PathLike, utterances: Iterable[str]) -> int:
-    """Write a data directory with these utterances of ``source`` (utils/subset_data_dir.sh); return their number."""
+    """Write a data directory with some utterances of ``source`` (utils/subset_data_dir.sh); return their number."""
     tables = restrict(read_tables(source), utterances)
     write_tables(destination, tables, source)
     return len(tables["utt2spk"])
@@ -198,14 +204,14 @@ def subset(source: PathLike, destination: PathLike, utterances: Iterable[str]) -
 def split(directory: PathLike, parts: int, per_utterance: bool = False) -> Path:
     """Write directory/split8/1 … 8, or split8utt/1 … 8 with ``per_utterance`` (utils/split_data.sh).
 
-    No speaker is in two parts unless ``per_utterance``. Parts that are there, and not older than the directory,
-    are left alone.
+    Each speaker is in one part only, unless ``per_utterance``. Existing parts are kept if they are not older than the
+    directory.
 
     Returns:
         The folder of the parts.
 
     Raises:
-        InputError: more parts than speakers (or utterances).
+        InputError: there are more parts than speakers (or utterances).
     """
     directory = Path(directory)
     folder = directory / f"split{parts}{'utt' if per_utterance else ''}"
@@ -217,7 +223,7 @@ def split(directory: PathLike, parts: int, per_utterance: bool = False) -> Path:
     if not 1 <= parts <= len(utterances):
         raise InputError(f"cannot split the {len(utterances)} utterances of {directory} into {parts} parts")
     if per_utterance:
-        groups = lists.split(utterances, parts)
+        groups = [list(part) for part in lists.split(utterances, parts)]
     elif parts > len(set(speakers)):
         raise InputError(
             f"{source} has {len(set(speakers))} speakers, too few for {parts} parts: use fewer jobs, or --per-utt"
@@ -230,7 +236,7 @@ def split(directory: PathLike, parts: int, per_utterance: bool = False) -> Path:
 
 
 def _is_up_to_date(directory: Path, folder: Path, parts: int) -> bool:
-    """Whether each part has the tables of the directory, none of them older. The last part is written last."""
+    """Return whether the last part, which is written last, has the directory's tables, none of them older."""
     for name in ALL_TABLES:
         source, part = directory / name, folder / str(parts) / name
         if source.is_file() != part.is_file():
@@ -246,12 +252,19 @@ def _is_up_to_date(directory: Path, folder: Path, parts: int) -> bool:
 def combine(destination: PathLike, sources: Sequence[PathLike], extra_tables: Sequence[str] = ()) -> List[str]:
     """Write one data directory with the utterances of all ``sources`` (utils/combine_data.sh).
 
-    A table that some of them lack is left out. Where only some have segments, the others' recordings become segments of
-    full length; where only some have utt2uniq, the others' utterances are their own.
-    ``extra_tables`` are file names of further tables to combine; each source must have them.
+    A table that one source lacks is left out, with two exceptions. If only some sources have segments, the recordings
+    of the others become segments of full length. If only some have utt2uniq, the other utterances map to themselves.
+
+    Args:
+        destination: the data directory to write.
+        sources: the data directories to combine.
+        extra_tables: file names of further tables to combine, which each source must have.
+
+    Returns:
+        Notes on tables that were left out.
 
     Raises:
-        InputError: an id that means different things in two of them; different frame shifts.
+        InputError: an id has different values in two sources, or frame shifts differ.
     """
     all_tables = [read_tables(source) for source in sources]
     if any("segments" in tables for tables in all_tables):
@@ -272,14 +285,14 @@ def combine(destination: PathLike, sources: Sequence[PathLike], extra_tables: Se
             combined[name] = _merge(name, all_tables, sources)
         elif having:
             lacking = next(source for tables, source in zip(all_tables, sources) if name not in tables)
-            notes.append(f"not combining {name}: {lacking} has none")
+            notes.append(f"not combining {name}: it is not in {lacking}")
     extra = [name for name in extra_tables if name not in ALL_TABLES]
     for tables, source in zip(all_tables, sources):
         tables.update((name, data_dir.read_map(Path(source) / name)) for name in extra)
     shifts = {shift: source for source in sources for shift in [_frame_shift(source)] if shift}
     if len(shifts) > 1:
         described = ", ".join(f"{shift} s in {source}" for shift, source in shifts.items())
-        raise InputError(f"features with different frame shifts cannot be combined: {described}")
+        raise InputError(f"cannot combine features with different frame shifts: {described}")
     write_tables(destination, combined, next(iter(shifts.values()), None))
     for name in extra:
         data_dir.write_map(Path(destination) / name, _merge(name, all_tables, sources))
@@ -291,7 +304,9 @@ def _merge(name: str, all_tables: Sequence[Tables], sources: Sequence[PathLike])
     for tables, source in zip(all_tables, sources):
         for key, value in tables[name].items():
             if merged.setdefault(key, value) != value:
-                raise InputError(f"{Path(source) / name}: '{key}' has '{value}', but '{merged[key]}' in another source")
+                raise InputError(
+                    f"{Path(source) / name}: '{key}' has the value '{value}' here and '{merged[key]}' in another source"
+                )
     return merged
 
 
@@ -306,16 +321,19 @@ def copy(
     utterance_affixes: Tuple[str, str] = ("", ""),
     speaker_affixes: Tuple[str, str] = ("", ""),
 ) -> None:
-    """Copy a data directory, with (prefix, suffix) around its utterance and speaker ids (utils/copy_data_dir.sh).
+    """Copy a data directory and add (prefix, suffix) to its utterance and speaker ids (utils/copy_data_dir.sh).
 
-    Recordings keep their names as long as there are segments. With renamed utterances, utt2uniq says what each was.
+    With segments, recordings keep their names. If utterances are renamed, utt2uniq maps them to their old names.
+
+    Raises:
+        InputError: source and destination are the same directory.
     """
 
     def affix(affixes: Tuple[str, str]) -> Callable[[str], str]:
         return lambda name: f"{affixes[0]}{name}{affixes[1]}"
 
     if Path(source).resolve() == Path(destination).resolve():
-        raise InputError(f"{source}: cannot be copied onto itself")
+        raise InputError(f"{source}: cannot copy a directory onto itself")
     utterance, speaker, same = affix(utterance_affixes), affix(speaker_affixes), affix(("", ""))
     tables = read_tables(source)
     recording = same if "segments" in tables else utterance
@@ -333,7 +351,7 @@ def copy(
     write_tables(destination, renamed, source)
 
 
-# cut
+# subsegment
 
 
 def subsegment(
@@ -343,33 +361,39 @@ def subsegment(
     text: Optional[PathLike] = None,
     end_padding: float = 0.0,
 ) -> int:
-    """Write a data directory whose utterances are stretches of ``source``'s (utils/data/subsegment_data_dir.sh).
+    """Write a data directory whose utterances are parts of those of ``source`` (utils/data/subsegment_data_dir.sh).
+
+    Features and VAD decisions become row ranges of the old ones. If ``source`` has utt2num_frames, it limits the
+    ranges, and the result has utt2num_frames, and the old numbers of frames as utt2max_frames.
 
     Args:
-        subsegments: lines "new-utterance old-utterance start end", in seconds from the old utterance's start.
-        text: the transcript of the new utterances; without it the result has no text.
-        end_padding: seconds added to the ends in segments, but not to those of the features.
+        source: the data directory with the old utterances.
+        subsegments: file of lines "new-utterance old-utterance start end", in seconds from the old utterance's start.
+        destination: the data directory to write.
+        text: transcripts of the new utterances; without them, the result has no text.
+        end_padding: seconds to add to the ends in segments; the ranges of features stay the same.
 
     Returns:
-        The number of utterances. Features and VAD decisions become ranges of the old ones, limited by utt2num_frames
-        where that is there; the result then has utt2num_frames, and the old numbers as utt2max_frames.
+        The number of utterances.
 
     Raises:
-        InputError: an unknown utterance, one that ends before it begins, features that end before the stretch begins.
+        InputError: an utterance is unknown, a part ends before it begins, or it has no frames.
     """
     tables = read_tables(source)
-    stretches = data_dir.read_segments(subsegments)
+    parts = data_dir.read_segments(subsegments)
     old_segments = tables.get("segments")
     cut: Tables = {name: {} for name in ("utt2spk", "segments", "utt2num_frames", "utt2max_frames")}
     cut.update((name, {}) for name in ("feats.scp", "vad.scp", "utt2uniq") if name in tables)
     shift = float(_frame_shift(source) or 0.01)
     frames = tables.get("utt2num_frames", {})
-    for number, (new, (old, start, end)) in enumerate(stretches.items(), start=1):
+    for number, (new, (old, start, end)) in enumerate(parts.items(), start=1):
         where = f"{subsegments}:{number}"
         if old not in tables["utt2spk"]:
-            raise InputError(f"{where}: utterance '{old}' of '{new}' is not in {Path(source) / 'utt2spk'}")
+            raise InputError(
+                f"{where}: '{new}' refers to utterance '{old}', which is not in {Path(source) / 'utt2spk'}"
+            )
         if end == -1:
-            raise InputError(f"{where}: '{new}' needs an end in seconds")
+            raise InputError(f"{where}: '{new}' needs an end in seconds, not -1")
         cut["utt2spk"][new] = tables["utt2spk"][old]
         recording, offset = old, 0.0
         if old_segments is not None:
@@ -384,22 +408,22 @@ def subsegment(
         for name in ("feats.scp", "vad.scp"):
             if old in tables.get(name, {}):
                 if last < first:
-                    raise InputError(f"{where}: from {start} to {end} s there is no frame of {tables[name][old]}")
+                    raise InputError(f"{where}: {tables[name][old]} has no frame from {start} to {end} s")
                 cut[name][new] = _row_range(tables[name][old], first, last, where)
     for name in ("utt2num_frames", "utt2max_frames"):
-        if "feats.scp" not in cut or len(cut[name]) < len(stretches):
+        if "feats.scp" not in cut or len(cut[name]) < len(parts):
             del cut[name]
     for name in ("wav.scp",) + SPEAKER_TABLES + RECORDING_TABLES:
         if name in tables:
             cut[name] = tables[name]
     if text is not None:
         cut["text"] = data_dir.read_map(text)
-    write_tables(destination, restrict(cut, stretches), source)
-    return len(stretches)
+    write_tables(destination, restrict(cut, parts), source)
+    return len(parts)
 
 
 def _row_range(entry: str, first: int, last: int, where: str) -> str:
-    """``file.ark:123`` or ``file.ark:123[first:last]`` with the rows from ``first`` to ``last`` of what it has."""
+    """Return the script entry for rows ``first`` to ``last`` of ``entry``, which may have a row range itself."""
     if not entry.endswith("]"):
         return f"{entry}[{first}:{last}]"
     path, _, old = entry[:-1].rpartition("[")
@@ -408,7 +432,7 @@ def _row_range(entry: str, first: int, last: int, where: str) -> str:
     if old_first:
         first, last = int(old_first) + first, min(int(old_first) + last, int(old_last))
     if last < first:
-        raise InputError(f"{where}: there is no frame from {first} on of {entry}")
+        raise InputError(f"{where}: {entry} has no frame from {first} on")
     return f"{path}[{first}:{last}{comma}{columns}]"
 
 

@@ -1,4 +1,4 @@
-"""Choosing from, shuffling and splitting lists of lines, with the same result as Kaldi's split_scp.pl and its kin."""
+"""Choose from, shuffle and split lists of lines, with the same results as Kaldi's split_scp.pl and related scripts."""
 
 from typing import Dict, Iterator, List, Mapping, Sequence, TypeVar
 
@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 def spread(items: Sequence[Item], number: int) -> List[Item]:
-    """Choose ``number`` items, evenly spread over the list: each half of it gives half (utils/subset_scp.pl)."""
+    """Choose ``number`` items evenly: each half of the list contributes half of them (utils/subset_scp.pl)."""
 
     def choose(start: int, end: int, number: int) -> Iterator[Item]:
         if number == end - start:
@@ -19,14 +19,14 @@ def spread(items: Sequence[Item], number: int) -> List[Item]:
             yield from choose(middle, end, number - number // 2)
 
     if number > len(items):
-        raise InputError(f"cannot choose {number} of {len(items)}")
+        raise InputError(f"cannot choose {number} of {len(items)} items")
     return list(choose(0, len(items), number))
 
 
 def shuffle(items: Sequence[Item], seed: int = 0) -> List[Item]:
-    """Shuffle by sorting with a random number for each item, in the order that utils/shuffle_list.pl gives.
+    """Shuffle into the order of utils/shuffle_list.pl, which sorts by a random number for each item.
 
-    Perl's ``rand`` is drand48 on every platform, and shuffle_list.pl compares the numbers as the text that Perl prints.
+    Perl's ``rand`` is drand48 on every platform, and shuffle_list.pl compares the numbers as Perl prints them.
     """
     state = (seed << 16) + 0x330E
     keys = []
@@ -37,7 +37,7 @@ def shuffle(items: Sequence[Item], seed: int = 0) -> List[Item]:
 
 
 def split(items: Sequence[Item], parts: int) -> List[Sequence[Item]]:
-    """Cut a list into ``parts`` runs whose lengths differ by at most one, the longer ones first."""
+    """Split a list into ``parts`` consecutive parts whose lengths differ by at most one, longer ones first."""
     if not 1 <= parts <= len(items):
         raise InputError(f"cannot split {len(items)} lines into {parts} parts")
     size, longer = divmod(len(items), parts)
@@ -48,14 +48,19 @@ def split(items: Sequence[Item], parts: int) -> List[Sequence[Item]]:
 def split_by_speaker(
     items: Sequence[Item], speakers: Sequence[str], parts: int, source: str = "the list"
 ) -> List[List[Item]]:
-    """Split so that no speaker is in two parts, and that the parts are as long as each other as far as that goes.
+    """Split into parts of similar length, with each speaker in one part only (utils/split_scp.pl --utt2spk).
 
-    Speakers stay in order of appearance. They are first dealt out in equal numbers; then the first and last speaker of
-    a part move to its neighbour for as long as that brings the two lengths nearer (utils/split_scp.pl --utt2spk).
+    Speakers stay in order of appearance. Each part first gets the same number of speakers. Then the first or last
+    speaker of a part moves to the neighbouring part as long as this makes the two lengths more similar.
 
     Args:
-        items: what to split; speakers: the speaker of each.
-        source: what the items are called in error messages.
+        items: items to split.
+        speakers: speaker of each item.
+        parts: number of parts.
+        source: name of the items for error messages.
+
+    Raises:
+        InputError: there are fewer speakers than parts.
     """
     of_speaker: Dict[str, List[Item]] = {}
     for item, speaker in zip(items, speakers):
@@ -75,7 +80,7 @@ def split_by_speaker(
     while moved:
         moved = False
         for part in range(parts):
-            # Its last speaker to the next part, then its first to the one before.
+            # Move its last speaker to the next part, then its first to the previous one.
             for taker, position in ((part + 1, -1), (part - 1, 0)):
                 if not 0 <= taker < parts or not groups[part]:
                     continue
@@ -90,7 +95,7 @@ def split_by_speaker(
 
 
 def speakers_of(keys: Sequence[str], utt2spk: Mapping[str, str], source: str) -> List[str]:
-    """The speaker of each key; InputError names the first that utt2spk lacks."""
+    """Return the speaker of each key. Raises InputError for the first key that is not in utt2spk."""
     try:
         return [utt2spk[key] for key in keys]
     except KeyError as error:

@@ -1,44 +1,49 @@
-"""Speech segments in overlapping windows, as Kaldi's diarization cuts them."""
+"""Overlapping windows of speech segments, as Kaldi's diarization uses them."""
 
 from __future__ import annotations
 
 import math
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.utterances import Part
 
-LEAST_SHIFT = 0.01  # seconds; names of windows count hundredths
-OVERLAP_TOLERANCE = 1e-3  # seconds; times are written with few digits
+LEAST_SHIFT = 0.01  # seconds; names of windows contain times in hundredths of a second
+OVERLAP_TOLERANCE = 1e-3  # seconds; segments are written with few digits
 
 
-class Windowing(NamedTuple):
-    """How recordings are cut, in seconds."""
+@dataclass(frozen=True)
+class Windowing:
+    """Length and shift of the windows in seconds.
+
+    ``min_window`` is the shortest remainder at the end of a segment that becomes a window of its own.
+    """
 
     window: float = 1.5
     shift: float = 0.75
-    min_window: float = 0.5  # what is left at an end is a window of its own if it is this long
+    min_window: float = 0.5
 
-    def check(self) -> Windowing:
-        """Raise InputError where the numbers make no sense."""
+    def __post_init__(self) -> None:
+        """Raise InputError if the numbers contradict each other."""
         if not (0 < self.shift <= self.window < math.inf and 0 < self.min_window <= self.window):
             raise InputError(
                 f"window {self.window:g} s, shift {self.shift:g} s, least window {self.min_window:g} s: "
-                "shift and least window should lie above 0 and not above the window"
+                "shift and least window should lie above 0 and not exceed the window"
             )
         if self.shift < LEAST_SHIFT:
             raise InputError(
                 f"shift {self.shift:g} s: names of windows count hundredths of a second, so it should be "
                 f"at least {LEAST_SHIFT:g} s"
             )
-        return self
 
 
 def uniform_windows(duration: float, windowing: Windowing) -> Iterator[Tuple[float, float]]:
-    """Start and end of the windows of a segment, in seconds from its start.
+    """Yield start and end of the windows of a segment, in seconds from its start.
 
-    Those of Kaldi's ``get_uniform_subsegments.py --constant-duration=True``: where less than ``min_window`` is left,
-    the last window begins earlier, so that it is whole. A segment shorter than a window is one.
+    The windows are those of Kaldi's ``get_uniform_subsegments.py --constant-duration=True``. If less than
+    ``min_window`` is left at the end, the last window begins earlier to reach its full length. A segment that is
+    shorter than a window is one window.
     """
     start, left = 0.0, duration
     while left > windowing.window:
@@ -49,8 +54,13 @@ def uniform_windows(duration: float, windowing: Windowing) -> Iterator[Tuple[flo
     yield start, min(start + windowing.window, duration)
 
 
+def times_in_name(start: float, end: float) -> str:
+    """Return the end of a window's name: its start and end (seconds) in hundredths of a second, 8 digits each."""
+    return f"{round(100 * start):08d}-{round(100 * end):08d}"
+
+
 def check_no_overlap(parts: Sequence[Part], where: str) -> None:
-    """Raise InputError if two segments of a recording overlap: their speech would count twice."""
+    """Raise InputError if two segments of a recording overlap, because their speech would count twice."""
     by_recording: Dict[str, List[Part]] = {}
     for part in parts:
         by_recording.setdefault(part.recording, []).append(part)

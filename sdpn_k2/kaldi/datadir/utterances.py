@@ -1,4 +1,4 @@
-"""The waveforms of a data directory: wav.scp, cut by segments where there are any."""
+"""The waveforms of a data directory: the recordings of wav.scp, cut where ``segments`` says so."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Deque, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import parse_segment, read_map
 from sdpn_k2.kaldi.features.wave import Wave, read_command
 from sdpn_k2.kaldi.formats.tables import read_object
+from sdpn_k2.pcm import from_int16
 
-MAX_OVERSHOOT = 0.5  # seconds a segment may end after its recording, as in extract-segments
-
-Samples = Union[np.ndarray, InputError]
+MAX_OVERSHOOT = 0.5  # seconds that a segment may extend past the end of its recording; extract-segments' default
 
 
 class Part(NamedTuple):
-    """An utterance within its recording: seconds; an end of -1 means the recording's end."""
+    """An utterance within its recording. Times are in seconds; an end of -1 means the recording's end.
+
+    ``channel`` is 0-based, and None where the recording is expected to have one channel only.
+    """
 
     utterance: str
     recording: str
@@ -30,11 +32,22 @@ class Part(NamedTuple):
     channel: Optional[int] = None
 
 
+class Misfit(InputError):
+    """A segment that its recording does not contain; ``warning`` is extract-segments' sentence for it."""
+
+    def __init__(self, message: str, warning: str) -> None:
+        super().__init__(message)
+        self.warning = warning
+
+
+# Reading
+
+
 def read_parts(data_dir: Path) -> List[Part]:
-    """The utterances of a data directory, in the order of ``segments`` or else of ``wav.scp``.
+    """Read the utterances of a data directory, in the order of ``segments`` or, without one, of ``wav.scp``.
 
     Raises:
-        InputError: no wav.scp; a line of segments that is malformed, reversed, or of a recording that wav.scp has not.
+        InputError: wav.scp is missing, or a line of ``segments`` is malformed or refers to an unknown recording.
     """
     recordings = read_map(data_dir / "wav.scp")
     table = data_dir / "segments"
@@ -53,10 +66,12 @@ def read_parts(data_dir: Path) -> List[Part]:
     return parts
 
 
-def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4) -> Iterator[Tuple[str, Samples]]:
-    """(utterance, float32 samples ``(n,)`` in ±1) of all utterances; an InputError stands for samples that fail.
+def read_utterances(
+    data_dir: Path, sample_rate: int, threads: int = 4
+) -> Iterator[Union[Tuple[str, np.ndarray], Skipped]]:
+    """Yield each utterance with its samples, float32 ``(n,)`` in ±1, or :class:`Skipped` where they cannot be read.
 
-    Each run of utterances of one recording reads it once; as many recordings as there are threads are read ahead.
+    Consecutive utterances of one recording read it once. ``threads`` recordings are read ahead.
 
     Raises:
         InputError: as :func:`read_parts`.
@@ -64,7 +79,7 @@ def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4) -> Itera
     entries = read_map(data_dir / "wav.scp")
     groups = itertools.groupby(read_parts(data_dir), key=lambda part: part.recording)
     with ThreadPoolExecutor(threads) as pool:
-        pending: Deque[Future] = deque()
+        pending: Deque[Future[List[Union[Tuple[str, np.ndarray], Skipped]]]] = deque()
         for recording, parts in groups:
             pending.append(pool.submit(_read_recording, entries[recording], list(parts), sample_rate))
             if len(pending) > threads:
@@ -74,44 +89,91 @@ def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4) -> Itera
 
 
 def read_wave_entry(entry: str) -> Wave:
-    """What an entry of wav.scp names: a file, ``archive:offset`` or a ``command |``. Raises InputError."""
+    """Read what an entry of wav.scp names: a file, ``archive:offset`` or a ``command |``. Raises InputError."""
     wave = read_command(entry) if entry.endswith("|") else None
     return read_object(entry, "wave") if wave is None else wave
 
 
-def _read_recording(entry: str, parts: List[Part], sample_rate: int) -> List[Tuple[str, Samples]]:
+def _read_recording(entry: str, parts: List[Part], sample_rate: int) -> List[Union[Tuple[str, np.ndarray], Skipped]]:
     try:
         wave = read_wave_entry(entry)
         if wave.rate != sample_rate:
             raise InputError(
-                f"{entry}: {wave.rate} Hz, but the model wants {sample_rate} Hz: "
+                f"{entry}: {wave.rate} Hz, but the model expects {sample_rate} Hz: "
                 f"use 'sdpn-k2 to-wav --rate {sample_rate} FILE |' in wav.scp"
             )
     except InputError as error:
-        return [(part.utterance, error) for part in parts]
-    return [(part.utterance, _cut(wave, part)) for part in parts]
+        return [Skipped(part.utterance, str(error)) for part in parts]
+    results: List[Union[Tuple[str, np.ndarray], Skipped]] = []
+    for part in parts:
+        try:
+            results.append((part.utterance, from_int16(cut_part(wave, part))))
+        except InputError as error:
+            results.append(Skipped(part.utterance, str(error)))
+    return results
 
 
-def misfit(wave: Wave, part: Part) -> Optional[InputError]:
-    """Why there is no such part of this recording: no such channel, or it ends more than 0.5 s beyond the end."""
+# Cutting
+
+
+def cut_part(wave: Wave, part: Part, *, max_overshoot: float = MAX_OVERSHOOT, min_length: float = 0.0) -> np.ndarray:
+    """Cut an utterance out of its recording as extract-segments does: ``(n,)`` at int16 scale, a view.
+
+    Args:
+        max_overshoot: see :func:`sample_range`.
+        min_length: see :func:`sample_range`.
+
+    Raises:
+        Misfit: the recording has no such channel or stretch.
+        InputError: the recording has several channels, and ``part`` does not say which one to use.
+    """
     channels, length = wave.samples.shape
     if part.channel is None and channels > 1:
-        return InputError(f"recording {part.recording} has {channels} channels: name one in segments or in wav.scp")
-    if (part.channel or 0) >= channels:
-        return InputError(f"recording {part.recording} has {channels} channels, counted from 0; no {part.channel}")
-    first, last = round(part.start * wave.rate), round(part.end * wave.rate)
-    if first >= length or last > length + MAX_OVERSHOOT * wave.rate:
-        return InputError(
-            f"goes from {part.start:g} to {part.end:g} s, but recording {part.recording} lasts {wave.duration:g} s"
+        raise InputError(f"recording {part.recording} has {channels} channels: name one in segments or in wav.scp")
+    channel = part.channel or 0
+    if channel >= channels:
+        raise Misfit(
+            f"recording {part.recording} has {channels} channels, counted from 0; no {channel}",
+            f"Invalid channel {channel} >= {channels}, processing segment {part.utterance}",
         )
-    return None
+    first, end = sample_range(part, wave.rate, length, max_overshoot=max_overshoot, min_length=min_length)
+    return wave.samples[channel, first:end]
 
 
-def _cut(wave: Wave, part: Part) -> Samples:
-    error = misfit(wave, part)
-    if error is not None:
-        return error
-    first = round(part.start * wave.rate)
-    last = wave.samples.shape[1] if part.end == -1 else round(part.end * wave.rate)
-    # Divided by a power of two: exactly the numbers that libsndfile gives for 16-bit audio.
-    return wave.samples[part.channel or 0, first:last] / np.float32(32768)
+def sample_range(
+    part: Part, rate: int, length: int, *, max_overshoot: float = MAX_OVERSHOOT, min_length: float = 0.0
+) -> Tuple[int, int]:
+    """Return the first sample of an utterance in its recording, and the one after its last.
+
+    The rules are those of Kaldi's extract-segments.cc: a time is multiplied by the rate in double precision and
+    truncated, so that 2.01 s at 16 kHz is sample 32159. The two limits are computed in single precision.
+
+    Args:
+        part: the utterance; its channel does not matter here.
+        rate: samples per second.
+        length: samples in the recording.
+        max_overshoot: a segment that ends less than this many seconds after its recording ends with it.
+        min_length: a segment must be longer than this many seconds.
+
+    Raises:
+        Misfit: the segment begins or ends too far outside of the recording, or is too short.
+    """
+    first = int(part.start * rate)
+    end = length if part.end == -1 else int(part.end * rate)
+    if first >= length:
+        reason = f"Start sample out of range {first} [length:] {length}, skipping segment {part.utterance}"
+    elif end >= length + _in_samples(max_overshoot, rate) and end > length:
+        reason = f"End sample too far out of range {end} [length:] {length}, skipping segment {part.utterance}"
+    elif min(end, length) <= first + _in_samples(min_length, rate):
+        reason = f"Segment {part.utterance} too short, skipping it."
+    else:
+        return first, min(end, length)
+    until = "its end" if part.end == -1 else f"{part.end:g} s"
+    raise Misfit(
+        f"goes from {part.start:g} to {until}, but recording {part.recording} lasts {length / rate:g} s", reason
+    )
+
+
+def _in_samples(seconds: float, rate: int) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.trunc(np.float32(seconds) * np.float32(rate)))

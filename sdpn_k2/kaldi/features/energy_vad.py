@@ -14,16 +14,20 @@ def energy_vad(
     frames_context: int = 0,
     proportion_threshold: float = 0.6,
 ) -> np.ndarray:
-    """Which frames are voiced: bool (frames,).
+    """Decide for each frame whether it is voiced: bool (frames,).
 
-    A frame is loud where its log energy exceeds ``energy_threshold`` + ``energy_mean_scale`` · the file's mean. It is
-    voiced where at least ``proportion_threshold`` of the frames up to ``frames_context`` before and after it are loud.
+    A frame is loud if its log energy exceeds ``energy_threshold`` + ``energy_mean_scale`` · the mean over the file. It
+    is voiced if at least ``proportion_threshold`` of the frames within ``frames_context`` of it are loud.
 
     Args:
-        features: (frames, dim), the log energy in column 0 (MFCC with --use-energy=true), or (frames,) log energies.
+        features: (frames, dim) with the log energy in column 0, as MFCC with --use-energy=true, or (frames,).
+        energy_threshold: constant term of the threshold.
+        energy_mean_scale: weight of the mean log energy, 0 or more.
+        frames_context: number of frames on each side that take part in a decision.
+        proportion_threshold: share of loud frames that is needed, between 0 and 1.
 
     Raises:
-        InputError: parameters out of their range.
+        InputError: a parameter is out of range.
     """
     if energy_mean_scale < 0:
         raise InputError(f"--vad-energy-mean-scale={energy_mean_scale:g} must not be negative")
@@ -36,7 +40,7 @@ def energy_vad(
     count = len(log_energy)
     if count == 0:
         return np.zeros(0, bool)
-    # Frames at a threshold must fall on Kaldi's side of it: float32, in its order.
+    # Float32, in Kaldi's order of operations: frames at the threshold must fall on the same side of it.
     threshold = np.float32(energy_threshold)
     if energy_mean_scale:
         total = np.float32(log_energy.sum(dtype=np.float64))
@@ -45,4 +49,5 @@ def energy_vad(
     first = np.maximum(np.arange(count) - frames_context, 0)
     end = np.minimum(np.arange(count) + frames_context + 1, count)
     needed = (end - first).astype(np.float32) * np.float32(proportion_threshold)
-    return loud[end] - loud[first] >= needed
+    voiced: np.ndarray = loud[end] - loud[first] >= needed
+    return voiced

@@ -1,52 +1,63 @@
 """Kaldi's log mel filterbank and MFCC features (compute-fbank-feats, compute-mfcc-feats) in NumPy.
 
-Both share one way from samples to mel energies: frames → dither → DC removal → pre-emphasis → window → FFT → mel. It
-runs on blocks of frames that stay in the processor's cache, in float32 as Kaldi does. NumPy's FFT and matrix product
-release the interpreter lock, so that several utterances can be computed in threads.
+Both compute mel energies in the same way: frames → dither → DC removal → pre-emphasis → window → FFT → mel. They
+process blocks of frames that stay in the processor's cache, in float32 as Kaldi does. NumPy's FFT and matrix product
+release the interpreter lock, so several utterances can be computed in threads.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.mel import dct_matrix, lifter, mel_banks, window
 
-FLOOR = np.finfo(np.float32).eps  # Kaldi's floor for energies before the logarithm
-BLOCK = 64  # frames whose buffers (0.5 MB at 16 kHz) fit into a second-level cache
+FLOOR = np.finfo(np.float32).eps  # Kaldi's floor for energies before taking the logarithm
+BLOCK = 64  # frames; their buffers (0.5 MB at 16 kHz) fit into a second-level cache
 
 
-def _option(default, description: str):
+def _option(default: Any, description: str) -> Any:
     return field(default=default, metadata={"help": description})
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """What fbank and MFCC have in common: Kaldi's options with ``_`` for ``-``, Kaldi's defaults; ms, Hz."""
+    """The options that fbank and MFCC share. Names (with ``_`` for ``-``), defaults and units are Kaldi's."""
 
     sample_frequency: float = _option(16000.0, "Sample frequency of the waveform in Hz")
     frame_length: float = _option(25.0, "Frame length in milliseconds")
     frame_shift: float = _option(10.0, "Frame shift in milliseconds")
-    preemphasis_coefficient: float = _option(0.97, "Coefficient of the pre-emphasis")
-    remove_dc_offset: bool = _option(True, "Subtract its mean from each frame")
-    dither: float = _option(1.0, "Standard deviation of the noise added to each frame; 0: none")
+    preemphasis_coefficient: float = _option(0.97, "Pre-emphasis coefficient")
+    remove_dc_offset: bool = _option(True, "Subtract the mean from each frame")
+    dither: float = _option(1.0, "Standard deviation of the noise added to each frame (0: none)")
     window_type: str = _option("povey", "Window: hamming, hanning, povey, rectangular, sine or blackman")
     blackman_coeff: float = _option(0.42, "Constant coefficient of the generalised Blackman window")
-    round_to_power_of_two: bool = _option(True, "Pad the frame to a power of two for the FFT")
-    snip_edges: bool = _option(True, "Only frames that lie inside the file; else reflect the samples at its ends")
+    round_to_power_of_two: bool = _option(True, "Zero-pad each frame to a power of two for the FFT")
+    snip_edges: bool = _option(
+        True, "Use only frames that lie inside the file; if false, reflect the samples at its ends"
+    )
     num_mel_bins: int = _option(23, "Number of triangular mel filters")
     low_freq: float = _option(20.0, "Lower edge of the mel filters in Hz")
-    high_freq: float = _option(0.0, "Upper edge of the mel filters in Hz; 0 or negative: counted from Nyquist")
+    high_freq: float = _option(0.0, "Upper edge of the mel filters in Hz (0 or negative: relative to Nyquist)")
     vtln_low: float = _option(100.0, "Lower inflection point of the VTLN warping in Hz")
-    vtln_high: float = _option(-500.0, "Upper inflection point of the VTLN warping in Hz; negative: from Nyquist")
-    energy_floor: float = _option(0.0, "Floor of the frame's energy (absolute); 0: none")
-    raw_energy: bool = _option(True, "Take the frame's energy before pre-emphasis and windowing")
-    use_energy: bool = _option(False, "Log energy as a further, first column (fbank) or in place of C0 (MFCC)")
-    htk_compat: bool = _option(False, "Put the energy or C0 last; C0 is multiplied by sqrt(2)")
+    vtln_high: float = _option(
+        -500.0, "Upper inflection point of the VTLN warping in Hz (negative: relative to Nyquist)"
+    )
+    energy_floor: float = _option(0.0, "Absolute floor of a frame's energy (0: none)")
+    raw_energy: bool = _option(True, "Compute the energy before pre-emphasis and windowing")
+    use_energy: bool = _option(False, "Log energy as an additional first column (fbank) or in place of C0 (MFCC)")
+    htk_compat: bool = _option(False, "Put the energy or C0 last, and multiply C0 by sqrt(2)")
+
+    def __post_init__(self) -> None:
+        """Raise InputError if an option is out of range; ranges of the mel filters are checked in ``mel.py``."""
+        if not (0 <= self.preemphasis_coefficient <= 1 and np.isfinite(self.dither)):
+            raise InputError("--preemphasis-coefficient must be between 0 and 1, and --dither must be finite")
+        if self.shift < 1 or self.length < 2:
+            raise InputError("--frame-shift must be at least one sample, and --frame-length at least two")
 
     @property
     def shift(self) -> int:
@@ -60,14 +71,16 @@ class FeatureOptions:
 
     @property
     def fft_size(self) -> int:
-        """Points of the FFT."""
+        """Number of points of the FFT."""
         return 1 << (self.length - 1).bit_length() if self.round_to_power_of_two else self.length
 
     def _samples(self, milliseconds: float) -> int:
-        # Kaldi keeps its options in float32 and rounds the product down.
+        # Kaldi stores options in float32 and truncates the product.
         samples = float(np.float32(self.sample_frequency)) * 0.001 * float(np.float32(milliseconds))
         if not 0 <= samples < 1 << 31:
-            raise InputError(f"a frame length or shift of {milliseconds:g} ms at {self.sample_frequency:g} Hz")
+            raise InputError(
+                f"{milliseconds:g} ms at {self.sample_frequency:g} Hz is not a valid frame length or frame shift"
+            )
         return int(samples)
 
 
@@ -75,8 +88,8 @@ class FeatureOptions:
 class FbankOptions(FeatureOptions):
     """Options of compute-fbank-feats."""
 
-    use_log_fbank: bool = _option(True, "Logarithm of the mel energies; else linear")
-    use_power: bool = _option(True, "Mel filters on the power spectrum; else on the magnitudes")
+    use_log_fbank: bool = _option(True, "Take the logarithm of the mel energies")
+    use_power: bool = _option(True, "Apply the mel filters to the power spectrum; if false, to the magnitudes")
 
 
 @dataclass(frozen=True)
@@ -84,8 +97,8 @@ class MfccOptions(FeatureOptions):
     """Options of compute-mfcc-feats."""
 
     use_energy: bool = _option(True, "Log energy in place of C0")
-    num_ceps: int = _option(13, "Number of cepstra, C0 included")
-    cepstral_lifter: float = _option(22.0, "Constant of the cepstral lifter; 0: none")
+    num_ceps: int = _option(13, "Number of cepstra, including C0")
+    cepstral_lifter: float = _option(22.0, "Constant of the cepstral lifter (0: none)")
 
 
 def fbank(
@@ -94,16 +107,16 @@ def fbank(
     vtln_warp: float = 1.0,
     rng: Optional[np.random.Generator] = None,
 ) -> np.ndarray:
-    """Log mel filterbank energies: float32 (frames, num_mel_bins), one column more with ``use_energy``.
+    """Compute log mel filterbank energies: float32 (frames, num_mel_bins), one column more with ``use_energy``.
 
     Args:
-        samples: (samples,) at int16 scale (±32768), at ``options.sample_frequency``.
+        samples: (samples,) at int16 scale (see :mod:`sdpn_k2.pcm`), at ``options.sample_frequency``.
         options: see ``FbankOptions``.
         vtln_warp: VTLN factor.
-        rng: source of the dither (default: a new one, so that each call gives other noise).
+        rng: source of the dither; by default a new one for each call.
 
     Raises:
-        InputError: options that do not fit together, samples that are no vector.
+        InputError: the options contradict each other, or ``samples`` is not one-dimensional.
     """
     mel, log_energy = _mel_energies(samples, options, vtln_warp, rng, magnitude=not options.use_power)
     if options.use_log_fbank:
@@ -120,11 +133,11 @@ def mfcc(
     vtln_warp: float = 1.0,
     rng: Optional[np.random.Generator] = None,
 ) -> np.ndarray:
-    """Mel-frequency cepstra: float32 (frames, num_ceps). Arguments and errors as in ``fbank``."""
+    """Compute mel-frequency cepstra: float32 (frames, num_ceps). Arguments and errors as for ``fbank``."""
     mel, log_energy = _mel_energies(samples, options, vtln_warp, rng)
     np.maximum(mel, FLOOR, out=mel)
     np.log(mel, out=mel)
-    cepstra = mel @ _cosines(options)
+    cepstra: np.ndarray = mel @ _cosines(options)
     if log_energy is not None:
         cepstra[:, :1] = log_energy
     if options.htk_compat:
@@ -135,26 +148,24 @@ def mfcc(
 
 
 def num_frames(num_samples: int, options: FeatureOptions) -> int:
-    """Frames that Kaldi makes of so many samples."""
+    """Return the number of frames that Kaldi computes from ``num_samples`` samples."""
     if not options.snip_edges:
         return (num_samples + options.shift // 2) // options.shift
     return 0 if num_samples < options.length else 1 + (num_samples - options.length) // options.shift
 
 
 def frames(samples: np.ndarray, options: FeatureOptions) -> np.ndarray:
-    """Overlapping frames as a read-only view: float32 (frames, length).
+    """Return overlapping frames as a read-only view: float32 (frames, length).
 
-    With ``snip_edges`` they lie inside the file; without, frame t is centred on sample (t + 1/2) · shift and the
-    samples are reflected at the ends, as often as it takes.
+    With ``snip_edges`` all frames lie inside the file. Without it, frame t is centred on sample (t + 1/2) · shift, and
+    the samples are reflected at the ends as often as needed.
 
     Raises:
-        InputError: frame length or shift under one sample, samples that are no vector.
+        InputError: ``samples`` is not one-dimensional.
     """
     samples = np.ascontiguousarray(samples, np.float32)
     if samples.ndim != 1:
         raise InputError(f"expected one channel of samples, got an array of shape {samples.shape}")
-    if options.shift < 1 or options.length < 2:
-        raise InputError("--frame-shift or --frame-length is shorter than a sample")
     count = num_frames(len(samples), options)
     if count == 0:
         return np.zeros((0, options.length), np.float32)
@@ -173,15 +184,13 @@ def _mel_energies(
     rng: Optional[np.random.Generator],
     magnitude: bool = False,
 ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
-    """Linear mel energies (frames, num_mel_bins) and, where wanted, floored log energies (frames, 1)."""
-    if not (0 <= options.preemphasis_coefficient <= 1 and np.isfinite(options.dither)):
-        raise InputError("--preemphasis-coefficient must lie between 0 and 1, and --dither must be a number")
+    """Return linear mel energies (frames, num_mel_bins) and, with ``use_energy``, log energies (frames, 1)."""
     filters, taper = _filters(options, vtln_warp, magnitude), _window(options)
     views = frames(samples, options)
     mel = np.empty((len(views), options.num_mel_bins), np.float32)
     energy = np.empty((len(views), 1), np.float32) if options.use_energy else None
 
-    rng = np.random.default_rng() if rng is None and options.dither else rng
+    rng = np.random.default_rng() if rng is None else rng
     padded = np.zeros((min(BLOCK, len(views)), options.fft_size), np.float32)
     scratch = np.empty((len(padded), options.length), np.float32)
     for begin in range(0, len(views), BLOCK):
@@ -190,7 +199,7 @@ def _mel_energies(
         size = len(source)
         frame = padded[:size, : options.length]
         if options.dither:
-            # As in Kaldi each frame draws its own noise, also for the samples it shares with its neighbours.
+            # As in Kaldi, each frame draws its own noise, even for samples that it shares with its neighbours.
             noise = rng.standard_normal(frame.shape, np.float32)
             noise *= np.float32(options.dither)
             source = np.add(source, noise, out=noise)
@@ -210,8 +219,8 @@ def _mel_energies(
         if magnitude:
             np.matmul(np.abs(spectrum), filters, out=mel[block])
         else:
-            # The filters count each row twice, for the real and for the imaginary part: squares in place
-            # and one product are faster than adding up the power spectrum first.
+            # The filters contain each row twice, for the real and the imaginary part: squaring in place and one
+            # matrix product are faster than summing up the power spectrum first.
             parts = spectrum.view(np.float32)
             np.square(parts, out=parts)
             np.matmul(parts, filters, out=mel[block])
@@ -219,7 +228,7 @@ def _mel_energies(
 
 
 def _preemphasize(frame: np.ndarray, coefficient: np.float32, scratch: np.ndarray) -> None:
-    """x[i] - c·x[i-1] in place, frame by frame; the first sample of a frame takes itself for its predecessor."""
+    """Replace x[i] by x[i] - c·x[i-1] in each frame; the first sample serves as its own predecessor."""
     np.multiply(frame, coefficient, out=scratch)
     frame[:, 0] -= scratch[:, 0]
     frame[:, 1:] -= scratch[:, :-1]
@@ -227,7 +236,8 @@ def _preemphasize(frame: np.ndarray, coefficient: np.float32, scratch: np.ndarra
 
 def _log_energy(energy: np.ndarray, floor: float) -> np.ndarray:
     np.maximum(energy, max(FLOOR, np.float32(floor)), out=energy)
-    return np.log(energy, out=energy)
+    np.log(energy, out=energy)
+    return energy
 
 
 @functools.lru_cache(maxsize=8)
@@ -236,9 +246,9 @@ def _window(options: FeatureOptions) -> np.ndarray:
 
 
 def _spectrum(padded: np.ndarray) -> np.ndarray:
-    """The spectrum of each row as Kaldi's FFT gives it: complex64 (frames, fft_size // 2 + 1)."""
-    # NumPy before 2.0 computes and returns double precision.
-    spectrum = np.fft.rfft(padded).astype(np.complex64, copy=False)
+    """Return the spectrum of each row as Kaldi's FFT computes it: complex64 (frames, fft_size // 2 + 1)."""
+    # NumPy before 2.0 returns double precision.
+    spectrum: np.ndarray = np.fft.rfft(padded).astype(np.complex64, copy=False)
     image = np.conj(spectrum[:, ::-1])
     image -= spectrum
     image *= _leakage(padded.shape[1])
@@ -248,12 +258,12 @@ def _spectrum(padded: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _leakage(fft_size: int) -> np.ndarray:
-    """How much of its mirror image Kaldi's real FFT mixes into a spectrum: complex64 (fft_size // 2 + 1).
+    """Return how much of its mirror image Kaldi's real FFT mixes into a spectrum: complex64 (fft_size // 2 + 1).
 
-    Kaldi's ``srfft.cc`` joins the spectra of the even and of the odd samples, X[k] = E[k] + t[k]·O[k], with float32
-    factors t that it gets by repeated multiplication; they drift from exp(-2πik/N) by up to 2e-6. Because
-    t·O = (X - X*) / 2, where X*[k] = conj(X[N/2 - k]), a loud tone at f also shows at Nyquist - f, 120 dB down. Where
-    that place is quiet, this is most of what sets Kaldi's features apart from exact ones. Kaldi's spectrum is
+    Kaldi's ``srfft.cc`` joins the spectra of the even and the odd samples, X[k] = E[k] + t[k]·O[k]. It computes the
+    float32 factors t by repeated multiplication, and they drift from exp(-2πik/N) by up to 2e-6. Because
+    t·O = (X - X*) / 2, where X*[k] = conj(X[N/2 - k]), a loud tone at f also appears at Nyquist - f, 120 dB lower. If
+    that region is quiet, this is the main difference between Kaldi's features and exact ones. Kaldi's spectrum is
     X + leakage · (X* - X).
     """
     quarter = fft_size // 4
@@ -272,22 +282,22 @@ def _leakage(fft_size: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _filters(options: FeatureOptions, vtln_warp: float, magnitude: bool) -> np.ndarray:
-    """Mel filters as columns; each row twice unless for magnitudes."""
+    """Return the mel filters as columns; each row is repeated unless they are for magnitudes."""
     banks = mel_banks(
         options.num_mel_bins,
         options.fft_size,
         options.sample_frequency,
         options.low_freq,
         options.high_freq,
-        options.vtln_low,
-        options.vtln_high,
-        vtln_warp,
+        vtln_low=options.vtln_low,
+        vtln_high=options.vtln_high,
+        vtln_warp=vtln_warp,
     )
     return np.ascontiguousarray(np.repeat(banks.T, 1 if magnitude else 2, axis=0))
 
 
 @functools.lru_cache(maxsize=8)
 def _cosines(options: MfccOptions) -> np.ndarray:
-    """Cosine transform and lifter in one: (num_mel_bins, num_ceps)."""
+    """Return cosine transform and lifter as one matrix: (num_mel_bins, num_ceps)."""
     cosines = dct_matrix(options.num_ceps, options.num_mel_bins).T
     return np.ascontiguousarray(cosines * lifter(options.num_ceps, options.cepstral_lifter))

@@ -8,25 +8,25 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 
-NUM_ZEROS = 6  # zeros of the sinc on each side that the window covers
-CUTOFF = 0.99  # of the lower Nyquist frequency
+NUM_ZEROS = 6  # zeros of the sinc that the window covers on each side
+CUTOFF = 0.99  # as a share of the lower Nyquist frequency
 
 
 def resample(samples: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
-    """Bring (samples,) from ``rate_in`` to ``rate_out`` Hz: float32 (ceil(samples · rate_out / rate_in),).
+    """Resample ``samples`` (n,) from ``rate_in`` to ``rate_out`` Hz: float32 (ceil(n · rate_out / rate_in),).
 
-    The filter is Kaldi's for --allow-downsample and --allow-upsample; beyond its ends the signal counts as zero.
+    The filter is the one of Kaldi's --allow-downsample and --allow-upsample. The signal counts as zero beyond its ends.
 
     Raises:
-        InputError: a rate that is not a positive whole number of Hz.
+        InputError: a rate is not a positive whole number of Hz.
     """
     if not (rate_in > 0 and rate_out > 0 and int(rate_in) == rate_in and int(rate_out) == rate_out):
-        raise InputError(f"cannot resample from {rate_in:g} to {rate_out:g} Hz: both must be positive whole numbers")
+        raise InputError(f"cannot resample from {rate_in:g} to {rate_out:g} Hz: rates must be positive whole numbers")
     samples = np.asarray(samples, np.float32)
     rate_in, rate_out = int(rate_in), int(rate_out)
     if rate_in == rate_out:
         return samples
-    # Output sample u · units_out + i lies at a fixed place between the inputs around u · units_in: one filter per i.
+    # Output sample u · units_out + i has a fixed position relative to input u · units_in, so each i has one filter.
     common = math.gcd(rate_in, rate_out)
     units_in, units_out = rate_in // common, rate_out // common
     cutoff = CUTOFF * 0.5 * min(rate_in, rate_out)
@@ -47,6 +47,7 @@ def resample(samples: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
 
 
 def _windowed_sinc(time: np.ndarray, cutoff: float, reach: float) -> np.ndarray:
-    """The low-pass filter at the given times in seconds."""
-    window = np.where(np.abs(time) < reach, 0.5 * (1 + np.cos(np.pi / reach * time)), 0.0)
-    return 2 * cutoff * np.sinc(2 * cutoff * time) * window
+    """Return the low-pass filter at the given times in seconds."""
+    window: np.ndarray = np.where(np.abs(time) < reach, 0.5 * (1 + np.cos(np.pi / reach * time)), 0.0)
+    weights: np.ndarray = 2 * cutoff * np.sinc(2 * cutoff * time) * window
+    return weights

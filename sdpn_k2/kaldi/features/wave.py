@@ -1,8 +1,8 @@
 """Audio as Kaldi's tools see it: 16-bit PCM in RIFF files, samples as float32 at int16 scale.
 
-Everything else that libsndfile reads (FLAC, other sample rates, float files) enters a wav.scp as a command that writes
-such a file, ``sdpn-k2 to-wav --rate 16000 --channel 0 FILE |``: Kaldi runs it. Starting Python for each utterance takes
-longer than all that follows, so our own readers, where they meet exactly this command, do the same work themselves
+Other audio that libsndfile reads (FLAC, other sample rates, float files) enters a wav.scp as a command that writes such
+a file: ``sdpn-k2 to-wav --rate 16000 --channel 0 FILE |``. Kaldi runs the command. Starting Python for each utterance
+would take longer than all later processing, so our readers recognise exactly this command and do its work themselves
 (``read_command``).
 """
 
@@ -14,33 +14,35 @@ import re
 import shlex
 import struct
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.formats import log
+from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
+from sdpn_k2.pcm import INT16_SCALE, to_int16
 
 _PCM_GUID = (1, 0, 0x10, bytes.fromhex("800000aa00389b71"))
 _PCM, _EXTENSIBLE = 1, 0xFFFE
-# Sizes that programs write when they cannot know them: the data go on to the end of the stream.
+# Programs write these sizes when they do not know the length: the data extend to the end of the stream.
 _UNKNOWN_SIZES = {0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF}
 _BLOCK = 1 << 20
-_ONLY_PCM = "only 16-bit PCM wave files are read; others go through 'sdpn-k2 to-wav FILE |' in wav.scp"
+_ONLY_PCM = "only 16-bit PCM wave files can be read; use 'sdpn-k2 to-wav FILE |' in wav.scp for others"
 _TO_WAV = re.compile(r"sdpn-k2 to-wav --rate (\d{1,7}) --channel (\d{1,5}) (.+) \|", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class WaveHeader:
-    """What stands before the samples.
+    """The description of the samples at the start of a file.
 
     Attributes:
         rate: samples per second.
         channels: number of channels.
-        samples: samples per channel, or None where the writer did not know.
-        swapped: big-endian (RIFX).
+        samples: samples per channel, or None if the writer did not know.
+        swapped: whether samples are big-endian (RIFX).
     """
 
     rate: int
@@ -58,17 +60,17 @@ class Wave:
 
     @property
     def duration(self) -> float:
-        """Seconds."""
-        return self.samples.shape[1] / self.rate
+        """Duration in seconds."""
+        return float(self.samples.shape[1] / self.rate)
 
 
 def read_wave(stream: InputStream) -> Wave:
-    """Read a 16-bit PCM RIFF (or RIFX) file, also WAVE_FORMAT_EXTENSIBLE, also with the sizes of a streamed header.
+    """Read a 16-bit PCM RIFF (or RIFX) file, including WAVE_FORMAT_EXTENSIBLE and streamed headers.
 
-    A file that ends before its header says is read as far as it goes, with a warning, as Kaldi does.
+    A file that is shorter than its header says is read to its end, with a warning, as in Kaldi.
 
     Raises:
-        InputError: another format, a broken header, no samples.
+        InputError: the format is another one, the header is broken, or there are no samples.
     """
     header = read_header(stream)
     block = 2 * header.channels
@@ -83,18 +85,18 @@ def read_wave(stream: InputStream) -> Wave:
             )
     count = len(data) // block
     if count == 0:
-        raise stream.fail("wave file without samples")
+        raise stream.fail("the wave file has no samples")
     integers = np.frombuffer(data, ">i2" if header.swapped else "<i2", count * header.channels)
     return Wave(np.ascontiguousarray(integers.reshape(count, header.channels).T, np.float32), header.rate)
 
 
 def read_header(stream: InputStream) -> WaveHeader:
-    """Read up to the first sample. Raises InputError as ``read_wave``."""
-    riff = _take(stream, 4)
+    """Read up to the first sample. Raises InputError as ``read_wave`` does."""
+    riff = _read_part(stream, 4)
     if riff not in (b"RIFF", b"RIFX"):
         raise stream.fail(f"expected RIFF, got {riff!r}; {_ONLY_PCM}")
     endian = "<" if riff == b"RIFF" else ">"
-    riff_size, wave = struct.unpack(endian + "I4s", _take(stream, 8))
+    riff_size, wave = struct.unpack(endian + "I4s", _read_part(stream, 8))
     if wave != b"WAVE":
         raise stream.fail(f"expected WAVE, got {wave!r}")
     size = _find_chunk(stream, b"fmt ", endian)
@@ -103,16 +105,16 @@ def read_header(stream: InputStream) -> WaveHeader:
     if riff_size in _UNKNOWN_SIZES or data_size in _UNKNOWN_SIZES:
         samples = None
     elif data_size % (2 * channels):
-        raise stream.fail(f"the data chunk has {data_size} bytes, no multiple of the {2 * channels} of a sample")
+        raise stream.fail(f"the data chunk has {data_size} bytes, which is not a multiple of {2 * channels}")
     else:
         samples = data_size // (2 * channels)
     return WaveHeader(rate, channels, samples, endian == ">")
 
 
 def read_duration(stream: InputStream) -> float:
-    """The duration in seconds that the header claims; of a streamed file, what is really there.
+    """Return the duration in seconds that the header states, or for a streamed file that of its actual samples.
 
-    The samples are not read (but where they must be counted). Raises InputError as ``read_wave``.
+    Samples are read only where they must be counted. Raises InputError as ``read_wave`` does.
     """
     header = read_header(stream)
     samples = header.samples
@@ -125,43 +127,47 @@ def read_duration(stream: InputStream) -> float:
 
 
 def encode_wave(wave: Wave) -> bytes:
-    """A 16-bit PCM RIFF file. Samples are cut to whole numbers and clipped with a warning, as in Kaldi.
+    """Encode a 16-bit PCM RIFF file. Samples are truncated to integers, and clipped with a warning, as in Kaldi.
 
     Raises:
-        InputError: no channels, samples that are not finite, or more than fit into a RIFF file (4 GB).
+        InputError: there are no channels, samples are not finite, or they exceed the 4 GB of a RIFF file.
     """
     channels, count = wave.samples.shape
     size = 2 * channels * count
     if channels == 0 or size + 36 >= 1 << 32:
         raise InputError(f"a wave file cannot hold {channels} channels of {count} samples")
-    samples = np.trunc(wave.samples.T)
+    samples: np.ndarray = np.trunc(wave.samples.T)
     if not np.isfinite(samples).all():
-        raise InputError("samples are NaN or infinite: not writing them")
-    clipped = int(np.count_nonzero((samples < -32768) | (samples > 32767)))
+        raise InputError("cannot write samples that are NaN or infinite")
+    clipped = int(np.count_nonzero((samples < -INT16_SCALE) | (samples > INT16_SCALE - 1)))
     if clipped:
         log.warn(f"clipped {clipped} samples out of total {channels * count}. Reduce volume?")
-        samples = np.clip(samples, -32768, 32767)
+        samples = np.clip(samples, -INT16_SCALE, INT16_SCALE - 1)
     header = struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         *(b"RIFF", size + 36, b"WAVE", b"fmt ", 16, _PCM, channels, int(wave.rate), 2 * channels * int(wave.rate)),
         *(2 * channels, 16, b"data", size),
     )
-    return header + samples.astype("<i2").tobytes()
+    data: bytes = samples.astype("<i2").tobytes()
+    return header + data
 
 
 def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
-    """One channel of any audio file that libsndfile reads: float32 (samples,), whole numbers at int16 scale.
+    """Read one channel of any audio file that libsndfile reads: float32 (samples,), integers at int16 scale.
 
-    The path may be ``-`` (standard input), a FIFO such as bash's ``<(…)``, or a command that ends in ``|``.
+    16-bit audio at ``rate`` is returned unchanged; other audio is resampled (``resample.py``) and rounded to int16.
 
-    16-bit audio at ``rate`` is returned as it is; anything else is resampled (``resample.py``) and rounded to int16.
+    Args:
+        path: a file, a FIFO such as bash's ``<(…)``, ``-`` (standard input), or a command that ends in ``|``.
+        rate: sample rate of the result in Hz.
+        channel: 0-based.
 
     Raises:
-        InputError: the file is missing or no audio, has no samples or not this channel.
+        InputError: the file is missing, is not audio, has no samples, or lacks the channel.
     """
     import soundfile
 
-    source = path
+    source: Union[str, io.BytesIO] = path
     if not os.path.isfile(path):
         if path != "-" and not path.endswith("|") and not os.path.exists(path):
             raise InputError(f"{path}: no such file")
@@ -172,26 +178,26 @@ def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot read audio: {error}") from None
     if not 0 <= channel < samples.shape[1]:
-        raise InputError(f"{path}: there is no channel {channel}: the file has {samples.shape[1]}, counted from 0")
+        raise InputError(f"{path}: there is no channel {channel} (0-based); the file has {samples.shape[1]}")
     if len(samples) == 0:
-        raise InputError(f"{path}: audio without samples")
-    mono = resample(samples[:, channel], rate_in, rate) * np.float32(32768)
+        raise InputError(f"{path}: the audio has no samples")
+    mono = resample(samples[:, channel], rate_in, rate)
     if not np.isfinite(mono).all():
         raise InputError(f"{path}: samples are NaN or infinite")
-    return np.clip(np.rint(mono), -32768, 32767)
+    return to_int16(mono).astype(np.float32)
 
 
 def to_wav_command(path: str, rate: int = 16000, channel: int = 0) -> str:
-    """The entry of a wav.scp that turns an audio file into what Kaldi reads, quoted for the shell."""
+    """Return the wav.scp entry that converts an audio file to what Kaldi reads, quoted for the shell."""
     if "\n" in path or "\0" in path:
-        raise InputError(f"{path!r}: a file name with a line end cannot stand in a wav.scp")
+        raise InputError(f"{path!r}: file names in wav.scp cannot contain a line break or NUL")
     return f"sdpn-k2 to-wav --rate {rate} --channel {channel} {shlex.quote(path)} |"
 
 
 def read_command(command: str) -> Optional[Wave]:
-    """What the command of ``to_wav_command`` would write; None for any other command.
+    """Return what the command of ``to_wav_command`` would write, or None for any other command.
 
-    No process is started, so this is safe where commands are switched off.
+    No process is started, so this is safe where commands are disabled.
 
     Raises:
         InputError: as ``read_audio``.
@@ -201,10 +207,10 @@ def read_command(command: str) -> Optional[Wave]:
 
 
 def parse_to_wav(command: str) -> Optional[Tuple[str, int, int]]:
-    """File, rate and channel of the command of ``to_wav_command``; None for any other command.
+    """Return file, rate and channel of the command of ``to_wav_command``, or None for any other command.
 
-    Taken is only what is, character by character, the output of ``to_wav_command`` for its file: a shell would pass on
-    the very same words and do nothing else.
+    The command must equal the output of ``to_wav_command`` character by character. A shell would then pass on exactly
+    these words and do nothing else.
     """
     match = _TO_WAV.fullmatch(command.strip())
     if match is None:
@@ -219,25 +225,25 @@ def parse_to_wav(command: str) -> Optional[Tuple[str, int, int]]:
     return words[0], rate, channel
 
 
-def _take(stream: InputStream, size: int) -> bytes:
+def _read_part(stream: InputStream, size: int) -> bytes:
     return stream.read_exactly(size, "the header of a wave file")
 
 
 def _find_chunk(stream: InputStream, name: bytes, endian: str) -> int:
-    """Skip chunks up to the one called ``name``; return its size."""
+    """Skip chunks up to the one named ``name``, and return its size."""
     while True:
-        found, size = struct.unpack(endian + "4sI", _take(stream, 8))
+        found, size = struct.unpack(endian + "4sI", _read_part(stream, 8))
         if found == name:
-            return size
+            return int(size)
         while size > 0:
-            size -= len(_take(stream, min(size, _BLOCK)))
+            size -= len(_read_part(stream, min(size, _BLOCK)))
 
 
-def _read_format(stream: InputStream, size: int, endian: str):
-    """Sample rate and number of channels of a format chunk, which must say 16-bit PCM."""
+def _read_format(stream: InputStream, size: int, endian: str) -> Tuple[int, int]:
+    """Return sample rate and number of channels from a format chunk, which must state 16-bit PCM."""
     if size < 16 or size > _BLOCK:
         raise stream.fail(f"the format chunk of a wave file has {size} bytes")
-    chunk = _take(stream, size)
+    chunk = _read_part(stream, size)
     kind, channels, rate, byte_rate, align, bits = struct.unpack_from(endian + "HHIIHH", chunk)
     if kind == _EXTENSIBLE:
         if size < 40 or struct.unpack_from(endian + "IHH8s", chunk, 24) != _PCM_GUID:
@@ -251,3 +257,19 @@ def _read_format(stream: InputStream, size: int, endian: str):
     if align != 2 * channels or byte_rate != rate * align:
         raise stream.fail(f"{channels} channels at {rate} Hz, but {align} bytes per sample and {byte_rate} per second")
     return rate, channels
+
+
+# The kinds "wave" and "wave_duration" of tables
+
+
+def _run_duration(command: str) -> Optional[float]:
+    wave = read_command(command)
+    return None if wave is None else wave.duration
+
+
+def _refuse_to_write(value: object, binary: bool) -> bytes:
+    raise InputError("a duration cannot be written as a wave file")
+
+
+HOLDERS["wave"] = Holder(read_wave, lambda wave, binary: encode_wave(wave), marked=False, run=read_command)
+HOLDERS["wave_duration"] = Holder(read_duration, _refuse_to_write, marked=False, run=_run_duration)

@@ -1,6 +1,12 @@
-"""The kinds of values that tables and single files hold, and how each is read and written."""
+"""Holders (Kaldi's word): how each kind of value is read from and written to tables and single files.
 
-from typing import Any, Callable, Dict, NamedTuple, Optional
+``HOLDERS`` holds those of vectors, matrices, numbers and words. ``features/wave.py`` adds those of waveforms: to read
+waveforms, import that module.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -8,14 +14,15 @@ from sdpn_k2.kaldi.formats import matrix
 from sdpn_k2.kaldi.formats.io import InputStream
 
 
-class Kind(NamedTuple):
-    """How values of a table are read and written."""
+class Holder(NamedTuple):
+    """How the values of one kind are read and written."""
 
     read: Callable[[InputStream], Any]
-    encode: Callable[[Any, bool], bytes]
+    encode: Callable[[Any, bool], bytes]  # (value, binary) → bytes
     marked: bool = True  # a binary value starts with \0B
     run: Callable[[str], Any] = lambda command: None  # the value of a "command |" that needs no process, else None
-    read_like_last: Optional[Callable] = None  # yields entries of an archive that look like the one before, faster
+    # Yields the next entries of an archive while they look like the last one; faster than ``read``.
+    read_like_last: Optional[Callable[[InputStream, Any], Iterator[Tuple[str, Any]]]] = None
 
 
 def _read_token(stream: InputStream) -> str:
@@ -32,14 +39,14 @@ def _rest_of_line(stream: InputStream) -> str:
     return stream.read_through(b"\n").decode("utf-8", "surrogateescape")
 
 
-def _read_number(read: Callable) -> Callable[[InputStream], Any]:
-    def number(stream: InputStream):
+def _read_number(read: Callable[[InputStream, bool], Any]) -> Callable[[InputStream], Any]:
+    def number(stream: InputStream) -> Any:
         binary = matrix.read_binary_mark(stream)
         value = read(stream, binary)
         if not binary and stream.buffer[stream.position - 1 : stream.position] != b"\n":
             rest = stream.read_through(b"\n")
             if rest.strip():
-                raise stream.fail(f"expected one number after the key, then {rest.strip()[:20]!r}")
+                raise stream.fail(f"expected one number after the key, but {rest.strip()[:20]!r} follows")
             if not rest:
                 raise stream.fail("cut short: no line end after a number")
         return value
@@ -47,67 +54,32 @@ def _read_number(read: Callable) -> Callable[[InputStream], Any]:
     return number
 
 
-def _encode_number(encode: Callable) -> Callable[[Any, bool], bytes]:
+def _encode_number(encode: Callable[[Any, bool], bytes]) -> Callable[[Any, bool], bytes]:
     return lambda value, binary: encode(value, binary) + (b"" if binary else b"\n")
 
 
-def _read_wave(stream: InputStream):
-    from sdpn_k2.kaldi.features.wave import read_wave
-
-    return read_wave(stream)
-
-
-def _encode_wave(value, binary: bool) -> bytes:
-    from sdpn_k2.kaldi.features.wave import encode_wave
-
-    return encode_wave(value)
-
-
-def _run_to_wav(command: str):
-    from sdpn_k2.kaldi.features.wave import read_command
-
-    return read_command(command)
-
-
-def _read_duration(stream: InputStream) -> float:
-    from sdpn_k2.kaldi.features.wave import read_duration
-
-    return read_duration(stream)
-
-
-def _run_duration(command: str) -> Optional[float]:
-    wave = _run_to_wav(command)
-    return None if wave is None else wave.duration
-
-
-def _encode_bytes(value: bytes, binary: bool) -> bytes:
-    return value
-
-
-KINDS: Dict[str, Kind] = {
-    "vector": Kind(matrix.read_vector, matrix.encode_vector, read_like_last=matrix.read_vectors_like),
-    "matrix": Kind(matrix.read_matrix, matrix.encode_matrix),
-    "general_matrix": Kind(matrix.read_general_matrix, matrix.encode_matrix),
-    "double_vector": Kind(
+HOLDERS: Dict[str, Holder] = {
+    "vector": Holder(matrix.read_vector, matrix.encode_vector, read_like_last=matrix.read_vectors_like),
+    "matrix": Holder(matrix.read_matrix, matrix.encode_matrix),
+    "general_matrix": Holder(matrix.read_general_matrix, matrix.encode_matrix),
+    "double_vector": Holder(
         lambda stream: matrix.read_vector(stream, dtype=np.float64),
         lambda value, binary: matrix.encode_vector(value, binary, np.float64),
         read_like_last=matrix.read_vectors_like,
     ),
-    "double_matrix": Kind(
+    "double_matrix": Holder(
         lambda stream: matrix.read_matrix(stream, dtype=np.float64),
         lambda value, binary: matrix.encode_matrix(value, binary, np.float64),
     ),
-    "int_vector": Kind(matrix.read_int_vector, matrix.encode_int_vector),
-    "integers": Kind(matrix.read_integers, matrix.encode_integers),  # the form of int_vector outside of tables
-    "int": Kind(_read_number(matrix.read_int32), _encode_number(matrix.encode_int32)),
-    "float": Kind(_read_number(matrix.read_float), _encode_number(matrix.encode_float)),
-    "token": Kind(_read_token, lambda value, binary: value.encode("utf-8", "surrogateescape") + b"\n", marked=False),
-    "token_vector": Kind(
+    "int_vector": Holder(matrix.read_int_vector, matrix.encode_int_vector),
+    "integers": Holder(matrix.read_integers, matrix.encode_integers),  # int_vector as single files store it
+    "int": Holder(_read_number(matrix.read_int32), _encode_number(matrix.encode_int32)),
+    "float": Holder(_read_number(matrix.read_float), _encode_number(matrix.encode_float)),
+    "token": Holder(_read_token, lambda value, binary: value.encode("utf-8", "surrogateescape") + b"\n", marked=False),
+    "token_vector": Holder(
         lambda stream: _rest_of_line(stream).split(),
         lambda value, binary: " ".join(value).encode("utf-8", "surrogateescape") + b"\n",
         marked=False,
     ),
-    "wave": Kind(_read_wave, _encode_wave, marked=False, run=_run_to_wav),
-    "wave_duration": Kind(_read_duration, None, marked=False, run=_run_duration),  # to be read from files, not written
-    "bytes": Kind(InputStream.read, _encode_bytes, marked=False),
+    "bytes": Holder(InputStream.read, lambda value, binary: value, marked=False),
 }

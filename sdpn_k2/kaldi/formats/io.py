@@ -1,17 +1,19 @@
-"""Kaldi's extended filenames: where a stream of bytes comes from or goes to.
+r"""Kaldi's extended filenames: where a stream of bytes comes from or goes to.
 
-| name          | reading                         | writing                                             |
-| ------------- | ------------------------------- | --------------------------------------------------- |
-| ``file``      | the file                        | a temporary file, renamed when everything went well |
-| ``file:123``  | the file from byte 123 on       | (refused)                                           |
-| ``-`` or ``""`` | standard input                | standard output                                     |
-| ``cmd \\|``    | what ``bash -c cmd`` prints     |                                                     |
-| ``\\| cmd``    |                                 | the standard input of ``bash -c cmd``               |
+| name          | reading                         | writing                                   |
+| ------------- | ------------------------------- | ----------------------------------------- |
+| ``file``      | the file                        | a temporary file, renamed after success   |
+| ``file:123``  | the file from byte 123 on       | (refused)                                 |
+| ``-`` or ``""`` | standard input                | standard output                           |
+| ``cmd \|``    | what ``bash -c cmd`` prints     | (refused)                                 |
+| ``\| cmd``    | (refused)                       | the standard input of ``bash -c cmd``     |
 
-Commands run under ``pipefail``; one that fails, anywhere in the pipe, is an InputError when the stream is closed. A
-script file from an untrusted place may name commands: they can be switched off with ``pipes_allowed(False)`` or by
-SDPN_K2_ALLOW_PIPES=false in the environment.
+Commands run under ``pipefail``: if any part of a pipe fails, closing the stream raises InputError. Script files may
+name commands. To refuse those of an untrusted file, use ``pipes_allowed(False)``, or set SDPN_K2_ALLOW_PIPES=false in
+the environment.
 """
+
+from __future__ import annotations
 
 import contextlib
 import io
@@ -19,31 +21,36 @@ import os
 import re
 import stat
 import sys
-from typing import IO, Iterator, Optional, Tuple
+from typing import IO, TYPE_CHECKING, Any, ContextManager, Iterator, Optional, Tuple
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
 
-BLOCK = 1 << 16  # bytes per read or write of small things; malloc returns much larger ones to the system every time
+if TYPE_CHECKING:
+    import subprocess
+
+    import numpy.typing as npt
+
+BLOCK = 1 << 16  # bytes per read or write of small objects; malloc would return larger blocks to the system every time
 _FIRST_BLOCK = 1 << 14  # a single object is often small: read little at first
-_LARGEST_BLOCK = 1 << 20  # for large things; bounds what a forged size can make us allocate ahead of the data
-_LONGEST_KEY = 1 << 16  # bytes; a "key" longer than this is something other than a table
+_LARGEST_BLOCK = 1 << 20  # for large objects; bounds the memory that a forged size can claim ahead of the data
+_LONGEST_KEY = 1 << 16  # bytes; a longer "key" means that the file is not a table
 _KEY = re.compile(rb"\s*(\S*)")
-SIGPIPE_STATUS = 141  # in a shell, of a command whose reader went away
+SIGPIPE_STATUS = 141  # the exit status in a shell of a command whose reader has gone away
 _SIGPIPE = {SIGPIPE_STATUS, -13}
 
 _pipes_allowed = True
 
 
 class ReaderGone(InputError):
-    """Whoever reads our standard output has seen enough."""
+    """The reader of our standard output has closed the pipe."""
 
 
 @contextlib.contextmanager
 def pipes_allowed(allowed: bool) -> Iterator[None]:
-    """Within this context ``cmd |`` and ``| cmd`` run only if ``allowed`` (and the environment does not forbid it)."""
+    """Run ``cmd |`` and ``| cmd`` in this context only if ``allowed`` and if the environment does not forbid it."""
     global _pipes_allowed
     before, _pipes_allowed = _pipes_allowed, allowed
     try:
@@ -53,36 +60,38 @@ def pipes_allowed(allowed: bool) -> Iterator[None]:
 
 
 class InputStream:
-    """A stream of bytes with look-ahead that knows its name and position, for parsers and for their error messages.
+    """A stream of bytes with look-ahead, for parsers; it knows its name and position, for their error messages.
 
-    ``read``, ``tell`` and ``close`` are those of a Python file; what is read ahead is bounded by what really arrives.
+    ``read``, ``tell`` and ``close`` work as those of a Python file. The look-ahead never exceeds the bytes that arrive.
     """
 
-    def __init__(self, raw: IO[bytes], name: str, offset: int = 0, process=None):
+    def __init__(
+        self, raw: IO[bytes], name: str, offset: int = 0, process: Optional[subprocess.Popen[bytes]] = None
+    ) -> None:
         self.name = name
-        self.buffer = b""  # read from the source
-        self.position = 0  # of the first byte in buffer that nobody took yet
-        self.base = offset  # of buffer[0] in the source
-        self.entry = offset  # where the current entry of an archive starts in the source
-        self._raw = raw
-        self._read = getattr(raw, "read1", raw.read)  # at most one system call, never waiting for a full block
+        self.buffer = b""  # bytes read from the source
+        self.position = 0  # in buffer, of the first byte that is not consumed
+        self.base = offset  # in the source, of buffer[0]
+        self.entry = offset  # in the source, of the current entry of an archive
+        self._raw: Any = raw  # typing.IO lacks readinto
+        self._read = getattr(raw, "read1", raw.read)  # one system call at most: do not wait for a full block
         self._block = _FIRST_BLOCK
         self._at_end = False
         self._process = process
 
     def tell(self) -> int:
-        """The offset of the next byte from the start of the file (or of the pipe)."""
+        """Return the offset of the next byte from the start of the file or pipe."""
         return self.base + self.position
 
     def fail(self, message: str) -> InputError:
-        """An error at this place, to be raised by the caller."""
+        """Return an error that names this place, for the caller to raise."""
         return InputError(f"{self.name}: byte {self.tell()}: {message}")
 
     def _next_block(self, wanted: int) -> bytes:
         if self._at_end:
             return b""
         try:
-            block = self._read(min(max(wanted, self._block), _LARGEST_BLOCK))
+            block: bytes = self._read(min(max(wanted, self._block), _LARGEST_BLOCK))
         except OSError as error:
             raise self.fail(f"cannot read: {error.strerror or error}") from None
         self._at_end = not block
@@ -90,7 +99,7 @@ class InputStream:
         return block
 
     def ahead(self, size: int) -> int:
-        """Read ahead until ``size`` bytes are waiting in the buffer; return how many are (fewer only at the end)."""
+        """Read ahead until ``size`` bytes wait in the buffer; return how many wait (fewer only at the end)."""
         waiting = len(self.buffer) - self.position
         if waiting >= size or self._at_end:
             return waiting
@@ -107,26 +116,26 @@ class InputStream:
         return waiting
 
     def peek(self, size: int) -> bytes:
-        """The next ``size`` bytes (fewer at the end), without taking them."""
+        """Return the next ``size`` bytes (fewer at the end) without consuming them."""
         self.ahead(size)
         return self.buffer[self.position : self.position + size]
 
     def read(self, size: int = -1) -> bytes:
-        """The next ``size`` bytes, fewer only at the end; all of the rest if ``size`` is negative."""
+        """Read ``size`` bytes, fewer only at the end; read all the rest if ``size`` is negative."""
         self.ahead(size if size >= 0 else sys.maxsize)
         start = self.position
         self.position = len(self.buffer) if size < 0 else min(start + size, len(self.buffer))
         return self.buffer[start : self.position]
 
     def read_exactly(self, size: int, what: str) -> bytes:
-        """The next ``size`` bytes, or an InputError saying that ``what`` is cut short."""
+        """Read ``size`` bytes, or raise an InputError that says that ``what`` is cut short."""
         if self.ahead(size) < size:
             raise self._cut(what, size)
         return self.read(size)
 
-    def read_array(self, dtype: str, count: int, what: str) -> np.ndarray:
-        """``count`` numbers as a new, writable array. Allocates no more than what really arrives."""
-        dtype = np.dtype(dtype)
+    def read_array(self, item: npt.DTypeLike, count: int, what: str) -> np.ndarray:
+        """Read ``count`` items into a new, writable array. Allocate no more than the bytes that arrive."""
+        dtype = np.dtype(item)
         size = count * dtype.itemsize
         start = self.position
         if size <= len(self.buffer) - start:
@@ -146,7 +155,7 @@ class InputStream:
         return np.frombuffer(data, dtype)
 
     def _is_in_file(self, size: int) -> bool:
-        """Whether the source is a file that has ``size`` bytes more."""
+        """Return whether the source is a file with ``size`` more bytes."""
         try:
             status = os.fstat(self._raw.fileno())
         except (OSError, ValueError):
@@ -154,7 +163,7 @@ class InputStream:
         return stat.S_ISREG(status.st_mode) and status.st_size >= self.tell() + size
 
     def _read_into(self, array: np.ndarray, what: str) -> np.ndarray:
-        view = memoryview(array.view(np.uint8))
+        view = array.view(np.uint8).data
         filled = len(self.buffer) - self.position
         view[:filled] = self.buffer[self.position :]
         self.base += len(self.buffer)
@@ -168,26 +177,27 @@ class InputStream:
         return array
 
     def read_key(self) -> Optional[str]:
-        """The key of the next entry of an archive and the blank after it; None at the end."""
+        """Read the key of the next entry of an archive, and the blank after it; return None at the end."""
         match = _KEY.match(self.buffer, self.position)
-        if match.end() == len(self.buffer):  # the key may go on beyond the buffer
+        if match is None or match.end() == len(self.buffer):  # the key may go on beyond the buffer
             if not self.skip_blanks():
                 return None
             self.ahead(_LONGEST_KEY)
             match = _KEY.match(self.buffer, self.position)
+        assert match is not None  # this pattern matches anything
         key = match.group(1)
         if b"\0" in key or len(key) >= _LONGEST_KEY:
-            raise self.fail("expected a key and a blank, not this (is it an archive?)")
+            raise self.fail("expected a key and a blank (is it an archive?)")
         self.position = match.end()
         following = self.buffer[self.position : self.position + 1]
         if not following:
             raise self.fail(f"cut short after the key {key.decode(errors='replace')!r}")
-        if following != b"\n":  # a new line belongs to the value: an empty one
+        if following != b"\n":  # a line end belongs to the value, which is empty
             self.position += 1
         return key.decode("utf-8", "surrogateescape")
 
     def lines(self) -> Iterator[str]:
-        """The lines of a text without their ends, read by whole blocks."""
+        """Yield the lines of a text without their ends, reading whole blocks."""
         while self.ahead(1):
             end = self.buffer.rfind(b"\n", self.position) + 1
             if end:
@@ -198,7 +208,7 @@ class InputStream:
             yield from block.decode("utf-8", "surrogateescape").split("\n")
 
     def read_through(self, delimiter: bytes) -> bytes:
-        """Everything up to and including ``delimiter`` (one byte), or up to the end if it does not occur."""
+        """Read up to and including ``delimiter`` (one byte), or to the end if it does not occur."""
         searched = self.position
         while True:
             found = self.buffer.find(delimiter, searched)
@@ -211,7 +221,7 @@ class InputStream:
             searched = self.position + waiting
 
     def skip_blanks(self) -> bytes:
-        """Skip white space; return the byte after it without taking it (empty at the end)."""
+        """Skip white space; return the byte after it without consuming it (empty at the end)."""
         while True:
             following = self.peek(1)
             if not following or not following.isspace():
@@ -219,14 +229,14 @@ class InputStream:
             self.position += 1
 
     def seek(self, offset: int) -> None:
-        """Go on reading at ``offset`` (files only); free when it lies in what is already in memory."""
+        """Continue reading at ``offset`` (files only); this costs nothing where the buffer holds that byte."""
         if self.base <= offset <= self.base + len(self.buffer):
             self.position = offset - self.base
             return
         try:
             self._raw.seek(offset)
         except OSError as error:
-            raise InputError(f"{self.name}: cannot go to byte {offset}: {error.strerror or error}") from None
+            raise InputError(f"{self.name}: cannot seek to byte {offset}: {error.strerror or error}") from None
         self.buffer, self.position, self.base = b"", 0, offset
         self._at_end, self._block = False, _FIRST_BLOCK
 
@@ -235,25 +245,25 @@ class InputStream:
         return self.fail(f"cut short: {what} needs {size} bytes, {got} are left")
 
     def close(self, check: bool = True) -> None:
-        """Close the source. With ``check``, a command that was read to its end and failed is an InputError."""
+        """Close the source. With ``check``, raise InputError if a command was read to its end and failed."""
         if self._process is None:
             if self._raw is not _stdin():
                 self._raw.close()
             return
         process, self._process = self._process, None
-        # A reader that stops early makes the command fail, so its status means something only at its end.
+        # A reader that stops early makes the command fail, so the status has a meaning only after the end.
         finished = check and not self.ahead(1)
-        if not check:  # something went wrong: do not wait for a command that may take long
+        if not check:  # after an error: do not wait for a command that may take long
             process.terminate()
         self._raw.close()
         status = process.wait()
         if finished and status != 0 and status not in _SIGPIPE:
             raise InputError(f"{self.name}: the command failed with exit status {status}")
 
-    def __enter__(self) -> "InputStream":
+    def __enter__(self) -> InputStream:
         return self
 
-    def __exit__(self, exception_type, *_) -> None:
+    def __exit__(self, exception_type: Optional[type], *_: object) -> None:
         self.close(check=exception_type is None)
 
 
@@ -261,15 +271,16 @@ def open_input(rxfilename: str) -> InputStream:
     """Open an extended filename for reading; use it in a ``with``.
 
     Raises:
-        InputError: it does not exist, is not readable, or is a command and commands are switched off.
+        InputError: the file is not readable, or the name is a command and commands are switched off.
     """
     if rxfilename in ("", "-"):
         return InputStream(_stdin(), "standard input")
     if rxfilename.endswith("|"):
         process = _start(rxfilename, rxfilename[:-1], stdout=True)
+        assert process.stdout is not None
         return InputStream(process.stdout, rxfilename, process=process)
     if rxfilename.startswith("|") or rxfilename != rxfilename.strip():
-        raise InputError(f"{rxfilename!r}: cannot be read: not a file name, '-', 'file:offset' or 'command |'")
+        raise InputError(f"{rxfilename!r}: cannot read: expected a file name, '-', 'file:offset' or 'command |'")
     path, offset = split_offset(rxfilename)
     try:
         raw = open(path, "rb", buffering=0)
@@ -281,9 +292,9 @@ def open_input(rxfilename: str) -> InputStream:
 
 
 def split_offset(rxfilename: str) -> Tuple[str, Optional[int]]:
-    """``file:123`` → ("file", 123); anything else → (itself, None)."""
+    """Split ``file:123`` into ("file", 123); return anything else as (itself, None)."""
     path, _, offset = rxfilename.rpartition(":")
-    # 18 digits: no file is longer, and seek() takes no more.
+    # No file is longer than 18 digits can say, and seek() accepts no larger number.
     return (path, int(offset)) if path and offset.isdecimal() and len(offset) <= 18 else (rxfilename, None)
 
 
@@ -291,12 +302,12 @@ def split_offset(rxfilename: str) -> Tuple[str, Optional[int]]:
 def open_output(wxfilename: str) -> Iterator[IO[bytes]]:
     """Open an extended filename for writing bytes.
 
-    After an exception a file keeps its earlier content (or stays absent). Links are followed; devices and FIFOs are
+    After an exception the file keeps its earlier content, or stays absent. Links are followed; devices and FIFOs are
     written directly.
 
     Raises:
-        InputError: it cannot be written, or its command fails; ReaderGone where it is standard output and a pipe that
-            nobody reads any more.
+        InputError: the output cannot be written, or its command fails.
+        ReaderGone: the output is standard output, and its reader has closed the pipe.
     """
     if wxfilename in ("", "-"):
         try:
@@ -305,12 +316,12 @@ def open_output(wxfilename: str) -> Iterator[IO[bytes]]:
                 yield stream
                 stream.flush()
         except BrokenPipeError:
-            raise ReaderGone("standard output: its reader has gone away (broken pipe)") from None
+            raise ReaderGone("standard output: the reader has closed the pipe") from None
     elif wxfilename.startswith("|"):
         with _command_input(wxfilename) as stream:
             yield stream
     elif wxfilename.endswith("|") or wxfilename != wxfilename.strip() or split_offset(wxfilename)[1] is not None:
-        raise InputError(f"{wxfilename!r}: cannot be written: not a file name, '-' or '| command'")
+        raise InputError(f"{wxfilename!r}: cannot write: expected a file name, '-' or '| command'")
     else:
         with atomic_output(wxfilename) as stream:
             yield stream
@@ -319,30 +330,32 @@ def open_output(wxfilename: str) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def _command_input(wxfilename: str) -> Iterator[IO[bytes]]:
     process = _start(wxfilename, wxfilename[1:], stdin=True)
+    stream = process.stdin
+    assert stream is not None
     broken = False
     try:
-        yield process.stdin
-        process.stdin.flush()
+        yield stream
+        stream.flush()
     except BrokenPipeError:
         broken = True
     finally:
         try:
-            process.stdin.close()
+            stream.close()
         except BrokenPipeError:
             broken = True
         status = process.wait()
     if status != 0 or broken:
         raise InputError(
             f"{wxfilename}: the command "
-            + (f"failed with exit status {status}" if status else "ended before it had read everything")
+            + (f"failed with exit status {status}" if status else "ended before it read all of its input")
         )
 
 
-def _start(name: str, command: str, stdin: bool = False, stdout: bool = False):
-    """Run a command with its standard input or output connected to us, unbuffered when we read."""
+def _start(name: str, command: str, stdin: bool = False, stdout: bool = False) -> subprocess.Popen[bytes]:
+    """Run a command with its standard input or output connected to us; its output is unbuffered."""
     if not _pipes_allowed or os.environ.get("SDPN_K2_ALLOW_PIPES", "").lower() not in ("", "true", "t", "1"):
         raise InputError(f"{name!r}: commands are switched off (--allow-pipes=false or SDPN_K2_ALLOW_PIPES=false)")
-    import subprocess  # here, because most tools run no commands and this import is a tenth of their start-up
+    import subprocess  # here: most tools run no commands, and the import takes a tenth of their start-up time
 
     sys.stdout.flush()
     try:
@@ -360,8 +373,9 @@ def _stdin() -> IO[bytes]:
     return sys.stdin.buffer
 
 
-def _stdout():
-    if isinstance(sys.stdout.buffer, io.BufferedIOBase):
+def _stdout() -> ContextManager[IO[bytes]]:
+    buffer: Any = sys.stdout.buffer
+    if isinstance(buffer, io.BufferedIOBase):
         return contextlib.nullcontext(sys.stdout.buffer)
-    # Under PYTHONUNBUFFERED it is a raw file, which may write a part of what it is given.
+    # Under PYTHONUNBUFFERED this is a raw file, which may write only part of its input.
     return open(sys.stdout.fileno(), "wb", closefd=False)

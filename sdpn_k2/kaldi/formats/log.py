@@ -2,66 +2,80 @@
 
     LOG (copy-vector[sdpn_k2]:main():copying.py:58) Copied 240 vectors.
 
-Scripts that grep Kaldi's logs find the same words in ours.
+Scripts that search Kaldi's logs find the same words in ours.
 """
+
+from __future__ import annotations
 
 import sys
 from types import CodeType
-from typing import Optional
+from typing import Iterable, Optional
 
-_state = {"program": "sdpn_k2", "verbose": 0}
+from sdpn_k2.errors import InputError
+
+_program = "sdpn_k2"
+_verbose = 0
 
 
 def start(program: str, verbose: int = 0) -> None:
-    """Say which tool the following lines come from and how much it may say (Kaldi's ``--verbose``)."""
-    _state.update(program=program, verbose=verbose)
+    """Set the name of the tool whose lines follow, and how verbose it is (Kaldi's ``--verbose``)."""
+    global _program, _verbose
+    _program, _verbose = program, verbose
 
 
 def log(message: str) -> None:
-    """A count or a fact at the end of the work."""
+    """Write a count or another fact, usually at the end of the work."""
     _write("LOG", message)
 
 
 def warn(message: str) -> None:
-    """Something was left out or repaired; the work goes on."""
+    """Write that something was skipped or repaired; the work goes on."""
     _write("WARNING", message)
 
 
 def error(message: str, cause: BaseException) -> None:
-    """The reason why the tool stops, with the place that raised it. Only the entry point of the tools calls this."""
+    """Write why the tool stops, with the place that raised it. Only the entry point of the tools calls this."""
+    while isinstance(cause.__cause__, InputError):  # the message got its context on the way up
+        cause = cause.__cause__
     trace = cause.__traceback__
-    while trace.tb_next is not None:
+    while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    _write("ERROR", message, trace.tb_frame.f_code, trace.tb_lineno)
+    if trace is None:
+        _write("ERROR", message)
+    else:
+        _write("ERROR", message, trace.tb_frame.f_code, trace.tb_lineno)
 
 
 def vlog(level: int, message: str) -> None:
-    """A line that is shown from ``--verbose=level`` on."""
-    if _state["verbose"] >= level:
+    """Write a line that appears only with ``--verbose=level`` or higher."""
+    if _verbose >= level:
         _write(f"VLOG[{level}]", message)
 
 
 def plain(text: str) -> None:
-    """A line without a prefix: the command line, the usage."""
+    """Write text without a prefix, such as the command line and the usage."""
     _stderr(text + "\n")
+
+
+def format_vector(values: Iterable[float]) -> str:
+    """Return a vector as Kaldi logs it."""
+    return "[ " + " ".join(f"{value:g}" for value in values) + " ]"
 
 
 def _write(label: str, message: str, code: Optional[CodeType] = None, number: int = 0) -> None:
     if code is None:
         frame = sys._getframe(2)
         code, number = frame.f_code, frame.f_lineno
-    program = _state["program"]
     function = code.co_name
-    if function == program.replace("-", "_"):
+    if function == _program.replace("-", "_"):
         function = "main"  # a tool's own function is its main(), as in Kaldi
     file = code.co_filename.rpartition("/")[2]
     line = " ".join(message.split("\n"))
-    _stderr(f"{label} ({program}[sdpn_k2]:{function}():{file}:{number}) {line}\n")
+    _stderr(f"{label} ({_program}[sdpn_k2]:{function}():{file}:{number}) {line}\n")
 
 
 def _stderr(text: str) -> None:
-    # One write per line, so that the lines of tools that share a log do not mix. A log that cannot be written must not
-    # stop the work.
+    # One write per line: the lines of tools that share a log do not mix. A broken log must not stop the work.
     try:
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -1,15 +1,17 @@
-"""Vectors, matrices, integers and tokens as Kaldi writes them, binary and text.
+r"""Vectors, matrices, integers and tokens as Kaldi writes them, binary and text.
 
-A binary object starts with ``\\0B``; the readers find out by themselves. A binary float vector is ``FV``, a blank, its
-length (the byte 4 and an int32) and its floats; ``DV``, ``FM``, ``DM`` are the double and matrix forms. In text a
-vector is `` [ 1 2 3 ]`` with seven significant digits.
+A binary object starts with ``\0B``; the readers detect it. A binary float vector is ``FV``, a blank, its length (the
+byte 4 and an int32) and its floats; ``DV``, ``FM``, ``DM`` are the double and matrix forms. In text a vector is
+`` [ 1 2 3 ]``, with seven significant digits.
 
-``read_*`` take an InputStream (and whether the object is binary, None: look), ``encode_*`` return bytes without the
-``\\0B``.
+``read_*`` read from an InputStream; where they have an argument ``binary``, None means "detect". ``encode_*`` return
+bytes without the ``\0B``.
 """
 
+from __future__ import annotations
+
 import struct
-from typing import Iterator, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -17,13 +19,16 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.compression import CompressedMatrix, read_compressed
 from sdpn_k2.kaldi.formats.io import InputStream
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 BINARY_MARK = b"\0B"
 _SIZE = struct.Struct("<bi")
-_FORMATS = {}  # length → format string of a row of text
+_FORMATS: Dict[int, bytes] = {}  # length → format string of a row of text
 
 
 def read_binary_mark(stream: InputStream) -> bool:
-    """Take the ``\\0B`` of a binary object; return False, taking nothing, before a text object."""
+    r"""Consume the ``\0B`` of a binary object and return True; return False before an object in text."""
     stream.ahead(2)
     if stream.buffer.startswith(BINARY_MARK, stream.position):
         stream.position += 2
@@ -37,7 +42,7 @@ def read_binary_mark(stream: InputStream) -> bool:
 
 
 def read_token(stream: InputStream, binary: bool) -> str:
-    """A word ended by white space, which is taken too if it is one blank (Kaldi's ReadToken)."""
+    """Read a word and the one character of white space after it (Kaldi's ReadToken)."""
     if not binary:
         stream.skip_blanks()
     start = stream.tell()
@@ -54,7 +59,7 @@ def read_token(stream: InputStream, binary: bool) -> str:
 
 
 def expect_token(stream: InputStream, binary: bool, expected: str) -> None:
-    """Take the token ``expected`` or raise InputError."""
+    """Consume the token ``expected``, or raise InputError."""
     start = stream.tell()
     token = read_token(stream, binary)
     if token != expected:
@@ -62,37 +67,37 @@ def expect_token(stream: InputStream, binary: bool, expected: str) -> None:
 
 
 def read_int32(stream: InputStream, binary: bool) -> int:
-    """An int32: in binary a byte 4 and the number."""
+    """Read an int32, which in binary is the byte 4 and the number."""
     if not binary:
         return _parse_int(stream, _read_word(stream))
     width, value = _SIZE.unpack(stream.read_exactly(5, "an integer"))
     if width != 4:
         raise stream.fail(f"expected a 4-byte integer, not one of {width} bytes")
-    return value
+    return int(value)
 
 
 def read_float(stream: InputStream, binary: bool) -> float:
-    """A float or double: in binary the byte 4 or 8 and the number."""
+    """Read a float or double, which in binary is the byte 4 or 8 and the number."""
     if not binary:
         return _parse_floats(stream, [_read_word(stream)])[0]
     width = stream.read_exactly(1, "a number")[0]
     if width not in (4, 8):
         raise stream.fail(f"expected a 4- or 8-byte number, not one of {width} bytes")
-    return struct.unpack("<f" if width == 4 else "<d", stream.read_exactly(width, "a number"))[0]
+    return float(struct.unpack("<f" if width == 4 else "<d", stream.read_exactly(width, "a number"))[0])
 
 
 def encode_token(token: str) -> bytes:
-    """A token and its blank."""
+    """Return the bytes of a token and its blank."""
     return token.encode() + b" "
 
 
 def encode_int32(value: int, binary: bool) -> bytes:
-    """The inverse of read_int32."""
+    """Return the bytes that read_int32 reads."""
     return _SIZE.pack(4, value) if binary else b"%d " % value
 
 
 def encode_float(value: float, binary: bool, double: bool = False) -> bytes:
-    """The inverse of read_float."""
+    """Return the bytes that read_float reads."""
     if not binary:
         return b"%.7g " % (value if double else np.float32(value))
     return struct.pack("<bd", 8, value) if double else struct.pack("<bf", 4, value)
@@ -101,11 +106,11 @@ def encode_float(value: float, binary: bool, double: bool = False) -> bytes:
 # Vectors
 
 
-def read_vector(stream: InputStream, binary: Optional[bool] = None, dtype=np.float32) -> np.ndarray:
-    """A vector of shape (dim,), converted to ``dtype`` whichever float type the file holds.
+def read_vector(stream: InputStream, binary: Optional[bool] = None, dtype: npt.DTypeLike = np.float32) -> np.ndarray:
+    """Read a vector of shape (dim,); convert it to ``dtype``, whichever float type the file holds.
 
     Raises:
-        InputError: it is no vector, is cut short, or its size is impossible.
+        InputError: the bytes are not a vector, are cut short, or claim an impossible size.
     """
     if read_binary_mark(stream) if binary is None else binary:
         if stream.ahead(8) < 8:
@@ -116,20 +121,20 @@ def read_vector(stream: InputStream, binary: Optional[bool] = None, dtype=np.flo
             raise stream.fail(f"expected a vector (FV or DV), got {token!r}")
         width, dim = _SIZE.unpack_from(stream.buffer, start + 3)
         if width != 4 or dim < 0:
-            raise stream.fail(f"impossible size of a vector: {dim}")
+            raise stream.fail(f"{dim} is not a valid size of a vector")
         stream.position = start + 8
         vector = stream.read_array("<f4" if token == b"FV " else "<f8", dim, f"a vector of {dim} numbers")
         return _converted(vector, dtype)
     text = _read_brackets(stream, "vector")
     if b"\n" in text:
-        raise stream.fail("a line end in a vector in text form: is it a matrix?")
+        raise stream.fail("a line end within a vector in text form (is it a matrix?)")
     return _converted(_parse_floats(stream, text.split()), dtype)
 
 
 def read_vectors_like(stream: InputStream, vector: np.ndarray) -> Iterator[Tuple[str, np.ndarray]]:
-    """The next (key, vector) entries of an archive while they are in the buffer and have ``vector``'s type and length.
+    """Yield the next (key, vector) entries that are in the buffer and have the type and length of ``vector``.
 
-    Archives of speaker vectors consist of nothing else, and comparing a header with the last is faster than parsing it.
+    Archives of speaker vectors consist of nothing else, and comparing two headers is faster than parsing one.
     """
     buffer, position, base = stream.buffer, stream.position, stream.base
     dtype, dim = vector.dtype, len(vector)
@@ -150,16 +155,16 @@ def read_vectors_like(stream: InputStream, vector: np.ndarray) -> Iterator[Tuple
         yield key, frombuffer(buffer, dtype, dim, data).copy()
 
 
-def vector_header(dtype, dim: int) -> bytes:
-    """The bytes in front of the numbers of a binary vector, ``\\0B`` included."""
+def vector_header(dtype: npt.DTypeLike, dim: int) -> bytes:
+    r"""Return the bytes before the numbers of a binary vector, ``\0B`` included."""
     return BINARY_MARK + (b"FV " if dtype == np.float32 else b"DV ") + _SIZE.pack(4, dim)
 
 
-def encode_vector(vector: np.ndarray, binary: bool, dtype=np.float32) -> bytes:
-    """The bytes of a vector of shape (dim,), of ``dtype`` float32 or float64."""
-    vector = np.asarray(vector, dtype)
+def encode_vector(numbers: npt.ArrayLike, binary: bool, dtype: npt.DTypeLike = np.float32) -> bytes:
+    """Return the bytes of a vector of shape (dim,) as ``dtype``, float32 or float64."""
+    vector = np.asarray(numbers, dtype)
     if vector.ndim != 1:
-        raise InputError(f"not a vector: an array of shape {vector.shape}")
+        raise InputError(f"an array of shape {vector.shape} is not a vector")
     if not binary:
         return b" [ " + _format_row(vector) + b"]\n"
     return (b"FV " if vector.itemsize == 4 else b"DV ") + _SIZE.pack(4, len(vector)) + vector.tobytes()
@@ -168,16 +173,16 @@ def encode_vector(vector: np.ndarray, binary: bool, dtype=np.float32) -> bytes:
 # Matrices
 
 
-def read_matrix(stream: InputStream, binary: Optional[bool] = None, dtype=np.float32) -> np.ndarray:
-    """A matrix of shape (rows, columns), converted to ``dtype``; compressed ones are expanded."""
+def read_matrix(stream: InputStream, binary: Optional[bool] = None, dtype: npt.DTypeLike = np.float32) -> np.ndarray:
+    """Read a matrix of shape (rows, columns); convert it to ``dtype``, and expand it if it is compressed."""
     matrix = read_general_matrix(stream, binary, dtype)
     return matrix.to_array().astype(dtype, copy=False) if isinstance(matrix, CompressedMatrix) else matrix
 
 
 def read_general_matrix(
-    stream: InputStream, binary: Optional[bool] = None, dtype=np.float32
+    stream: InputStream, binary: Optional[bool] = None, dtype: npt.DTypeLike = np.float32
 ) -> Union[np.ndarray, CompressedMatrix]:
-    """Like read_matrix, but a compressed matrix stays compressed."""
+    """Read a matrix as read_matrix does, but leave a compressed matrix compressed."""
     if not (read_binary_mark(stream) if binary is None else binary):
         return _parse_matrix(stream, dtype)
     if stream.peek(1) == b"C":
@@ -191,7 +196,7 @@ def read_general_matrix(
     row_width, rows = _SIZE.unpack_from(stream.buffer, start + 3)
     column_width, columns = _SIZE.unpack_from(stream.buffer, start + 8)
     if (row_width, column_width) != (4, 4) or rows < 0 or columns < 0 or (rows == 0) != (columns == 0):
-        raise stream.fail(f"impossible size of a matrix: {rows} × {columns}")
+        raise stream.fail(f"{rows} × {columns} is not a valid size of a matrix")
     stream.position = start + 13
     matrix = stream.read_array(
         "<f4" if token == b"FM " else "<f8", rows * columns, f"a matrix of {rows} × {columns} numbers"
@@ -199,15 +204,17 @@ def read_general_matrix(
     return _converted(matrix.reshape(rows, columns), dtype)
 
 
-def encode_matrix(matrix: Union[np.ndarray, CompressedMatrix], binary: bool, dtype=np.float32) -> bytes:
-    """The bytes of a matrix of shape (rows, columns), of ``dtype`` float32 or float64, or of a compressed one."""
-    if isinstance(matrix, CompressedMatrix):
+def encode_matrix(
+    numbers: Union[npt.ArrayLike, CompressedMatrix], binary: bool, dtype: npt.DTypeLike = np.float32
+) -> bytes:
+    """Encode of a matrix of shape (rows, columns) as ``dtype``, float32 or float64, or of a compressed one."""
+    if isinstance(numbers, CompressedMatrix):
         if binary:
-            return matrix.to_bytes()
-        matrix = matrix.to_array()
-    matrix = np.asarray(matrix, dtype)
+            return numbers.to_bytes()
+        numbers = numbers.to_array()
+    matrix = np.asarray(numbers, dtype)
     if matrix.ndim != 2:
-        raise InputError(f"not a matrix: an array of shape {matrix.shape}")
+        raise InputError(f"an array of shape {matrix.shape} is not a matrix")
     rows, columns = matrix.shape if matrix.size else (0, 0)
     if binary:
         header = (b"FM " if dtype == np.float32 else b"DM ") + _SIZE.pack(4, rows) + _SIZE.pack(4, columns)
@@ -217,7 +224,7 @@ def encode_matrix(matrix: Union[np.ndarray, CompressedMatrix], binary: bool, dty
     return b" [" + b"".join(b"\n  " + _format_row(row) for row in matrix) + b"]\n"
 
 
-def _parse_matrix(stream: InputStream, dtype) -> np.ndarray:
+def _parse_matrix(stream: InputStream, dtype: npt.DTypeLike) -> np.ndarray:
     text = _read_brackets(stream, "matrix")
     rows = [_parse_floats(stream, line.split()) for line in text.replace(b";", b"\n").split(b"\n") if line.strip()]
     if not rows:
@@ -225,7 +232,7 @@ def _parse_matrix(stream: InputStream, dtype) -> np.ndarray:
     width = len(rows[0])
     for number, row in enumerate(rows):
         if len(row) != width:
-            raise stream.fail(f"row {number} of a text matrix has {len(row)} numbers, the first has {width}")
+            raise stream.fail(f"row {number} of a matrix in text form has {len(row)} numbers, the first has {width}")
     return _converted(rows, dtype)
 
 
@@ -233,23 +240,23 @@ def _parse_matrix(stream: InputStream, dtype) -> np.ndarray:
 
 
 def read_int_vector(stream: InputStream) -> np.ndarray:
-    """A list of int32, shape (n,). In text it is the rest of the line."""
+    """Read a list of int32, shape (n,), which in text is the rest of the line."""
     if not read_binary_mark(stream):
         return np.array([_parse_int(stream, word) for word in stream.read_through(b"\n").split()], np.int32)
     count = read_int32(stream, True)
     if count < 0:
-        raise stream.fail(f"impossible size of a list of integers: {count}")
+        raise stream.fail(f"{count} is not a valid size of a list of integers")
     items = stream.read_array([("width", "i1"), ("value", "<i4")], count, f"a list of {count} integers")
     if (items["width"] != 4).any():
-        raise stream.fail("a list of integers holds something else")
-    return items["value"].copy()
+        raise stream.fail("an element of a list of integers is not an int32")
+    return np.ascontiguousarray(items["value"])
 
 
-def encode_int_vector(values, binary: bool) -> bytes:
-    """The inverse of read_int_vector."""
-    values = np.asarray(values)
+def encode_int_vector(integers: npt.ArrayLike, binary: bool) -> bytes:
+    """Return the bytes that read_int_vector reads."""
+    values = np.asarray(integers)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
-        raise InputError(f"not a list of integers: an array of shape {values.shape} and type {values.dtype}")
+        raise InputError(f"an array of shape {values.shape} and type {values.dtype} is not a list of integers")
     if not binary:
         return b"".join(b"%d " % value for value in values.tolist()) + b"\n"
     items = np.empty(len(values), [("width", "i1"), ("value", "<i4")])
@@ -258,20 +265,20 @@ def encode_int_vector(values, binary: bool) -> bytes:
 
 
 def read_integers(stream: InputStream) -> np.ndarray:
-    """A list of int32 outside of a table (Kaldi's ReadIntegerVector), shape (n,); in text it stands in brackets."""
+    """Read a list of int32 of a single file, shape (n,), which in text has brackets (Kaldi's ReadIntegerVector)."""
     if not read_binary_mark(stream):
         return np.array(
             [_parse_int(stream, word) for word in _read_brackets(stream, "list of integers").split()], np.int32
         )
     width, count = _SIZE.unpack(stream.read_exactly(_SIZE.size, "the header of a list of integers"))
     if width != 4 or count < 0:
-        raise stream.fail(f"impossible list of {count} integers of {width} bytes")
+        raise stream.fail(f"{count} integers of {width} bytes are not a valid list of integers")
     return stream.read_array("<i4", count, f"a list of {count} integers")
 
 
-def encode_integers(values, binary: bool) -> bytes:
-    """The inverse of read_integers."""
-    values = np.asarray(values, np.int32)
+def encode_integers(integers: npt.ArrayLike, binary: bool) -> bytes:
+    """Return the bytes that read_integers reads."""
+    values = np.asarray(integers, np.int32)
     if not binary:
         return b"[ " + b"".join(b"%d " % value for value in values.tolist()) + b"]\n"
     return _SIZE.pack(4, len(values)) + values.tobytes()
@@ -286,7 +293,7 @@ def _read_word(stream: InputStream) -> bytes:
 
 
 def _read_brackets(stream: InputStream, what: str) -> bytes:
-    """What stands between ``[`` and ``]``; takes the line end after it."""
+    """Read what stands between ``[`` and ``]``, and consume the line end after it."""
     if stream.skip_blanks() != b"[":
         raise stream.fail(f"expected a {what} in text form, '[ … ]', got {stream.peek(8)!r}")
     text = stream.read_through(b"]")
@@ -299,9 +306,9 @@ def _read_brackets(stream: InputStream, what: str) -> bytes:
     return text[1:-1]
 
 
-def _converted(numbers, dtype) -> np.ndarray:
-    """An array of ``dtype``; what is too large for it becomes infinite, as in Kaldi."""
-    if getattr(numbers, "dtype", None) == dtype:
+def _converted(numbers: Union[np.ndarray, Sequence[Any]], dtype: npt.DTypeLike) -> np.ndarray:
+    """Return an array of ``dtype``; numbers too large for it become infinite, as in Kaldi."""
+    if isinstance(numbers, np.ndarray) and numbers.dtype == dtype:
         return numbers
     with np.errstate(over="ignore"):
         return np.array(numbers, dtype)
@@ -310,7 +317,7 @@ def _converted(numbers, dtype) -> np.ndarray:
 def _parse_floats(stream: InputStream, words: List[bytes]) -> List[float]:
     try:
         numbers = list(map(float, words))
-        if any(b"_" in word for word in words):  # float() would take 1_000
+        if any(b"_" in word for word in words):  # float() would accept 1_000
             raise ValueError
         return numbers
     except ValueError:
@@ -336,10 +343,11 @@ def _parse_int(stream: InputStream, word: bytes) -> int:
 
 
 def _format_row(row: np.ndarray) -> bytes:
-    """Numbers as C++ prints them with a precision of 7, a blank after each."""
+    """Return numbers as C++ prints them with a precision of 7, with a blank after each."""
     count = len(row)
     if count not in _FORMATS:
         if len(_FORMATS) > 64:
             _FORMATS.clear()
         _FORMATS[count] = b"%.7g " * count
-    return _FORMATS[count] % tuple(row.tolist())
+    text: bytes = _FORMATS[count] % tuple(row.tolist())
+    return text

@@ -1,42 +1,55 @@
 """Kaldi's tables: key-value pairs in an archive (``ark:``) or listed in a script file (``scp:``).
 
-Reading in order, writing:
+Read in order, and write:
 
     with TableWriter("ark,scp:out.ark,out.scp", "vector") as writer:
         for key, vector in read_table("scp:in.scp", "vector"):
             writer.write(key, vector)
 
-Reading by key:
+Read by key:
 
     with RandomReader("ark,s,cs:spk2mean.ark", "vector") as means:
         if key in means:
             mean = means[key]
 
-Kinds of values: see kinds.py. "vector" and "matrix" are float32 whatever the file holds (Kaldi's BaseFloat);
-"double_vector" and "double_matrix" are float64; "general_matrix" leaves compressed matrices compressed.
+The kinds of values are the keys of HOLDERS (holders.py). "vector" and "matrix" are float32, whatever the file holds
+(Kaldi's BaseFloat); "double_vector" and "double_matrix" are float64; "general_matrix" leaves compressed matrices
+compressed.
 
-Options of an rspecifier: ``p`` (a missing or broken entry is skipped with a warning; a broken archive ends there),
-``o`` (each key is asked for once), ``s`` (sorted), ``cs`` (asked for in sorted order: with both, nothing is kept), their
-negations, ``b``, ``t`` and ``bg`` (accepted: the format is recognised and reading is buffered anyway). Options of a
-wspecifier: ``b`` or ``t``, ``f`` (flush after every value), ``nf``, ``p`` (values whose key the script file lacks are
-dropped).
+Options of an rspecifier:
+    p: skip a missing or broken entry with a warning; end where an archive is broken
+    o: each key is looked up once
+    s: the table is sorted
+    cs: keys are looked up in sorted order; with ``s``, only one value is in memory
+    np, no, ns, ncs: the opposites
+    b, t, bg: accepted, without effect: the format is detected, and reading is buffered anyway
+Options of a wspecifier:
+    b, t: binary or text
+    f, nf: flush after every value, or not
+    p: drop values whose keys are not in the script file
 """
+
+from __future__ import annotations
 
 import contextlib
 import re
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, Type
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats import log, matrix
 from sdpn_k2.kaldi.formats.compression import CompressedMatrix, compress
-from sdpn_k2.kaldi.formats.holders import KINDS, Kind
+from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder
 from sdpn_k2.kaldi.formats.io import BLOCK, InputStream, open_input, open_output, split_offset
 from sdpn_k2.kaldi.formats.specifiers import is_table, parse_rspecifier, parse_wspecifier
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 __all__ = [
-    "KINDS",
+    "HOLDERS",
     "RandomReader",
     "TableReader",
     "TableWriter",
@@ -52,29 +65,31 @@ __all__ = [
 ]
 
 _RANGE = re.compile(r"(.*)\[([^\[\]]*)\]\Z", re.DOTALL)
-_END_TOLERANCE = 3  # Kaldi takes ranges of segments whose times were rounded: they may end at index rows + 2
+_END_TOLERANCE = 3  # the times of segments are rounded, so Kaldi lets a range end at index rows + 2
 
 
 # Reading in order
 
 
 class TableReader:
-    """Iterates over the (key, value) pairs of a table; see read_table.
-
-    Attributes:
-        where: the place of the last entry, for messages ("xvector.ark: byte 1234").
-    """
+    """An iterator over the (key, value) pairs of a table; see read_table."""
 
     def __init__(self, rspecifier: str, kind: str):
         self._specifier = parse_rspecifier(rspecifier)
-        self._kind = KINDS[kind]
-        self._place = lambda: rspecifier
+        self._holder = HOLDERS[kind]
+        self._stream: Optional[InputStream] = None  # of an archive
+        self._name = rspecifier  # of the current entry of a script file
         self._permissive = "p" in self._specifier.options
-        self._entries = self._read_archive() if self._specifier.archive is not None else self._read_script()
+        self._entries: Generator[Tuple[str, Any], None, None]
+        if self._specifier.archive is not None:
+            self._entries = self._read_archive(self._specifier.archive)
+        elif self._specifier.script is not None:
+            self._entries = self._read_script(self._specifier.script)
 
     @property
     def where(self) -> str:
-        return self._place()
+        """The place of the last entry, for messages: "xvector.ark: byte 1234"."""
+        return self._name if self._stream is None else f"{self._stream.name}: byte {self._stream.entry}"
 
     def __iter__(self) -> Iterator[Tuple[str, Any]]:
         return self._entries
@@ -86,16 +101,16 @@ class TableReader:
         """Stop reading."""
         self._entries.close()
 
-    def __enter__(self) -> "TableReader":
+    def __enter__(self) -> TableReader:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read_archive(self):
-        read, like_last = self._kind.read, self._kind.read_like_last
-        with open_input(self._specifier.archive) as stream:
-            self._place = lambda: f"{stream.name}: byte {stream.entry}"
+    def _read_archive(self, archive: str) -> Generator[Tuple[str, Any], None, None]:
+        read, like_last = self._holder.read, self._holder.read_like_last
+        with open_input(archive) as stream:
+            self._stream = stream
             key = None
             try:
                 while True:
@@ -113,14 +128,14 @@ class TableReader:
                 message = f"{error}" if key is None else f"{error} (key {key}, which starts at byte {stream.entry})"
                 if not self._permissive:
                     raise InputError(message) from None
-                log.warn(f"{message}; reading ends here, as asked by the option p")
+                log.warn(f"{message}; stopped reading (option p)")
                 stream.close(check=False)
 
-    def _read_script(self):
-        rxfilename = None
-        self._place = lambda: rxfilename
-        with _ScriptFiles(self._kind) as files:
-            for key, rxfilename in script_lines(self._specifier.script):
+    def _read_script(self, script: str) -> Generator[Tuple[str, Any], None, None]:
+        empty = True
+        with _ScriptFiles(self._holder) as files:
+            for key, rxfilename in script_lines(script):
+                empty, self._name = False, rxfilename
                 try:
                     value = files.read_like_last(rxfilename)
                     if value is None:
@@ -128,36 +143,44 @@ class TableReader:
                 except InputError as error:
                     if not self._permissive:
                         raise
-                    log.warn(f"{error}; skipped, as asked by the option p")
+                    log.warn(f"{error}; skipped (option p)")
                     continue
                 yield key, value
-        if rxfilename is None:
+        if empty:
             log.warn(f"{self._specifier.text}: the table is empty")
 
 
 def read_table(rspecifier: str, kind: str) -> TableReader:
     """Iterate over the (key, value) pairs of a table in its order.
 
+    Args:
+        rspecifier: the table.
+        kind: the kind of its values, a key of HOLDERS.
+
     Raises:
-        InputError: while iterating: the table is cut short, has a wrong header or impossible sizes (the message names
-            key and offset), a file is missing, a command failed. With the option ``p`` damage is a warning.
+        InputError: while iterating: the table is cut short, has a wrong header or an impossible size (the message names
+            key and offset), a file is missing, or a command failed. With the option ``p``, damage causes a warning.
+
+    Examples:
+        >>> [(key, vector.tolist()) for key, vector in read_table("ark:echo 'a [ 1 2 ]' |", "vector")]
+        [('a', [1.0, 2.0])]
     """
     return TableReader(rspecifier, kind)
 
 
 class _ScriptFiles:
-    """Reads the objects that the lines of a script file name, opening an archive once for neighbours in it."""
+    """Reads the objects that the lines of a script file name; opens an archive once for neighbouring lines."""
 
-    def __init__(self, kind: Kind):
-        self._kind = kind
+    def __init__(self, holder: Holder):
+        self._holder = holder
         self._path: Optional[str] = None
         self._stream: Optional[InputStream] = None
-        self._last: Optional[np.ndarray] = None  # the vector read last, if it came from _stream
+        self._last: Optional[np.ndarray] = None  # the last vector, if it came from _stream
         self._header = b""  # of that vector
-        self._prefix = ""  # of names of others in its archive
+        self._prefix = ""  # of the names of other objects in its archive
 
-    def read(self, key: str, rxfilename: str):
-        """The object at ``file``, ``file:offset``, either with a range, or ``command |``."""
+    def read(self, key: str, rxfilename: str) -> Any:
+        """Read the object at ``file``, ``file:offset``, either with a range, or ``command |``."""
         match = _RANGE.match(rxfilename) if rxfilename.endswith("]") else None
         name, range_ = match.groups() if match else (rxfilename, None)
         try:
@@ -167,39 +190,40 @@ class _ScriptFiles:
             raise InputError(f"{error} (key {key})") from None
 
     def read_like_last(self, rxfilename: str) -> Optional[np.ndarray]:
-        """The vector at ``file:offset`` if it is in memory and has the type and length of the one before, else None."""
-        last = self._last
-        if last is None or not rxfilename.startswith(self._prefix):
+        """Return the vector at ``file:offset`` if it is in memory and looks like the last one, else None."""
+        last, stream = self._last, self._stream
+        if last is None or stream is None or not rxfilename.startswith(self._prefix):
             return None
         offset = rxfilename[len(self._prefix) :]
         if not offset.isdecimal() or len(offset) > 18:
             return None
-        stream, header = self._stream, self._header
+        header = self._header
         start = int(offset) - stream.base
         data = start + len(header)
         if start < 0 or data + last.nbytes > len(stream.buffer) or not stream.buffer.startswith(header, start):
             return None
-        return np.frombuffer(stream.buffer, last.dtype, len(last), data).copy()
+        vector: np.ndarray = np.frombuffer(stream.buffer, last.dtype, len(last), data).copy()
+        return vector
 
-    def _read_object(self, name: str):
-        value = self._kind.run(name) if name.endswith("|") else None
+    def _read_object(self, name: str) -> Any:
+        value = self._holder.run(name) if name.endswith("|") else None
         if value is not None:
             return value
         path, offset = split_offset(name)
         if offset is None:
             with open_input(name) as stream:
-                return self._kind.read(stream)
-        if path != self._path:
+                return self._holder.read(stream)
+        if self._stream is None or path != self._path:
             self.close()
             self._stream, self._path = open_input(name), path
         else:
             self._stream.seek(offset)
         try:
-            value = self._kind.read(self._stream)
+            value = self._holder.read(self._stream)
         except InputError:
             self.close()
             raise
-        if self._kind.read_like_last is not None and len(value):
+        if self._holder.read_like_last is not None and len(value):
             self._last, self._header = value, matrix.vector_header(value.dtype, len(value))
             self._prefix = path + ":"
         return value
@@ -209,15 +233,15 @@ class _ScriptFiles:
             self._stream.close()
             self._stream = self._path = self._last = None
 
-    def __enter__(self) -> "_ScriptFiles":
+    def __enter__(self) -> _ScriptFiles:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def script_lines(rxfilename: str) -> Iterator[Tuple[str, str]]:
-    """(key, extended filename) of each line of a script file."""
+    """Yield the key and the extended filename of each line of a script file."""
     with open_input(rxfilename) as stream:
         for number, line in enumerate(stream.lines(), 1):
             try:
@@ -227,18 +251,18 @@ def script_lines(rxfilename: str) -> Iterator[Tuple[str, str]]:
             yield key, name.rstrip()
 
 
-def take_range(value, range_: str, name: str):
-    """Part of a vector or matrix: ``first:last`` of rows, then of columns; both ends belong to it, ``:`` is all.
+def take_range(value: Any, range_: str, name: str) -> np.ndarray:
+    """Return part of a vector or matrix: rows ``first:last``, then columns; both ends are included, ``:`` is all.
 
-    A row end up to 2 beyond the number of rows is clipped with a warning; more is an error, as in Kaldi.
+    As in Kaldi, rows may end up to 2 above the number of rows: they are clipped with a warning.
 
     Raises:
-        InputError: the range is malformed, reversed or outside of the value; or the value is neither vector nor matrix.
+        InputError: the range is malformed, reversed or outside of the value, or the value is not a vector or matrix.
     """
     if isinstance(value, CompressedMatrix):
         value = value.to_array()
     if not isinstance(value, np.ndarray):
-        raise InputError(f"{name}: a range can be taken of vectors and matrices only")
+        raise InputError(f"{name}: only vectors and matrices have ranges")
     parts = range_.split(",")
     what = f"[{range_}] of a {'vector' if value.ndim == 1 else 'matrix'} of {' × '.join(map(str, value.shape))} numbers"
     if len(parts) > value.ndim:
@@ -253,7 +277,7 @@ def take_range(value, range_: str, name: str):
         if not first <= last < size + tolerance or first >= size:
             raise InputError(f"{name}: invalid range {what}")
         if last >= size:
-            log.warn(f"{name}: the range {what} ends beyond them: clipped")
+            log.warn(f"{name}: clipped the range {what}, which ends beyond them")
         slices.append(slice(first, last + 1))
     return np.ascontiguousarray(value[tuple(slices)])
 
@@ -264,18 +288,23 @@ def take_range(value, range_: str, name: str):
 class RandomReader:
     """Looks values up by key.
 
-    A script file is loaded as a list of names; an archive without options is loaded as a whole on the first access;
-    ``s`` (the archive is sorted) reads only as far as needed and with ``cs`` (keys are asked for in sorted order) keeps
-    one value at a time.
+    A script file is loaded as a list of names. An archive without options is loaded as a whole on the first access.
+    With the option ``s`` (sorted), an archive is read only as far as needed; with ``s`` and ``cs`` (keys are looked up
+    in sorted order), one value is in memory at a time.
 
     Args:
         rspecifier: the table.
-        kind: one of KINDS.
-        key_map: an rspecifier of a table of tokens (utt2spk) that turns the keys asked for into keys of the table; ""
-            for none.
+        kind: the kind of its values, a key of HOLDERS.
+        key_map: rspecifier of a table of tokens, such as utt2spk, that maps the keys looked up to the keys of the
+            table; "" for none.
 
     Raises:
-        InputError: a duplicate key, a broken table, keys out of order although ``s`` or ``cs`` promised them sorted.
+        InputError: a duplicate key, a broken table, or keys out of order although ``s`` or ``cs`` promised them sorted.
+
+    Examples:
+        >>> with RandomReader("ark:echo 'a [ 1 2 ]' |", "vector") as vectors:
+        ...     "a" in vectors, "b" in vectors, vectors["a"].tolist()
+        (True, False, [1.0, 2.0])
     """
 
     def __init__(self, rspecifier: str, kind: str, key_map: str = ""):
@@ -286,7 +315,7 @@ class RandomReader:
         self._permissive = "p" in self._specifier.options
         self._called_sorted = self._sorted and "cs" in self._specifier.options
         self._key_map = RandomReader(key_map, "token") if key_map else None
-        self._files = _ScriptFiles(KINDS[kind])
+        self._files = _ScriptFiles(HOLDERS[kind])
         self._names: Optional[Dict[str, str]] = None
         self._values: Dict[str, Any] = {}
         self._table: Optional[TableReader] = None
@@ -297,16 +326,16 @@ class RandomReader:
             self._names = _without_duplicates(script_lines(self._specifier.script), rspecifier)
 
     def __contains__(self, key: str) -> bool:
-        key = self._map(key)
-        if key is None:
+        mapped = self._map(key)
+        if mapped is None:
             return False
         if self._names is None:
-            return self._look_up(key)
-        if key not in self._names:
+            return self._look_up(mapped)
+        if mapped not in self._names:
             return False
-        return not self._permissive or self._load_permissively(key)
+        return not self._permissive or self._load_permissively(mapped, self._names[mapped])
 
-    def __getitem__(self, key: str):
+    def __getitem__(self, key: str) -> Any:
         mapped = self._map(key)
         if mapped is None:
             raise KeyError(key)
@@ -318,24 +347,33 @@ class RandomReader:
             raise KeyError(key)
         return self._values.pop(mapped) if self._once and not self._sorted else self._values[mapped]
 
-    def get(self, key: str, default=None):
-        """The value of ``key``, or ``default`` if the table lacks it."""
-        return self[key] if key in self else default
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of ``key``, or ``default`` if the key is not in the table."""
+        return self[key] if key in self else default  # noqa: SIM401 (this is get)
+
+    def require(self, key: str) -> Any:
+        """Return the value of ``key``; raise InputError if the key is not in the table."""
+        if key not in self:
+            raise InputError(f"{self._specifier.text}: the key {key} is missing")
+        return self[key]
 
     def _map(self, key: str) -> Optional[str]:
-        return key if self._key_map is None else self._key_map.get(key)
+        if self._key_map is None:
+            return key
+        mapped: Optional[str] = self._key_map.get(key)
+        return mapped
 
-    def _load_permissively(self, key: str) -> bool:
+    def _load_permissively(self, key: str, rxfilename: str) -> bool:
         if key not in self._values:
             try:
-                self._values = {key: self._files.read(key, self._names[key])}
+                self._values = {key: self._files.read(key, rxfilename)}
             except InputError as error:
-                log.warn(f"{error}; treated as absent, as asked by the option p")
+                log.warn(f"{error}; treated as absent (option p)")
                 return False
         return True
 
     def _look_up(self, key: str) -> bool:
-        """Read on as far as the options require to know whether ``key`` is there."""
+        """Read as far as the options require, and return whether the table has ``key``."""
         if self._table is None:
             self._table = read_table(self._specifier.text, self._kind)
         if not self._sorted:
@@ -346,8 +384,8 @@ class RandomReader:
         if self._called_sorted:
             if self._last_asked is not None and key < self._last_asked:
                 raise InputError(
-                    f"{self._specifier.text}: asked for {key} after {self._last_asked}, but the option cs promises "
-                    "sorted access (sort both tables with LC_ALL=C or drop cs)"
+                    f"{self._specifier.text}: {key} was looked up after {self._last_asked}, but the option cs promises "
+                    "sorted access (sort both tables with LC_ALL=C, or remove cs)"
                 )
             self._last_asked = key
         while not self._finished and (self._last_read is None or self._last_read < key):
@@ -358,7 +396,7 @@ class RandomReader:
             if self._last_read is not None and entry[0] <= self._last_read:
                 raise InputError(
                     f"{self._table.where}: the key {entry[0]} comes after {self._last_read}, but the option s promises "
-                    "a sorted table without duplicates (sort it with LC_ALL=C or drop s)"
+                    "a sorted table without duplicates (sort it with LC_ALL=C, or remove s)"
                 )
             self._last_read = entry[0]
             if self._called_sorted:
@@ -367,34 +405,34 @@ class RandomReader:
         return key in self._values
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files of the table."""
         self._files.close()
         if self._table is not None:
             self._table.close()
         if self._key_map is not None:
             self._key_map.close()
 
-    def __enter__(self) -> "RandomReader":
+    def __enter__(self) -> RandomReader:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _without_duplicates(entries, name: str) -> Dict[str, Any]:
+def _without_duplicates(entries: Iterable[Tuple[str, Any]], name: str) -> Dict[str, Any]:
     table: Dict[str, Any] = {}
     for key, value in entries:
         if key in table:
-            raise InputError(f"{name}: the key {key} occurs twice; keys must be unique where they are looked up")
+            raise InputError(f"{name}: duplicate key {key} (a table that is looked up by key must have unique keys)")
         table[key] = value
     return table
 
 
-def load_vectors(rspecifier: str, dtype=np.float32) -> Tuple[List[str], np.ndarray]:
-    """All vectors of a table as (keys, array of shape (n, dim)); the array of an empty table has shape (0, 0).
+def load_vectors(rspecifier: str, dtype: npt.DTypeLike = np.float32) -> Tuple[List[str], np.ndarray]:
+    """Load all vectors of a table as (keys, array of shape (n, dim)); an empty table gives an array of shape (0, 0).
 
     Raises:
-        InputError: mixed dimensions (with ``p`` those that differ from the first are skipped with a warning).
+        InputError: a vector has not the dimension of the first (with the option ``p`` it is skipped with a warning).
     """
     keys: List[str] = []
     vectors: List[np.ndarray] = []
@@ -402,10 +440,10 @@ def load_vectors(rspecifier: str, dtype=np.float32) -> Tuple[List[str], np.ndarr
     reader = read_table(rspecifier, "double_vector" if dtype == np.float64 else "vector")
     for key, vector in reader:
         if vectors and len(vector) != len(vectors[0]):
-            message = f"{reader.where}: key {key}: {len(vector)} dimensions, the vectors before have {len(vectors[0])}"
+            message = f"{reader.where}: key {key}: {len(vector)} dimensions, but the first has {len(vectors[0])}"
             if not permissive:
                 raise InputError(message)
-            log.warn(message + "; skipped, as asked by the option p")
+            log.warn(message + "; skipped (option p)")
             continue
         keys.append(key)
         vectors.append(vector)
@@ -416,50 +454,60 @@ def load_vectors(rspecifier: str, dtype=np.float32) -> Tuple[List[str], np.ndarr
 
 
 class TableWriter:
-    """Writes a table; a context manager. Files appear under their names when the ``with`` ends without an exception.
+    """Writes a table, within a ``with``. The files get their names when the ``with`` ends without an exception.
 
     Args:
-        wspecifier: ``ark:``, ``scp:`` (an existing list of where each value goes) or ``ark,scp:``.
-        kind: one of KINDS.
-        compression_method: for kinds of matrices: 1 to 7 compresses them (see compression.py), 0 does not.
+        wspecifier: ``ark:``, ``ark,scp:``, or ``scp:`` with an existing list of where each value goes.
+        kind: the kind of the values, a key of HOLDERS.
+        compression_method: for matrices: 1 to 7 compresses them (see compression.py), 0 does not.
 
     Raises:
-        InputError: the output cannot be written, a key is empty or has blanks, a value is of another kind.
+        InputError: the output cannot be written, a key is empty or has blanks, or a value is of another kind.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with TableWriter(f"ark,t:{folder}/x.ark", "vector") as writer:
+        ...         writer.write("a", np.array([1.0, 2.0]))
+        ...     print(pathlib.Path(folder, "x.ark").read_text().strip())
+        a  [ 1 2 ]
     """
 
     def __init__(self, wspecifier: str, kind: str, compression_method: int = 0):
         self._specifier = parse_wspecifier(wspecifier)
-        self._encode = KINDS[kind].encode
+        self._encode = HOLDERS[kind].encode
         self._method = compression_method
         self._binary = "t" not in self._specifier.options
-        self._mark = matrix.BINARY_MARK if self._binary and KINDS[kind].marked else b""
+        self._mark = matrix.BINARY_MARK if self._binary and HOLDERS[kind].marked else b""
         self._before_value = b" " + self._mark
         self._limit = 0 if "f" in self._specifier.options else BLOCK
-        self._pending: List[bytes] = []  # what the archive's stream did not get yet
-        self._lines: List[str] = []  # likewise of the script file
+        self._ark: Optional[IO[bytes]] = None
+        self._scp: Optional[IO[bytes]] = None
+        self._names: Dict[str, str] = {}  # without an archive: where the script file says that each value goes
+        self._pending: List[bytes] = []  # not yet written to the archive
+        self._lines: List[str] = []  # not yet written to the script file
         self._waiting = 0  # bytes in _pending
         self._offset = 0  # in the archive, of the next entry
 
-    def __enter__(self) -> "TableWriter":
+    def __enter__(self) -> TableWriter:
         archive, script = self._specifier.archive, self._specifier.script
         with contextlib.ExitStack() as stack:
-            self._scp = self._ark = None
-            if archive is None:
+            if archive is None and script is not None:
                 self._names = dict(script_lines(script))
-            elif script is not None:
-                if archive in ("", "-") or archive.startswith("|"):
-                    log.warn(f"{self._specifier.text}: the script file cannot point into {archive!r}, which is no file")
-                self._scp = stack.enter_context(open_output(script))
-            if archive is not None:
+            elif archive is not None:
+                if script is not None:
+                    if archive in ("", "-") or archive.startswith("|"):
+                        log.warn(f"{self._specifier.text}: {archive!r} is not a file that a script file can point into")
+                    self._scp = stack.enter_context(open_output(script))
                 self._ark = stack.enter_context(open_output(archive))
-            stack.push(self._finish)  # runs first, so that what fails there still discards the files
+            stack.push(self._finish)  # runs first, so that an error there still discards the files
             self._stack = stack.pop_all()
         return self
 
-    def write(self, key: str, value) -> None:
+    def write(self, key: str, value: Any) -> None:
         """Write one value."""
         if not key or " " in key or not (key.isprintable() or key.split() == [key]):
-            raise InputError(f"{self._specifier.text}: {key!r} cannot be a key: keys are words without blanks")
+            raise InputError(f"{self._specifier.text}: {key!r} is not a valid key (keys are words without blanks)")
         try:
             if self._method and not isinstance(value, CompressedMatrix):
                 value = compress(value, self._method)
@@ -477,13 +525,13 @@ class TableWriter:
         self._offset += size
         self._waiting += size
         if self._waiting > self._limit:
-            self._flush()
+            self._flush(self._ark)
 
-    def _flush(self) -> None:
+    def _flush(self, ark: IO[bytes]) -> None:
         try:
-            self._ark.write(b"".join(self._pending))
+            ark.write(b"".join(self._pending))
             if self._limit == 0:
-                self._ark.flush()
+                ark.flush()
             if self._scp is not None:
                 self._scp.write("".join(self._lines).encode("utf-8", "surrogateescape"))
         except BrokenPipeError:
@@ -496,33 +544,39 @@ class TableWriter:
         if key not in self._names:
             if "p" in self._specifier.options:
                 return
-            raise InputError(f"{self._specifier.text}: the script file does not say where {key} goes")
+            raise InputError(f"{self._specifier.text}: the key {key} is not in the script file")
         with open_output(self._names[key]) as stream:
             stream.write(self._mark + data)
 
-    def _finish(self, exception_type, *_) -> None:
+    def _finish(self, exception_type: Optional[Type[BaseException]], *_: object) -> None:
         if exception_type is None and self._ark is not None:
-            self._flush()
+            self._flush(self._ark)
 
-    def __exit__(self, *exception) -> None:
-        self._stack.__exit__(*exception)
+    def __exit__(
+        self,
+        exception_type: Optional[Type[BaseException]],
+        exception: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self._stack.__exit__(exception_type, exception, traceback)
 
 
 # Single objects
 
 
-def read_object(rxfilename: str, kind: str):
-    """The one object in an extended filename: ``mean.vec``, ``ivector-mean … - |``, ``feats.ark:17[0:9]``."""
+def read_object(rxfilename: str, kind: str) -> Any:
+    """Read the one object of an extended filename: ``mean.vec``, ``ivector-mean … - |``, ``feats.ark:17[0:9]``."""
     match = _RANGE.match(rxfilename) if rxfilename.endswith("]") else None
     name, range_ = match.groups() if match else (rxfilename, None)
     with open_input(name) as stream:
-        value = KINDS[kind].read(stream)
+        value = HOLDERS[kind].read(stream)
     return value if range_ is None else take_range(value, range_, rxfilename)
 
 
-def write_object(wxfilename: str, value, kind: str, binary: bool = True) -> None:
+def write_object(wxfilename: str, value: Any, kind: str, binary: bool = True) -> None:
     """Write one object to an extended filename, without a key."""
-    mark = matrix.BINARY_MARK if binary and KINDS[kind].marked else b""
-    data = mark + KINDS[kind].encode(value, binary)
+    holder = HOLDERS[kind]
+    mark = matrix.BINARY_MARK if binary and holder.marked else b""
+    data = mark + holder.encode(value, binary)
     with open_output(wxfilename) as stream:
         stream.write(data)

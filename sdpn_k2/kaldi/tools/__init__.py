@@ -1,24 +1,33 @@
 """The drop-in tools: Kaldi's names, options, tables and formats.
 
-``run(name, arguments)`` starts one. Each module of this package holds the tools of one trade, a function per tool.
+``run(name, arguments)`` runs one. Each module holds related tools, one function per tool.
+
+A module name occurs once in the package, with one exception: ``X.py`` computes, and ``tools/X.py`` is its command line
+(``backend/plda.py`` and ``tools/plda.py``). The modules of ``sdpn_k2.cli`` follow the same rule. A tool parses, reads,
+calls what computes, writes and logs; what two tools share is on a lower shelf, not in one of them.
+
+``command_line.py`` holds what the tools have in common, and ``script.py`` what the small scripts of ``utils/`` have in
+common.
 """
+
+from __future__ import annotations
 
 import contextlib
 import importlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
-# Before NumPy is loaded: tools run side by side, in pipes and as jobs of run.pl. If each of them lets its matrix products take
-# every core, all of them crawl.
+# This must precede the import of NumPy. Tools run side by side, in pipes and as jobs of run.pl; if the matrix products
+# of each used every core, all of them would crawl.
 if "OMP_NUM_THREADS" not in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from sdpn_k2.errors import InputError
 
-if TYPE_CHECKING:  # options brings NumPy, which the scripts of utils/ start without
-    from sdpn_k2.kaldi.tools.options import Tool
+if TYPE_CHECKING:  # command_line imports NumPy; the scripts of utils/ start without it
+    from sdpn_k2.kaldi.tools.command_line import Tool
 
 _MODULES: Dict[str, Sequence[str]] = {
     "copying": (
@@ -26,12 +35,16 @@ _MODULES: Dict[str, Sequence[str]] = {
         "copy-matrix",
         "copy-feats",
         "copy-int-vector",
-        "vector-scale",
-        "vector-sum",
-        "matrix-dim",
-        "matrix-sum",
         "select-feats",
+        "subset-feats",
+        "vector-scale",
     ),
+    "sums": ("vector-sum", "matrix-sum"),
+    "dimensions": ("feat-to-dim", "feat-to-len", "matrix-dim"),
+    "wave": ("extract-segments", "wav-to-duration", "wav-copy", "wav-reverberate"),
+    "fbank_mfcc": ("compute-fbank-feats", "compute-mfcc-feats"),
+    "energy_vad": ("compute-vad", "select-voiced-frames"),
+    "cmvn": ("apply-cmvn-sliding", "compute-cmvn-stats", "apply-cmvn"),
     "vectors": (
         "ivector-mean",
         "ivector-normalize-length",
@@ -39,56 +52,46 @@ _MODULES: Dict[str, Sequence[str]] = {
         "transform-vec",
         "ivector-transform",
     ),
-    "backend": ("ivector-compute-lda", "ivector-compute-plda", "ivector-copy-plda", "ivector-adapt-plda", "est-pca"),
-    "scoring": (
+    "lda": ("ivector-compute-lda",),
+    "pca": ("est-pca",),
+    "plda": (
+        "ivector-compute-plda",
+        "ivector-copy-plda",
+        "ivector-adapt-plda",
         "ivector-plda-scoring",
         "ivector-plda-scoring-dense",
-        "ivector-compute-dot-products",
-        "agglomerative-cluster",
-        "compute-eer",
     ),
-    "features": (
-        "compute-fbank-feats",
-        "compute-mfcc-feats",
-        "compute-vad",
-        "select-voiced-frames",
-        "subset-feats",
-        "feat-to-len",
-        "feat-to-dim",
-    ),
-    "cmvn": ("apply-cmvn-sliding", "compute-cmvn-stats", "apply-cmvn"),
-    "audio": ("extract-segments", "wav-to-duration", "wav-copy", "wav-reverberate"),
+    "dot_products": ("ivector-compute-dot-products",),
+    "clustering": ("agglomerative-cluster",),
+    "eer": ("compute-eer",),
 }
 
 MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def names() -> List[str]:
-    """The names of all tools, sorted."""
+    """Return the names of all tools, sorted."""
     return sorted(MODULE_OF)
 
 
-def get(name: str) -> "Tool":
-    """The tool of this name.
-
-    Raises:
-        InputError: there is none.
-    """
+def get(name: str) -> Tool:
+    """Return the tool of this name; raise InputError if there is none."""
     if name not in MODULE_OF:
-        raise InputError(f"there is no tool {name!r}; there are: {' '.join(names())}")
+        raise InputError(f"unknown tool {name!r} (the tools are: {' '.join(names())})")
     module = importlib.import_module(f"{__name__}.{MODULE_OF[name]}")
-    return getattr(module, name.replace("-", "_"))
+    tool: Tool = getattr(module, name.replace("-", "_"))
+    return tool
 
 
 def run(name: str, arguments: Optional[Sequence[str]] = None) -> int:
-    """Run a tool on its command-line arguments (default: this process's) and return the exit status."""
+    """Run a tool with command-line arguments (default: those of this process); return the exit status."""
     with _exit_on_signals():
         return get(name)(sys.argv[1:] if arguments is None else arguments)
 
 
 @contextlib.contextmanager
 def _exit_on_signals() -> Iterator[None]:
-    """Turn the first SIGTERM or SIGHUP into SystemExit, so that the temporary files go on the way out."""
+    """Turn the first SIGTERM or SIGHUP into SystemExit, so that temporary files are removed on the way out."""
 
     def leave(number: int, _frame: object) -> None:
         for other in before:
@@ -96,15 +99,15 @@ def _exit_on_signals() -> Iterator[None]:
         sys.exit(128 + number)
 
     # Under nohup, SIGHUP stays ignored.
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
-    before: Dict[int, object] = {}
+    signals = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    before: Dict[int, Any] = {}
     try:
-        for number in numbers:
-            before[number] = signal.signal(number, leave)
-    except ValueError:  # not in the main thread, which alone may do this
+        for each in signals:
+            before[each] = signal.signal(each, leave)
+    except ValueError:  # only the main thread may set handlers
         pass
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for restored, handler in before.items():
+            signal.signal(restored, handler)

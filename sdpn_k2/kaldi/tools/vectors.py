@@ -1,9 +1,11 @@
-"""Kaldi's tools for tables of embeddings: means, centring, length normalisation, transforms."""
+"""The command lines for tables of vectors: means, centring, length normalisation, transforms."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+from types import SimpleNamespace
+from typing import Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -11,30 +13,34 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend.vectors import SpeakerSums, SpeakerTable, vector_batches
 from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, write_object
-from sdpn_k2.kaldi.tools.options import Option, tool
+from sdpn_k2.kaldi.tools.command_line import Option, tool
+
+Batches = Iterable[Tuple[List[str], np.ndarray]]
 
 
 @tool(
-    "ivector-mean",
-    "With 3 or 4 arguments, average the vectors of the utterances of each speaker; the fourth argument is a table\n"
-    "for the number of utterances of each. With 2 arguments, write the mean of all vectors to a file.\n"
-    "Usage: ivector-mean <spk2utt-rspecifier> <ivector-rspecifier> <ivector-wspecifier> [<num-utt-wspecifier>]\n"
-    "or:    ivector-mean [options] <ivector-rspecifier> <mean-wxfilename>\n"
-    " e.g.: ivector-mean ark:data/train/spk2utt scp:exp/xvector.scp ark:exp/spk_xvector.ark ark,t:exp/num_utts.ark\n",
-    options=[Option("binary", False, "If true, write the mean of all vectors in binary (tables say so themselves)")],
+    options=[
+        Option("binary", False, "If true, write the mean of all vectors in binary (tables have their own option)")
+    ],
     arguments=(2, 4),
 )
-def ivector_mean(options, *arguments):
+def ivector_mean(options: SimpleNamespace, *arguments: str) -> int:
+    """Average the vectors of each speaker's utterances, or all vectors.
+
+    With 3 or 4 arguments, write the mean of each speaker, and to the fourth argument each number of utterances. With
+    2 arguments, write the mean of all vectors to a file.
+
+    Usage: ivector-mean <spk2utt-rspecifier> <ivector-rspecifier> <ivector-wspecifier> [<num-utt-wspecifier>]
+    or:    ivector-mean [options] <ivector-rspecifier> <mean-wxfilename>
+     e.g.: ivector-mean ark:data/train/spk2utt scp:exp/xvector.scp ark:exp/spk_xvector.ark ark,t:exp/num_utts.ark
+    """
     if len(arguments) == 2:
         return _global_mean(*arguments, binary=options.binary)
     return _speaker_means(*arguments)
 
 
-def _global_mean(ivector_rspecifier, mean_wxfilename, binary):
-    total, count = 0.0, 0
-    for keys, vectors in vector_batches(ivector_rspecifier):
-        total = total + vectors.sum(axis=0, dtype=np.float64)
-        count += len(keys)
+def _global_mean(ivector_rspecifier: str, mean_wxfilename: str, binary: bool) -> int:
+    total, count = _sum(vector_batches(ivector_rspecifier))
     if not count:
         raise InputError(f"{ivector_rspecifier}: there are no vectors to average")
     write_object(mean_wxfilename, total / count, "double_vector", binary)
@@ -42,7 +48,23 @@ def _global_mean(ivector_rspecifier, mean_wxfilename, binary):
     return count
 
 
-def _speaker_means(spk2utt_rspecifier, ivector_rspecifier, ivector_wspecifier, num_utts_wspecifier=None):
+def _sum(batches: Batches) -> Tuple[np.ndarray, int]:
+    """Return the sum of all vectors, float64 (dim,), and their number."""
+    total: Optional[np.ndarray] = None
+    count = 0
+    for keys, vectors in batches:
+        sums = vectors.sum(axis=0, dtype=np.float64)
+        total = sums if total is None else total + sums
+        count += len(keys)
+    return np.zeros(0) if total is None else total, count
+
+
+def _speaker_means(
+    spk2utt_rspecifier: str,
+    ivector_rspecifier: str,
+    ivector_wspecifier: str,
+    num_utts_wspecifier: Optional[str] = None,
+) -> int:
     table = SpeakerTable(spk2utt_rspecifier)
     sums = SpeakerSums(0, len(table.speakers))
     for keys, vectors in vector_batches(ivector_rspecifier):
@@ -76,16 +98,17 @@ def _speaker_means(spk2utt_rspecifier, ivector_rspecifier, ivector_wspecifier, n
 
 
 @tool(
-    "ivector-normalize-length",
-    "Scale each vector to the length sqrt(dimension), or to one with --scaleup=false.\n"
-    "Usage: ivector-normalize-length [options] <ivector-rspecifier> <ivector-wspecifier>\n"
-    " e.g.: ivector-normalize-length ark:ivectors.ark ark:normalized_ivectors.ark\n",
     options=[
         Option("normalize", True, "Set this to false to disable normalization"),
         Option("scaleup", True, "If true, the normalized vector is scaled up by sqrt(dim)"),
     ],
 )
-def ivector_normalize_length(options, ivector_rspecifier, ivector_wspecifier):
+def ivector_normalize_length(options: SimpleNamespace, ivector_rspecifier: str, ivector_wspecifier: str) -> int:
+    """Scale each vector to the length sqrt(dimension), or, with --scaleup=false, to the length 1.
+
+    Usage: ivector-normalize-length [options] <ivector-rspecifier> <ivector-wspecifier>
+     e.g.: ivector-normalize-length ark:ivectors.ark ark:normalized_ivectors.ark
+    """
     count, total, total_squares = 0, 0.0, 0.0
     with TableWriter(ivector_wspecifier, "vector") as writer:
         for keys, vectors in vector_batches(ivector_rspecifier):
@@ -113,16 +136,18 @@ def ivector_normalize_length(options, ivector_rspecifier, ivector_wspecifier):
 
 
 @tool(
-    "ivector-subtract-global-mean",
-    "Subtract from each vector the mean of all of them, or the mean that is given as the first argument.\n"
-    "Usage: ivector-subtract-global-mean [options] <ivector-rspecifier> <ivector-wspecifier>\n"
-    "or:    ivector-subtract-global-mean <mean-rxfilename> <ivector-rspecifier> <ivector-wspecifier>\n"
-    " e.g.: ivector-subtract-global-mean mean.vec scp:ivectors.scp ark:-\n",
     options=[Option("subtract-mean", True, "If false, the form with two arguments just copies its input")],
     arguments=(2, 3),
 )
-def ivector_subtract_global_mean(options, *arguments):
+def ivector_subtract_global_mean(options: SimpleNamespace, *arguments: str) -> int:
+    """Subtract from each vector the mean of all vectors, or the mean in the first of three arguments.
+
+    Usage: ivector-subtract-global-mean [options] <ivector-rspecifier> <ivector-wspecifier>
+    or:    ivector-subtract-global-mean <mean-rxfilename> <ivector-rspecifier> <ivector-wspecifier>
+     e.g.: ivector-subtract-global-mean mean.vec scp:ivectors.scp ark:-
+    """
     ivector_rspecifier, ivector_wspecifier = arguments[-2:]
+    batches: Batches
     if len(arguments) == 3:
         mean = read_object(arguments[0], "vector").astype(np.float64)
         if not np.isfinite(mean).all():
@@ -130,9 +155,9 @@ def ivector_subtract_global_mean(options, *arguments):
         batches = vector_batches(ivector_rspecifier)
     else:
         batches = list(vector_batches(ivector_rspecifier))
-        count = sum(len(keys) for keys, _ in batches)
+        total, count = _sum(batches)
         log.log(f"Read {count} iVectors.")
-        mean = sum(vectors.sum(axis=0, dtype=np.float64) for _, vectors in batches) / max(count, 1)
+        mean = total / max(count, 1)
         if count:
             log.log(f"Norm of iVector mean was {np.linalg.norm(mean):g}")
         if not options.subtract_mean:
@@ -149,11 +174,11 @@ def ivector_subtract_global_mean(options, *arguments):
     return count
 
 
-def _transformed(transform_rxfilename, rspecifier):
-    """Yield ``(keys, vectors)``, float64, after a linear transform, or an affine one that has a column more.
+def _transformed(transform_rxfilename: str, rspecifier: str) -> Iterator[Tuple[List[str], np.ndarray]]:
+    """Yield ``(keys, vectors)``, float64, after a linear transform, or an affine one, which has one more column.
 
     Raises:
-        InputError: a transform that is not finite or does not fit, or a result that float cannot hold.
+        InputError: the transform is not finite or does not fit, or float cannot hold a result.
     """
     transform = read_object(transform_rxfilename, "matrix").astype(np.float64)
     if not np.isfinite(transform).all():
@@ -169,18 +194,17 @@ def _transformed(transform_rxfilename, rspecifier):
         if transform.shape[1] > dim:
             output += transform[:, dim]
         for row in np.flatnonzero((np.abs(output) > np.finfo(np.float32).max).any(axis=1)):
-            raise InputError(f"{transform_rxfilename}: the transformed vector of {keys[row]} is beyond float")
+            raise InputError(f"{transform_rxfilename}: the transformed vector of {keys[row]} is too large for a float")
         yield keys, output
 
 
-@tool(
-    "transform-vec",
-    "Apply a linear or affine transform to each vector.\n"
-    "Usage: transform-vec [options] <transform-rxfilename> <feats-rspecifier> <feats-wspecifier>\n"
-    " e.g.: transform-vec transform.mat ark:ivectors.ark ark:-\n",
-    arguments=(3, 3),
-)
-def transform_vec(options, transform_rxfilename, vec_rspecifier, vec_wspecifier):
+@tool(arguments=(3, 3))
+def transform_vec(options: SimpleNamespace, transform_rxfilename: str, vec_rspecifier: str, vec_wspecifier: str) -> int:
+    """Apply a linear or affine transform to each vector.
+
+    Usage: transform-vec [options] <transform-rxfilename> <feats-rspecifier> <feats-wspecifier>
+     e.g.: transform-vec transform.mat ark:ivectors.ark ark:-
+    """
     count = 0
     with TableWriter(vec_wspecifier, "vector") as writer:
         for keys, vectors in _transformed(transform_rxfilename, vec_rspecifier):
@@ -191,26 +215,28 @@ def transform_vec(options, transform_rxfilename, vec_rspecifier, vec_wspecifier)
     return count
 
 
-@tool(
-    "ivector-transform",
-    "Multiply vectors by a transform from the left; it may be affine, with a last column that is added.\n"
-    "Usage: ivector-transform [options] <matrix-in> <ivector-rspecifier> <ivector-wspecifier>\n"
-    " e.g.: ivector-transform transform.mat ark:ivectors.ark ark:transformed_ivectors.ark\n",
-    arguments=(3, 3),
-)
-def ivector_transform(options, matrix_rxfilename, ivector_rspecifier, ivector_wspecifier):
-    count, total, total_squares = 0, 0.0, 0.0
+@tool(arguments=(3, 3))
+def ivector_transform(
+    options: SimpleNamespace, matrix_rxfilename: str, ivector_rspecifier: str, ivector_wspecifier: str
+) -> int:
+    """Multiply vectors by a transform from the left; it may be affine, with a last column that is added.
+
+    Usage: ivector-transform [options] <matrix-in> <ivector-rspecifier> <ivector-wspecifier>
+     e.g.: ivector-transform transform.mat ark:ivectors.ark ark:transformed_ivectors.ark
+    """
+    count, total_squares = 0, 0.0
+    total = np.zeros(1)
     with TableWriter(ivector_wspecifier, "vector") as writer:
         for keys, vectors in _transformed(matrix_rxfilename, ivector_rspecifier):
             for key, vector in zip(keys, vectors.astype(np.float32)):
                 writer.write(key, vector)
             count += len(keys)
             total = total + vectors.sum(axis=0)
-            total_squares += (vectors**2).sum()
+            total_squares += float((vectors**2).sum())
     log.log(f"Processed {count} iVectors.")
     if count:
         mean = total / count
-        variance = max(total_squares / count - mean @ mean, 0.0)
+        variance = max(total_squares / count - float(mean @ mean), 0.0)
         log.log(
             f"Norm of mean was {np.linalg.norm(mean):g} (should be close to zero), length divided by sqrt(dim) was "
             f"{math.sqrt(variance / len(mean)):g} (should probably be close to one)"

@@ -1,4 +1,4 @@
-// A click on a heading sorts its table by that column, a second click the other way round. Cells without a value stay last.
+// A click on a heading sorts the table by that column, a second click reverses the order. Empty cells stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();

@@ -1,0 +1,75 @@
+"""Build lhotse cuts from a Kaldi data directory and its stored features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator
+
+from lhotse import Features, MonoCut, RecordingSet, SupervisionSet
+from lhotse.utils import fastcopy
+
+from sdpn_k2.config import FeaturesConfig
+from sdpn_k2.data.manifest_files import load_manifest
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.datadir.data_dir import read_map
+from sdpn_k2.kaldi.formats.tables import read_table
+
+
+def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[MonoCut]:
+    """Yield one cut per utterance of ``DATA/<name>``, with its recording, supervision and fbank from ``feats.scp``.
+
+    Utterances without features (too short, or skipped during extraction) get no cut.
+
+    Raises:
+        InputError: a manifest or table of an earlier stage is missing or broken; the dimension of the features is not
+            the one in ``features``.
+    """
+    directory = data / name
+    recordings = load_manifest(data / "manifests" / f"recordings_{name}.jsonl.gz", RecordingSet).to_eager()
+    num_frames = read_map(directory / "utt2num_frames")
+    feats_scp = str((directory / "feats.scp").resolve())
+    dimension = _feature_dimension(feats_scp)
+    if features.kind == "fbank" and dimension != features.num_mel_bins:
+        raise InputError(
+            f"{directory / 'feats.scp'}: features of {dimension} dimensions, but features.num_mel_bins = "
+            f"{features.num_mel_bins}: use the config they were computed with, or compute them again"
+        )
+    frame_shift = features.frame_shift_ms / 1000
+    for supervision in load_manifest(data / "manifests" / f"supervisions_{name}.jsonl.gz", SupervisionSet):
+        if supervision.id not in num_frames:
+            continue
+        frames = int(num_frames[supervision.id])
+        # Kaldi's last whole window ends up to 20 ms before the audio. lhotse requires cuts as long as their frames, so
+        # the cut ends there too, as in lhotse's own import of Kaldi directories.
+        duration = round(frames * frame_shift, 6)
+        stored = Features(
+            type="kaldi-fbank",
+            num_frames=frames,
+            num_features=dimension,
+            frame_shift=frame_shift,
+            sampling_rate=features.sample_rate,
+            start=supervision.start,
+            duration=duration,
+            storage_type="kaldiio",
+            storage_path=feats_scp,
+            storage_key=supervision.id,
+            recording_id=supervision.recording_id,
+            channels=supervision.channel,
+        )
+        yield MonoCut(
+            id=supervision.id,
+            start=supervision.start,
+            duration=duration,
+            channel=supervision.channel if isinstance(supervision.channel, int) else supervision.channel[0],
+            recording=recordings[supervision.recording_id],
+            supervisions=[fastcopy(supervision, start=0.0, duration=duration)],
+            features=stored,
+        )
+
+
+def _feature_dimension(feats_scp: str) -> int:
+    """Return the number of columns of the first matrix. Raises InputError."""
+    with read_table(f"scp:{feats_scp}", "matrix") as table:
+        for _, matrix in table:
+            return matrix.shape[1]
+    raise InputError(f"{feats_scp}: the table has no features")

@@ -1,0 +1,107 @@
+"""Read and write lhotse manifests, ``.jsonl`` or ``.jsonl.gz``: one cut, recording or supervision per line."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator
+
+from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item
+
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
+
+# Kind of manifest → class of its items, and their name in messages.
+ITEMS = {
+    CutSet: (Cut, "cut"),
+    RecordingSet: (Recording, "recording"),
+    SupervisionSet: (SupervisionSegment, "supervision"),
+}
+
+
+def load_manifest(path: Path, kind: type = CutSet) -> Any:
+    """Open a lhotse manifest lazily.
+
+    Args:
+        path: the manifest.
+        kind: CutSet, RecordingSet or SupervisionSet.
+
+    Raises:
+        InputError: no such file; during iteration, a truncated file or a line that does not hold such an item.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest; run the stage that writes it first")
+    return kind(_Items(path, kind))
+
+
+class _Items:
+    """The items of a manifest; every iteration reads the file again."""
+
+    def __init__(self, path: Path, kind: type):
+        self.path, self.kind = path, kind
+
+    def __iter__(self) -> Iterator[Any]:
+        number = 0
+        try:
+            with open(self.path, "rb") as stream:
+                packed = stream.read(2) == b"\x1f\x8b"
+            with gzip.open(self.path) if packed else open(self.path, "rb") as stream:
+                for number, line in enumerate(stream, start=1):
+                    yield parse_item(line, self.path, number, self.kind)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{self.path}: cannot read the manifest beyond line {number}: {error}") from error
+
+
+def parse_item(line: bytes, path: Path, number: int, kind: type) -> Any:
+    """Parse line ``number`` of the manifest ``path``. Raises InputError."""
+    expected, name = ITEMS[kind]
+    try:
+        item = deserialize_item(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}:{number}: not a valid lhotse {name}: {error}") from error
+    if not isinstance(item, expected):
+        raise InputError(f"{path}:{number}: expected a lhotse {name}, got a {type(item).__name__}")
+    return item
+
+
+def write_manifest(items: Iterable, path: Path, allow_empty: bool = False) -> int:
+    """Write lhotse items as ``.jsonl.gz``, atomically; return their number.
+
+    Raises:
+        InputError: there are no items (unless ``allow_empty``), or the file cannot be written.
+    """
+    count = 0
+    with manifest_writer(path, allow_empty) as write:
+        for item in items:
+            write(item)
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def manifest_writer(path: Path, allow_empty: bool = False) -> Iterator[Callable[[Any], None]]:
+    """Open a ``.jsonl.gz`` manifest and yield the function that appends an item.
+
+    The file appears at the end of the block; after an exception it does not.
+
+    Raises:
+        InputError: nothing was appended (unless ``allow_empty``), or the file cannot be written.
+    """
+    count = 0
+    with atomic_output(path) as stream:
+        # No time and no name in the gzip header: the same items give the same bytes.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0, compresslevel=5) as packed:
+
+            def write(item: Any) -> None:
+                nonlocal count
+                packed.write(json.dumps(item.to_dict(), ensure_ascii=False).encode("utf-8") + b"\n")
+                count += 1
+
+            yield write
+        if not count and not allow_empty:
+            raise InputError(f"{path}: nothing to write: there are no usable items")

@@ -1,0 +1,81 @@
+"""Write the trial lists of evaluation sets in Kaldi's form."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import MappingProxyType
+from typing import Callable, Collection, Iterable, Mapping
+
+from sdpn_k2.data.audio_check import Scan
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
+from sdpn_k2.kaldi.backend.trials import Trial, read_trials
+
+log = logging.getLogger(__name__)
+
+
+def write_trials(
+    source: Path,
+    destination: Path,
+    scan: Scan,
+    *,
+    aliases: Mapping[str, str | None] = MappingProxyType({}),
+    read: Callable[[Path], Iterable[Trial]] = read_trials,
+) -> int:
+    """Write a trial list with its names replaced by utterance ids.
+
+    Trials of skipped audio are dropped, and counted in the log.
+
+    Args:
+        source: the list; by default with lines ``enroll test target|nontarget``.
+        destination: file to write.
+        scan: the checked audio of the set.
+        aliases: other names that a list may use for an utterance → its id, or None for an ambiguous name.
+        read: how to read the list.
+
+    Returns:
+        The number of trials written.
+
+    Raises:
+        InputError: a malformed line (file:line), ids that are not in the set (the first few and their number), an
+            ambiguous name, or no trials.
+    """
+    skipped = {key for key, _ in scan.skipped}
+    num_written = num_dropped = 0
+    unknown: dict[str, None] = {}
+
+    def resolve(name: str) -> str | None:
+        if name in scan.good or name in skipped:
+            return name
+        utterance = aliases.get(name)
+        if utterance is None:
+            unknown[name] = None
+        return utterance
+
+    with atomic_output(destination, "w") as stream:
+        for trial in read(source):
+            enroll, test = resolve(trial.enroll), resolve(trial.test)
+            if enroll in scan.good and test in scan.good:
+                stream.write(f"{enroll} {test} {'target' if trial.target else 'nontarget'}\n")
+                num_written += 1
+            else:
+                num_dropped += 1
+        ambiguous = next((name for name in unknown if name in aliases), None)
+        if ambiguous is not None:
+            raise InputError(f"{source}: '{ambiguous}' matches several utterances: use <speaker>/{ambiguous}")
+        refuse_unknown(source, unknown)
+        if not num_written:
+            raise InputError(f"{source}: no trials")
+    if num_dropped:
+        log.warning("%s: dropped %d trials of skipped audio", source, num_dropped)
+    log.info("%s: %d trials", destination, num_written)
+    return num_written
+
+
+def refuse_unknown(source: Path, names: Collection[str]) -> None:
+    """Raise InputError if there are ``names``: those in the trial list ``source`` that are not in its set."""
+    if names:
+        first = ", ".join(sorted(names)[:3])
+        more = ", …" if len(names) > 3 else ""
+        raise InputError(f"{source}: {len(names)} ids are not in this set: {first}{more}")

@@ -1,0 +1,37 @@
+"""The command line of scores that need no model: ivector-compute-dot-products."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from sdpn_k2.kaldi.backend.trials import Side, score_trials
+from sdpn_k2.kaldi.backend.vectors import all_vectors
+from sdpn_k2.kaldi.formats import log
+from sdpn_k2.kaldi.tools.command_line import tool
+
+
+@tool(arguments=(4, 4))
+def ivector_compute_dot_products(
+    options: SimpleNamespace,
+    trials_rxfilename: str,
+    first_rspecifier: str,
+    second_rspecifier: str,
+    scores_wxfilename: str,
+) -> int:
+    """Compute the dot product of the two vectors of each trial, '<key1> <key2>' a line; write each with its product.
+
+    Trials with an unknown key are skipped with a warning.
+
+    Usage: ivector-compute-dot-products <trials-in> <ivector1-rspecifier> <ivector2-rspecifier> <scores-out>
+     e.g.: ivector-compute-dot-products trials ark:train_ivectors.ark ark:test_ivectors.ark trials.scored
+    """
+    sides = []
+    for rspecifier, name in ((first_rspecifier, "1st table of ivectors"), (second_rspecifier, "2nd table of ivectors")):
+        keys, vectors = all_vectors(rspecifier)
+        sides.append(Side(keys, vectors.astype(np.float64), name))
+    result = score_trials(trials_rxfilename, scores_wxfilename, *sides)
+    log.log(f"Mean dot-product was {result.mean:g}, standard deviation was {result.stddev:g}")
+    log.log(f"Processed {result.num_done} trials {result.num_dropped} had errors.")
+    return result.num_done

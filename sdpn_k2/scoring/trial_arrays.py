@@ -1,0 +1,273 @@
+"""Trial lists and score files as arrays.
+
+A trial list has one trial per line, ``enroll test target`` or ``enroll test nontarget``, as in Kaldi. The labels 1 and
+0 are accepted as well, and a list without labels holds trials that can only be scored. A score file has lines
+``enroll test score``. Ids are interned, so that a trial is a pair of integers: half a million trials are two small
+arrays.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Container, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from sdpn_k2.errors import InputError, error_context
+from sdpn_k2.files import atomic_output
+from sdpn_k2.kaldi.backend.trials import (
+    LABELLED,
+    LABELS,
+    PAIR,
+    SCORED,
+    parse_labels,
+    parse_scores,
+    quoted,
+    read_columns,
+)
+from sdpn_k2.kaldi.formats.io import open_input
+
+ALL_LABELS = {**LABELS, b"1": True, b"0": False}
+WRITE_LINES = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Pairs of an enrolment and a test id, in the order of the file.
+
+    Attributes:
+        enroll_ids: the distinct enrolment ids, in order of appearance.
+        test_ids: the distinct test ids, in order of appearance.
+        enroll: index of each trial into ``enroll_ids``, int32, shape (n,).
+        test: index of each trial into ``test_ids``, int32, shape (n,).
+        is_target: label of each trial, bool, shape (n,); None when the list has no labels.
+        source: name of the file, for messages.
+    """
+
+    enroll_ids: List[str]
+    test_ids: List[str]
+    enroll: np.ndarray
+    test: np.ndarray
+    is_target: Optional[np.ndarray] = None
+    source: str = "trials"
+
+    def __len__(self) -> int:
+        return len(self.enroll)
+
+    def pair(self, i: int) -> str:
+        """Return trial i as ``"enroll test"``, for messages."""
+        return f"{self.enroll_ids[self.enroll[i]]} {self.test_ids[self.test[i]]}"
+
+    def labels(self) -> np.ndarray:
+        """Return ``is_target``; raise InputError when the list has no labels."""
+        if self.is_target is None:
+            raise InputError(f"{self.source}: the trials have no labels (third column: target or nontarget)")
+        return self.is_target
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A score for each trial of a list: ``values`` is float64 as read (or any float type), shape (n,)."""
+
+    trials: Trials
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def read_trials(path: Union[str, Path]) -> Trials:
+    """Read a trial list (``-`` is the standard input).
+
+    Raises:
+        InputError: the file is unreadable or empty, or a line has other than 2 or 3 words, an unknown label, or another
+            number of words than the first. The message names the line.
+    """
+    ids = _Interned()
+    labels: List[np.ndarray] = []
+    for name, first_line, columns in _blocks(path, PAIR, LABELLED):
+        ids.add(columns)
+        if len(columns) == 3:
+            labels.append(parse_labels(name, first_line, columns[2], ALL_LABELS))
+    return ids.trials(np.concatenate(labels) if labels else None, _source(path))
+
+
+def read_scores(path: Union[str, Path]) -> Scores:
+    """Read a score file (``-`` is the standard input).
+
+    Raises:
+        InputError: the file is unreadable or empty, a line is not ``enroll test score``, or a score is NaN or infinite.
+            The message names the line.
+    """
+    ids = _Interned()
+    values: List[np.ndarray] = []
+    for name, first_line, columns in _blocks(path, SCORED):
+        ids.add(columns)
+        block = parse_scores(name, first_line, columns[2])
+        finite = np.isfinite(block)
+        if not finite.all():
+            at = int(np.argmin(finite))
+            raise InputError(f"{name}:{first_line + at}: {quoted(columns[2][at])} is not a valid score (not finite)")
+        values.append(block)
+    return Scores(ids.trials(None, _source(path)), np.concatenate(values))
+
+
+def write_scores(path: Union[str, Path], scores: Scores) -> None:
+    """Write ``enroll test score`` lines, with 7 significant digits (a float32 has no more).
+
+    The file appears under its name when it is complete; ``-`` is the standard output.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if str(path) == "-":
+        _write_lines(sys.stdout, scores)
+        return
+    with atomic_output(path, "w") as stream:
+        _write_lines(stream, scores)
+
+
+def match_scores(scores: Scores, trials: Trials) -> np.ndarray:
+    """Return the scores of a trial list, whatever the order of the score file; ignore scores of other trials.
+
+    Args:
+        scores: as read from a score file.
+        trials: the trials whose scores are wanted.
+
+    Returns:
+        shape (len(trials),), the type of ``scores.values``.
+
+    Raises:
+        InputError: trials without a score (the message names the first and counts all), or a trial with two different
+            scores.
+    """
+    have, want = scores.trials, trials
+    if have is want:
+        return scores.values
+    wanted = _keys(want.enroll, want.test, len(want.test_ids))
+    enroll = _translation(have.enroll_ids, want.enroll_ids)[have.enroll]
+    test = _translation(have.test_ids, want.test_ids)[have.test]
+    known = np.flatnonzero((enroll >= 0) & (test >= 0))
+    keys = _keys(enroll[known], test[known], len(want.test_ids))
+    order = np.argsort(keys, kind="stable")
+    keys, rows = keys[order], known[order]
+    repeated = np.flatnonzero(keys[1:] == keys[:-1])
+    conflict = repeated[scores.values[rows[repeated]] != scores.values[rows[repeated + 1]]]
+    if len(conflict):
+        conflict = conflict[np.isin(keys[conflict], wanted)]
+    if len(conflict):
+        first, second = rows[conflict[0]], rows[conflict[0] + 1]
+        raise InputError(
+            f"{have.source}: {have.pair(first)} has two scores, {scores.values[first]:g} (line {first + 1}) and "
+            f"{scores.values[second]:g} (line {second + 1}); conflicts in all: {len(conflict)}"
+        )
+    if not len(keys):
+        raise InputError(
+            f"{have.source}: none of the {len(want)} trials of {want.source} has a score (the first is {want.pair(0)})"
+        )
+    place = np.searchsorted(keys, wanted)
+    place[place == len(keys)] = 0
+    missing = np.flatnonzero(keys[place] != wanted)
+    if len(missing):
+        raise InputError(
+            f"{have.source}: no score for {want.pair(missing[0])} of {want.source}; {len(missing)} of {len(want)} "
+            "trials have no score"
+        )
+    return scores.values[rows[place]]
+
+
+def trials_between(trials: Trials, ids: Container[str]) -> Trials:
+    """Return the trials of which both sides are among ``ids``, in their order."""
+    enroll, test = (
+        np.fromiter((name in ids for name in names), bool, len(names)) for names in (trials.enroll_ids, trials.test_ids)
+    )
+    kept = enroll[trials.enroll] & test[trials.test]
+    used_enroll, enroll = np.unique(trials.enroll[kept], return_inverse=True)
+    used_test, test = np.unique(trials.test[kept], return_inverse=True)
+    is_target = None if trials.is_target is None else trials.is_target[kept]
+    return Trials(
+        [trials.enroll_ids[i] for i in used_enroll],
+        [trials.test_ids[i] for i in used_test],
+        enroll.astype(np.int32),
+        test.astype(np.int32),
+        is_target,
+        trials.source,
+    )
+
+
+def check_labels_agree(trials: Trials) -> None:
+    """Raise InputError when the list holds a pair both as target and as nontarget."""
+    is_target = trials.labels()
+    keys = _keys(trials.enroll, trials.test, len(trials.test_ids))
+    order = np.argsort(keys, kind="stable")
+    same = keys[order[1:]] == keys[order[:-1]]
+    conflict = np.flatnonzero(same & (is_target[order[1:]] != is_target[order[:-1]]))
+    if len(conflict):
+        raise InputError(f"{trials.source}: {trials.pair(order[conflict[0]])} is both target and nontarget")
+
+
+def _source(path: Union[str, Path]) -> str:
+    return "standard input" if str(path) == "-" else str(path)
+
+
+def _blocks(path: Union[str, Path], *layouts: str) -> Iterator[Tuple[str, int, List[List[bytes]]]]:
+    """Yield the file's name, the number of the first line and the columns for block after block of lines."""
+    empty = True
+    with open_input(str(path)) as stream:
+        for first_line, columns in read_columns(stream, *layouts):
+            empty = False
+            yield stream.name, first_line, columns
+    if empty:
+        raise InputError(f"{_source(path)}: the file is empty")
+
+
+class _Interned:
+    """The first two columns of a file, each id replaced by a number."""
+
+    def __init__(self) -> None:
+        self._enroll: Dict[bytes, int] = {}
+        self._test: Dict[bytes, int] = {}
+        self._pieces: List[Tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, columns: List[List[bytes]]) -> None:
+        self._pieces.append((_intern(columns[0], self._enroll), _intern(columns[1], self._test)))
+
+    def trials(self, is_target: Optional[np.ndarray], source: str) -> Trials:
+        enroll, test = (np.concatenate(side) for side in zip(*self._pieces))
+        with error_context(source):
+            enroll_ids, test_ids = _decoded(self._enroll), _decoded(self._test)
+        return Trials(enroll_ids, test_ids, enroll, test, is_target, source)
+
+
+def _intern(names: Sequence[bytes], table: Dict[bytes, int]) -> np.ndarray:
+    """Return the index of each name in ``table``; add new names to it in order of appearance."""
+    index = table.setdefault
+    return np.fromiter((index(name, len(table)) for name in names), np.int32, len(names))
+
+
+def _decoded(names: Dict[bytes, int]) -> List[str]:
+    try:
+        return [name.decode() for name in names]
+    except UnicodeDecodeError as error:
+        raise InputError(f"the id {quoted(error.object)} is not UTF-8") from None
+
+
+def _write_lines(stream: IO[str], scores: Scores) -> None:
+    trials = scores.trials
+    enroll_ids, test_ids = np.array(trials.enroll_ids, object), np.array(trials.test_ids, object)
+    for start in range(0, len(trials), WRITE_LINES):
+        part = slice(start, start + WRITE_LINES)
+        rows = zip(enroll_ids[trials.enroll[part]], test_ids[trials.test[part]], scores.values[part].tolist())
+        stream.write("".join(map("%s %s %.7g\n".__mod__, rows)))
+
+
+def _keys(enroll: np.ndarray, test: np.ndarray, n_test: int) -> np.ndarray:
+    """Return one int64 for each pair."""
+    keys: np.ndarray = enroll.astype(np.int64) * n_test + test
+    return keys
+
+
+def _translation(names: Sequence[str], into: Sequence[str]) -> np.ndarray:
+    """Return the index in ``into`` of each name, -1 where it is not there."""
+    table = {name: i for i, name in enumerate(into)}
+    return np.fromiter((table.get(name, -1) for name in names), np.int64, len(names))

@@ -1,0 +1,126 @@
+"""The folder of a training run: its configuration, the checkpoints it keeps, and the links best.pt and final.pt."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Optional
+
+from sdpn_k2.config import Config, config_differences, config_to_yaml
+from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output, make_folder
+from sdpn_k2.models.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
+
+log = logging.getLogger(__name__)
+
+# Keys that a resumed run may change: they decide how the run is computed and reported, not its result. Micro-batches
+# are the borderline case, since batch normalisation sees one at a time.
+RESUME_MAY_CHANGE = {
+    "train.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.keep_every",
+    "train.evaluate_every",
+    "train.compile",
+    "train.micro_batch_size",
+}
+
+
+class RunFolder:
+    """The experiment folder ``exp`` of a run with ``config`` on ``data`` (:attr:`Checkpoint.data`)."""
+
+    def __init__(self, exp: Path, config: Config, data: str):
+        self.exp, self.config, self.data = exp, config, data
+        self.checkpoints = exp / "checkpoints"
+        make_folder(self.checkpoints)
+
+    @property
+    def newest(self) -> Optional[Path]:
+        """The newest checkpoint, or None."""
+        return latest_checkpoint(self.checkpoints)
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the path of the checkpoint after ``step`` steps."""
+        return checkpoint_path(self.checkpoints, step)
+
+    def load_for_resuming(self, path: Path, newest: Optional[Path]) -> Checkpoint:
+        """Read the checkpoint that the run continues from.
+
+        Args:
+            path: the checkpoint, here or in another folder.
+            newest: the newest checkpoint here, as rank 0 sees it.
+
+        Raises:
+            InputError: the checkpoint is unreadable; it has another configuration or other training data; the folder
+                holds a later one.
+        """
+        checkpoint = load_checkpoint(path)
+        differences = [
+            f"{key} ({old} there, {new} now)"
+            for key, old, new in config_differences(checkpoint.config, self.config)
+            if key not in RESUME_MAY_CHANGE
+        ]
+        if differences:
+            raise InputError(
+                f"{path} was trained with another configuration: {', '.join(differences)}; use another folder"
+            )
+        if checkpoint.data not in ("", self.data):
+            raise InputError(
+                f"{path} was trained on other utterances ({checkpoint.data} there, {self.data} now): "
+                f"use another folder, or remove {self.checkpoints} to start again"
+            )
+        if newest is not None and newest.name > self.checkpoint(checkpoint.step).name:
+            raise InputError(
+                f"--resume {path}: {newest} is of a later step, and --resume auto would continue from it: "
+                "use another folder, or remove the later checkpoints"
+            )
+        return checkpoint
+
+    def write_config(self) -> None:
+        """Write the resolved configuration to ``config.yaml``."""
+        with atomic_output(self.exp / "config.yaml", "w") as stream:
+            stream.write(config_to_yaml(self.config))
+
+    def save(self, checkpoint: Checkpoint, steps_per_epoch: int) -> None:
+        """Write a checkpoint, and remove those that the configuration does not keep."""
+        path = self.checkpoint(checkpoint.step)
+        save_checkpoint(path, checkpoint)
+        train = self.config.train
+        remove_old_checkpoints(self.checkpoints, train.keep_checkpoints, round(train.keep_every * steps_per_epoch))
+        log.info("wrote %s", path)
+
+    def keep_best(self, step: int, eer: float) -> None:
+        """Link ``best.pt`` to the checkpoint after ``step`` steps if its EER is the lowest of this run."""
+        record = self.exp / "best_dev_eer"
+        best = float(record.read_text().split()[0]) if record.is_file() else float("inf")
+        path = self.checkpoint(step)
+        if eer < best and path in list_checkpoints(self.checkpoints):
+            # A hard link, since the checkpoint itself may be removed later.
+            link = self.exp / ".best.pt.new"
+            link.unlink(missing_ok=True)
+            os.link(path, link)
+            link.replace(self.exp / "best.pt")
+            with atomic_output(record, "w") as stream:
+                stream.write(f"{eer:.4f} {path.name}\n")
+
+    @property
+    def final(self) -> Path:
+        """The link to the last checkpoint of a finished run."""
+        return self.exp / "final.pt"
+
+    def link_final(self, step: int) -> None:
+        """Link ``final.pt`` to the checkpoint after ``step`` steps."""
+        link = self.exp / ".final.pt.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.checkpoint(step).relative_to(self.exp))
+        link.replace(self.final)

@@ -1,0 +1,45 @@
+"""Signals, Kaldi's features of them, and what Kaldi's tools computed from features: see tests/data/golden/README.md."""
+
+import collections
+
+import kaldiio
+import numpy as np
+import soundfile
+from kaldi_support import succeed
+
+RATE = 16000
+STEP = 8  # signal_features.npz holds every eighth frame
+DIMS = 6  # normalised_features.npz holds the first six of Kaldi's 80 fbank dimensions
+
+
+def read_tables(path):
+    """The tables in an .npz file: name → key → array."""
+    tables = collections.defaultdict(dict)
+    with np.load(path) as arrays:
+        for name in arrays:
+            table, _, key = name.partition("/")
+            tables[table][key] = arrays[name]
+    return tables
+
+
+def write_table(folder, name, table):
+    """Write an archive and its script file, as the golden command lines expect them."""
+    kaldiio.save_ark(str(folder / f"{name}.ark"), table, scp=str(folder / f"{name}.scp"))
+
+
+def write_waves(golden, folder):
+    """Write wav.scp and the wave files of a chirp, noise that is shorter than two frames, silence and a tone."""
+    waves = {
+        **read_tables(golden / "signal_features.npz")["wav"],
+        "silence": np.zeros(RATE, np.int16),
+        "tone": np.int16(0.5 * 32767 * np.sin(2 * np.pi * 440 * np.arange(27200) / RATE)),
+    }
+    for name, samples in waves.items():
+        soundfile.write(folder / f"{name}.wav", samples, RATE)
+    (folder / "wav.scp").write_text("".join(f"{name} {name}.wav\n" for name in sorted(waves)))
+
+
+def run_line(golden, folder, part):
+    """Run the one command line among those that Kaldi ran which contains ``part``."""
+    (line,) = [line for line in (golden / "COMMANDS.txt").read_text().splitlines() if part in line]
+    succeed(line, folder)

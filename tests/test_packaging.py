@@ -1,0 +1,75 @@
+"""What the package says about itself: public API, version, metadata, citation."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sdpn_k2
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_every_public_name_is_there():
+    assert sdpn_k2.__all__ == sorted(sdpn_k2.__all__)
+    for name in sdpn_k2.__all__:
+        value = getattr(sdpn_k2, name)
+        assert name in dir(sdpn_k2)
+        assert name == "__version__" or value.__doc__, f"{name} has no docstring"
+        assert name == "__version__" or value.__name__ == name
+    assert {*sdpn_k2._MODULES, "InputError", "__version__", "load"} == set(sdpn_k2.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        sdpn_k2.no_such_name  # noqa: B018
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, sdpn_k2; sdpn_k2.load; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = {name for name in done.stdout.split() if name.startswith("sdpn_k2")}
+    assert modules == {"sdpn_k2", "sdpn_k2.errors"}
+    assert not {"click", "numpy", "torch"} & set(done.stdout.split())
+
+
+def test_the_version_is_in_one_place():
+    assert 'dynamic = ["version"]' in PYPROJECT and '{ attr = "sdpn_k2.__version__" }' in PYPROJECT
+    assert not re.search(r"^version\s*=\s*\"", PYPROJECT, re.MULTILINE)
+    assert "\nversion:" not in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (\S+)", changes, re.MULTILINE)
+    assert headings[:2] == ["Unreleased", sdpn_k2.__version__]
+
+
+def test_the_package_carries_all_its_files():
+    patterns = {"py.typed": "py.typed", "reporting/templates/": "templates/*"}
+    for path in (ROOT / "sdpn_k2").rglob("*"):
+        name = path.relative_to(ROOT / "sdpn_k2").as_posix()
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            declared = [pattern for start, pattern in patterns.items() if name.startswith(start)]
+            assert declared and f'"{declared[0]}"' in PYPROJECT, f"{name} would be missing from a wheel"
+    assert (ROOT / "sdpn_k2" / "py.typed").is_file()
+
+
+def test_the_citation_agrees_with_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert f'license = "{citation["license"]}"' in PYPROJECT
+    assert f'authors = [{{ name = "{citation["authors"][0]["name"]}" }}]' in PYPROJECT
+    (paper,) = citation["references"]
+    assert f'Paper = "{paper["url"]}"' in PYPROJECT
+    assert paper["url"] in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_constraints_pin_every_requirement():
+    listed = PYPROJECT[PYPROJECT.index("dependencies = [") : PYPROJECT.index("[project.scripts]")]
+    required = {name.lower() for name in re.findall(r'"([A-Za-z][\w-]*)(?:\[\w+\])?[\s>=;"]', listed)}
+    pinned = {
+        line.partition("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line and not line.startswith("#")
+    }
+    assert len(required) > 20
+    assert required - pinned <= {"k2"}  # pinned where it is required
