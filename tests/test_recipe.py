@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ TINY = " ".join([*TINY_MODEL, "train.batch_size=8", "train.steps=3", "train.work
 
 
 def run(*arguments, check=True):
-    # The recipe takes the Python that runs the tests.
+    # The recipe uses the Python that runs the tests.
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
     result = subprocess.run(
         ["bash", str(RECIPE / "run.sh"), "--nj", "2", "--ngpu", "0", *map(str, arguments)],
@@ -38,34 +39,29 @@ def run(*arguments, check=True):
 
 @pytest.fixture(scope="module")
 def voxceleb(speech, ffmpeg, tmp_path_factory):
-    """Every stage of the recipe on the miniature tree: (arguments, data, exp, what it said)."""
+    """Run every stage on the miniature tree; return (arguments, data, exp, standard output)."""
     root = tmp_path_factory.mktemp("voxceleb")
     recordings = (soundfile.read(path)[0] for path in itertools.cycle(sorted((speech / "train").rglob("*.wav"))))
     make_voxceleb_tree(root, recordings, num_train_speakers=8)
+    for name in ("list_test_all", "list_test_hard", "list_test_hard2"):
+        (root / "vox1" / f"{name}.txt").unlink()
     data, exp = root / "data", root / "exp"
-    arguments = [
-        "--corpus",
-        "voxceleb",
-        "--voxceleb1-root",
-        root / "vox1",
-        "--voxceleb2-root",
-        root / "vox2",
-        "--musan-root",
-        root / "musan",
-        "--rirs-root",
-        root / "RIRS_NOISES",
-        "--data",
-        data,
-        "--exp",
-        exp,
-        "--config",
-        "conf/sdpn_small.yaml",
-        "--config-set",
-        TINY,
-    ]
+    options = {
+        "--corpus": "voxceleb",
+        "--voxceleb1-root": root / "vox1",
+        "--voxceleb2-root": root / "vox2",
+        "--musan-root": root / "musan",
+        "--rirs-root": root / "RIRS_NOISES",
+        "--data": data,
+        "--exp": exp,
+        "--config": "conf/sdpn_small.yaml",
+        "--config-set": TINY,
+    }
+    arguments = list(itertools.chain(*options.items()))
     return arguments, data, exp, run(*arguments).stdout
 
 
+@pytest.mark.slow
 def test_every_stage_leaves_its_files(voxceleb):
     _, data, exp, said = voxceleb
     for number in range(8):
@@ -94,15 +90,17 @@ def test_no_evaluated_speaker_is_trained_on_and_no_label_reaches_training(voxcel
 
 
 def test_results_cover_every_list_and_back_end(voxceleb):
-    _, data, exp, _ = voxceleb
+    _, data, exp, said = voxceleb
     lists = {path.name for path in (data / "vox1").glob("trials*")}
-    assert {"trials_o", "trials_o_cleaned", "trials_e_cleaned", "trials_h_cleaned"} <= lists
+    assert lists == {"trials_o", "trials_o_cleaned", "trials_e_cleaned"}
     results = json.loads((exp / "results.json").read_text())
     text = json.dumps(results)
     for name in lists:
         for backend in ("cosine", "cosine_mean", "plda"):
-            assert (exp / "scores" / "vox1" / f"{name}.{backend}").stat().st_size
-            assert backend in text
+            path = exp / "scores" / "vox1" / f"{name}.{backend}"
+            assert path.stat().st_size and backend in text
+            # Kaldi's own metrics
+            assert re.search(rf"^{re.escape(str(path))}: EER [\d.]+ %, minDCF\(0.01\) [\d.]+$", said, re.MULTILINE)
     scores = [line.split() for line in (exp / "scores" / "vox1" / "trials_o.cosine").read_text().splitlines()]
     trials = [line.split()[:2] for line in (data / "vox1" / "trials_o").read_text().splitlines()]
     assert [score[:2] for score in scores] == trials
@@ -119,24 +117,26 @@ def test_cosine_scores_are_the_cosines_of_the_archives(voxceleb):
         assert float(score) == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=2e-6)
 
 
+@pytest.mark.slow
 def test_complete_stages_are_skipped_and_changed_inputs_are_not(voxceleb):
     arguments, data, exp, _ = voxceleb
     said = run(*arguments).stdout
     assert said.count("complete, nothing to do") == 8
     for changed, first in (
-        (exp / "xvectors_train" / "xvector.scp", 5),
-        (data / "vox1" / "trials_o", 6),
         (exp / "scores" / "vox1" / "trials_o.plda", 7),
+        (data / "vox1" / "trials_o", 6),
+        (exp / "xvectors_train" / "xvector.scp", 5),
     ):
         time.sleep(0.1)  # times of files are no finer than the kernel's tick
         changed.touch()
-        said = run(*arguments, "--stage", "4").stdout
+        said = run(*arguments, "--stage", "4", "--stop-stage", first).stdout
         assert [line.split(":")[0] for line in said.splitlines() if "nothing to do" in line] == [
             f"Stage {number}" for number in range(4, first)
         ]
-        assert "Stage 7: results" in said
+        assert "  done in " in said and said.count("nothing to do") == first - 4
 
 
+@pytest.mark.slow
 def test_vad_and_corpus_labels_are_options(voxceleb):
     arguments, _, exp, _ = voxceleb
     said = run(*arguments, "--stage", "4", "--use-vad", "true", "--plda-labels", "corpus").stdout
@@ -150,14 +150,15 @@ def test_a_stage_names_the_earlier_stage_that_it_misses(tmp_path):
         "--corpus", "audio-dir", "--data", tmp_path / "d", "--exp", tmp_path / "e", "--stage", "3", check=False
     )
     assert result.returncode == 1
-    assert result.stderr.strip().endswith("which stage 0 makes: run with --stage 0")
+    assert f"{tmp_path}/d/eval_sets" in result.stderr and result.stderr.endswith("--stage 0\n")
     (tmp_path / "d" / "eval_sets").write_text("test\n")
     result = run(
         "--corpus", "audio-dir", "--data", tmp_path / "d", "--exp", tmp_path / "e", "--stage", "3", check=False
     )
-    assert result.returncode == 1 and "which stage 2 makes: run with --stage 2" in result.stderr
+    assert result.returncode == 1 and result.stderr.endswith("--stage 2\n")
 
 
+@pytest.mark.slow
 def test_small_corpus_without_trials_and_then_with(tmp_path):
     """Ten training utterances are too few for LDA in sixteen dimensions."""
     root, data, exp = tmp_path / "audio", tmp_path / "data", tmp_path / "exp"
@@ -167,24 +168,21 @@ def test_small_corpus_without_trials_and_then_with(tmp_path):
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(root / f"{name}.wav", rng.uniform(-0.5, 0.5, 5 * 16000), 16000)
-    arguments = [
-        "--corpus",
-        "audio-dir",
-        "--audio-root",
-        root,
-        "--data",
-        data,
-        "--exp",
-        exp,
-        "--config-set",
-        TINY.replace("embedding_dim=8", "embedding_dim=16").replace("steps=3", "steps=1"),
-    ]
+    options = {
+        "--corpus": "audio-dir",
+        "--audio-root": root,
+        "--data": data,
+        "--exp": exp,
+        "--config-set": TINY.replace("embedding_dim=8", "embedding_dim=16").replace("steps=3", "steps=1"),
+    }
+    arguments = list(itertools.chain(*options.items()))
     result = run(*arguments)
-    assert "No evaluation set" in result.stdout and "Stage 6" not in result.stdout and not (exp / "scores").exists()
+    assert "skipping stages 6 and 7" in result.stdout and "Stage 6" not in result.stdout
+    assert not (exp / "scores").exists()
     (root / "test" / "trials").write_text("s0-0 s0-1 target\ns0-0 s1-0 nontarget\n")
     result = run(*arguments)
     assert "Stage 0: prepare the audio-dir corpus\n" in result.stdout
-    assert "10 training embeddings are too few for LDA and PLDA in their 16 dimensions" in result.stderr
+    assert "10 training embeddings" in result.stderr and "16 dimensions" in result.stderr
     assert (exp / "backend" / "mean.vec").is_file() and not (exp / "backend" / "plda").exists()
     results = json.loads((exp / "results.json").read_text())
     assert [row["backend"] for row in results["results"]] == ["cosine", "cosine_mean"] and not results["missing"]
@@ -203,7 +201,8 @@ def test_scores_that_cannot_be_measured_are_named(tmp_path):
         (exp / "scores" / "test" / f"trials.{method}").write_text("a x 1\n")
     result = run("--corpus", "audio-dir", "--data", data, "--exp", exp, "--stage", "7", check=False)
     assert result.returncode == 1 and "nontarget" in result.stderr
-    assert result.stderr.endswith(f"{exp}/scores/test/trials.cosine cannot be measured with {data}/test/trials\n")
+    last = result.stderr.splitlines()[-1]
+    assert f"{exp}/scores/test/trials.cosine " in last and f"{data}/test/trials" in last
 
 
 def test_of_several_nodes_only_the_first_runs_more_than_the_training(tmp_path, monkeypatch):
@@ -211,8 +210,8 @@ def test_of_several_nodes_only_the_first_runs_more_than_the_training(tmp_path, m
     (tmp_path / "eval_sets").write_text("test\n")
     arguments = ["--corpus", "audio-dir", "--data", tmp_path, "--exp", tmp_path, "--num-nodes", "2"]
     result = run(*arguments, check=False)
-    assert result.returncode == 1 and result.stdout == "Node 1 of 2: stage 3 alone; the others are for node 0\n"
-    assert result.stderr.endswith("which stage 2 makes: run with --stage 2\n")
+    assert result.returncode == 1 and result.stdout.startswith("Node 1 of 2: ") and result.stdout.count("\n") == 1
+    assert result.stderr.endswith("--stage 2\n")
     assert run(*arguments, "--stop-stage", "2").stdout.count("\n") == 1
 
 
@@ -231,20 +230,21 @@ def test_gpus_asked_for_must_be_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "arguments, parts",
     [
-        (["--corpus", "nothing"], "choose demo, audio-dir, kaldi-dir or voxceleb"),
-        (["--plda-labels", "typo"], "run.sh: --plda-labels is 'typo'; choose clusters or corpus"),
-        (["--stage", "foo"], "run.sh: --stage is 'foo'; give a whole number"),
-        (["--nj", ""], "run.sh: --nj is ''; give a whole number"),
-        (["--ngpu", "1.5"], "run.sh: --ngpu is '1.5'; give a whole number"),
-        (["junk", "--stage", "8"], "run.sh: 'junk' is no option"),
-        (["--data", "/tmp/a b"], "run.sh: '/tmp/a b': --data and --exp cannot have white space"),
-        (["--config-set", "features.low_freq=300"], "conf/fbank.conf: stored features would have --low-freq=20"),
-        (["--no-such-option", "1"], "no-such-option"),
-        (["--corpus", "audio-dir", "--audio-root", "/nowhere"], "/nowhere"),
+        (["--corpus", "nothing"], ["--corpus", "'nothing'", "voxceleb"]),
+        (["--plda-labels", "typo"], ["--plda-labels", "'typo'", "clusters"]),
+        (["--stage", "foo"], ["--stage", "'foo'"]),
+        (["--nj", ""], ["--nj", "''"]),
+        (["--ngpu", "1.5"], ["--ngpu", "'1.5'"]),
+        (["junk", "--stage", "8"], ["'junk'"]),
+        (["--data", "/tmp/a b"], ["--data", "'/tmp/a b'"]),
+        (["--config-set", "features.low_freq=300"], ["conf/fbank.conf", "--low-freq=20"]),
+        (["--no-such-option", "1"], ["--no-such-option"]),
+        (["--corpus", "audio-dir", "--audio-root", "/nowhere"], ["/nowhere"]),
     ],
 )
-def test_bad_options(tmp_path, arguments, message):
+def test_bad_options(tmp_path, arguments, parts):
     result = run("--data", tmp_path / "d", "--exp", tmp_path / "e", *arguments, check=False)
-    assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert all(part in result.stderr for part in parts)

@@ -61,12 +61,12 @@ def free_ports(number):
 
 @pytest.fixture(scope="module")
 def slurm():
-    """The environment in which sbatch reaches a Slurm with one idle node of this machine."""
+    """Start a Slurm with one idle node on this machine; yield the environment of its commands."""
     missing = [name for name in PROGRAMS if not shutil.which(name, path=SEARCH_PATH)]
     if missing:
         pytest.skip(f"Slurm is not installed here: no {missing[0]} (Debian: slurm-wlm, munge)")
     if os.getuid() != 0:
-        pytest.skip("Slurm's daemons want to be started by root")
+        pytest.skip("only root can start Slurm's daemons")
     # Not pytest's folder: a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="slurm-test."))
     (folder / "state").mkdir()
@@ -105,21 +105,48 @@ def slurm():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def run(slurm, tmp_path):
-    def call(*arguments):
-        return subprocess.run(
-            [str(SLURM_PL), *arguments], cwd=tmp_path, env=slurm, capture_output=True, text=True, timeout=120
-        )
-
-    return call
+# slurm.pl, but it asks the grid more often and trusts its answer sooner.
+IMPATIENT = f"""
+import runpy, sys
+sys.path.insert(0, {str(SLURM_PL.parent / "parallel")!r})
+import launcher
+launcher.LOOK = launcher.GRACE = 0.5
+sys.argv[0] = "slurm.pl"
+runpy.run_path({str(SLURM_PL)!r}, run_name="__main__")
+"""
 
 
 def body(log: Path) -> str:
     return "".join(line for line in log.read_text().splitlines(True) if not line.startswith("#"))
 
 
-def test_array_job(run, tmp_path):
+def jobs_of(slurm):
+    return subprocess.run(["squeue", "-h", "-o", "%i"], env=slurm, capture_output=True, text=True).stdout.split()
+
+
+def start_sleeper(slurm, folder):
+    """Start slurm.pl with a job that has begun to sleep."""
+    folder.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, "x.log", "echo", "started", ";", "sleep", "60"],
+        cwd=folder, env=slurm, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for _ in range(600):
+        if (folder / "x.log").exists() and body(folder / "x.log") == "started\n":
+            return process
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail("the job did not start")
+
+
+@pytest.mark.slow
+def test_jobs_run_in_slurm(slurm, tmp_path):
+    def run(*arguments):
+        return subprocess.run(
+            [str(SLURM_PL), *arguments], cwd=tmp_path, env=slurm, capture_output=True, text=True, timeout=120
+        )
+
+    # An array: each task sources path.sh, and its log has a header and an end.
     (tmp_path / "path.sh").write_text("export FROM_PATH_SH=sourced\n")
     result = run("--mem", "100M", "JOB=1:3", "log/x.JOB.log", "echo", "JOB", 'it\'s "JOB"', "$FROM_PATH_SH")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -133,72 +160,41 @@ def test_array_job(run, tmp_path):
         assert log[-1].startswith("# Ended (code 0) at ")
     assert sorted(path.name for path in (tmp_path / "log/q").iterdir()) == ["x.out", "x.sh"]
 
-
-def test_single_job_and_its_resources(run, tmp_path):
+    # A single job, and the resources that it gets.
     command = ["echo", "cpus=$SLURM_CPUS_PER_TASK", "partition=$SLURM_JOB_PARTITION", "array=$SLURM_ARRAY_TASK_ID"]
     assert run("--num-threads", "3", "--time", "5", "-p", "short", "x.log", *command).returncode == 0
     assert body(tmp_path / "x.log") == "cpus=3 partition=short array=\n"
     assert "# Accounting: time=" in (tmp_path / "x.log").read_text()
 
-
-def test_failing_task_is_named(run, tmp_path):
+    # A failed task is named.
     result = run("JOB=1:3", "log/x.JOB.log", "test", "JOB", "-ne", "2", "||", "exit", "7")
     assert result.returncode == 1
     assert result.stderr == "slurm.pl: 1 / 3 failed, log is in log/x.*.log (jobs 2; first: code 7, log/x.2.log)\n"
     assert "# Ended (code 7) at" in (tmp_path / "log/x.2.log").read_text()
 
-
-def test_no_more_tasks_run_at_once_than_asked(run, tmp_path):
+    # No more tasks run at once than --max-jobs-run allows.
     (tmp_path / "count.sh").write_text("touch run.$BASHPID; set -- run.*; echo $#; sleep 0.3; rm run.$BASHPID")
     assert run("--max-jobs-run", "2", "JOB=1:4", "JOB.log", "bash", "count.sh").returncode == 0
     assert max(int(body(tmp_path / f"{job}.log")) for job in range(1, 5)) == 2
 
-
-def test_refused_submission(run):
+    # Slurm refuses a submission.
     result = run("-p", "nosuchpartition", "x.log", "true")
     assert result.returncode == 1
     assert result.stderr.startswith("slurm.pl: sbatch ") and "invalid partition" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def jobs_of(slurm):
-    return subprocess.run(["squeue", "-h", "-o", "%i"], env=slurm, capture_output=True, text=True).stdout.split()
-
-
-# slurm.pl, but asking the grid more often and trusting its answer sooner.
-IMPATIENT = f"""
-import runpy, sys
-sys.path.insert(0, {str(SLURM_PL.parent / "parallel")!r})
-import launcher
-launcher.LOOK = launcher.GRACE = 0.5
-sys.argv[0] = "slurm.pl"
-runpy.run_path({str(SLURM_PL)!r}, run_name="__main__")
-"""
-
-
-def start_sleeper(slurm, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", IMPATIENT, "x.log", "echo", "started", ";", "sleep", "60"],
-        cwd=tmp_path, env=slurm, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    for _ in range(600):
-        if (tmp_path / "x.log").exists() and body(tmp_path / "x.log") == "started\n":
-            return process
-        time.sleep(0.05)
-    process.kill()
-    pytest.fail("the job did not start")
-
-
-def test_cancelled_by_someone_else(slurm, tmp_path):
-    process = start_sleeper(slurm, tmp_path)
+@pytest.mark.slow
+def test_jobs_that_are_stopped_in_slurm(slurm, tmp_path):
+    # Someone else cancels the job.
+    process = start_sleeper(slurm, tmp_path / "cancelled")
     subprocess.run(["scancel", *jobs_of(slurm)], env=slurm, check=True)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "slurm.pl: job failed (ended by the grid, see " in said and "log is in x.log" in said
 
-
-def test_stopping_the_launcher_cancels_its_jobs(slurm, tmp_path):
-    process = start_sleeper(slurm, tmp_path)
+    # Stopping the launcher cancels its job.
+    process = start_sleeper(slurm, tmp_path / "stopped")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM

@@ -1,4 +1,5 @@
-# Sourced by run.sh: stages that know what they read and write, and that are skipped when there is nothing to do.
+# shellcheck shell=bash
+# Sourced by run.sh: stages that know their inputs and outputs, and are skipped when they are complete.
 #
 #   if begin_stage 3 "train" "$config" \
 #       reads 2:"$data/cuts.jsonl.gz" conf/train.yaml \
@@ -7,12 +8,13 @@
 #     end_stage
 #   fi
 #
-# "2:" says that stage 2 makes that input. begin_stage needs the variables stage, stop_stage and stamps (a folder for the
-# .done files). A stamp names the settings and the inputs. A stage is complete when its stamp is newer than the inputs and
-# tells the same settings, and the outputs are there.
+# "2:" means that stage 2 makes that input. begin_stage needs the variables stage, stop_stage and stamps (the folder of
+# the .done files). A stamp records the settings and the inputs of a stage. A stage is complete if its stamp has the
+# same settings and inputs, is newer than the inputs, and the outputs exist.
 
+# shellcheck disable=SC2154  # run.sh sets stage, stop_stage and stamps
 begin_stage() { # number title settings reads input… writes output…
-  local number=$1 title=$2 settings=$3 input maker path newer=""
+  local number=$1 title=$2 settings=$3 input maker path outdated=""
   local -a inputs=() outputs=()
   [ "$stage" -le "$number" ] && [ "$stop_stage" -ge "$number" ] || return 1
   shift 4
@@ -25,7 +27,7 @@ begin_stage() { # number title settings reads input… writes output…
     maker=${input%%:*}
     if [ ! -e "$path" ]; then
       if [ "$maker" = "$input" ]; then
-        echo "$0: stage $number ($title) needs $path, which is not there" >&2
+        echo "$0: stage $number ($title) needs $path, which does not exist" >&2
       else
         echo "$0: stage $number ($title) needs $path, which stage $maker makes: run with --stage $maker" >&2
       fi
@@ -37,13 +39,13 @@ begin_stage() { # number title settings reads input… writes output…
   current_stamp_text=$(printf 'settings: %s\n' "$settings"; printf 'read: %s\n' ${inputs[@]+"${inputs[@]#[0-9]:}"})
   if [ -f "$current_stamp" ] && [ "$(cat "$current_stamp")" = "$current_stamp_text" ]; then
     for path in ${inputs[@]+"${inputs[@]#[0-9]:}"}; do
-      [ "$path" -nt "$current_stamp" ] && newer=$path
+      [ "$path" -nt "$current_stamp" ] && outdated=$path
     done
     for path in ${outputs[@]+"${outputs[@]}"}; do
-      [ -e "$path" ] || newer="$path is missing, and so the stage"
+      [ -e "$path" ] || outdated=$path
     done
-    if [ -z "$newer" ]; then
-      echo "Stage $number: $title: complete, nothing to do (remove $current_stamp to do it again)"
+    if [ -z "$outdated" ]; then
+      echo "Stage $number: $title: complete, nothing to do (remove $current_stamp to repeat it)"
       return 1
     fi
   fi
@@ -54,7 +56,7 @@ begin_stage() { # number title settings reads input… writes output…
   current_stage_started=$SECONDS
 }
 
-# A command that saves and leaves with 75 on SIGTERM. Signals to the script go on to it, and the script waits for it.
+# Run a command that saves and exits with 75 on SIGTERM: pass the script's signals on to it, and wait for it.
 run_until_saved() { # command argument…
   local child status stopped=yes passed_on=
   "$@" &
@@ -65,14 +67,14 @@ run_until_saved() { # command argument…
     wait "$child" || status=$?
   done
   trap - TERM USR1 INT
-  # torchrun makes 1 of every status.
+  # torchrun turns every status into 1.
   if [ "$passed_on" ] && [ "$status" -ne 0 ] && [ "$1" = torchrun ]; then status=75; fi
   return "$status"
 }
 
 end_stage() {
   mkdir -p "$(dirname "$current_stamp")"
-  # Several nodes may end one stage at once.
+  # Several nodes may end a stage at the same time.
   local new=$current_stamp.$HOSTNAME.$$
   printf '%s\n' "$current_stamp_text" > "$new" && mv "$new" "$current_stamp"
   echo "  done in $((SECONDS - current_stage_started)) s"
