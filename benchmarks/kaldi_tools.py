@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How fast are the drop-in Kaldi tools, compared with kaldiio, kaldi_native_fbank and a plain Python loop?
+"""Compare the speed of the drop-in Kaldi tools with kaldiio, kaldi_native_fbank and a plain Python loop.
 
     python benchmarks/kaldi_tools.py [--parts start-up tables scoring fbank] [--vectors 1000000] [--trials 580000]
 

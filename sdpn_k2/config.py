@@ -83,7 +83,7 @@ class FeaturesConfig(Section):
     frame_shift_ms: NonNegative = 10.0
     low_freq: NonNegative = 20.0
     high_freq: Real = 0.0  # as in Kaldi: an offset from the Nyquist frequency when <= 0
-    scale: Positive = INT16_SCALE  # of samples in ±1; Kaldi's for fbank
+    scale: Positive = INT16_SCALE  # factor for samples in ±1; fbank needs Kaldi's
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,7 +131,7 @@ class AugmentConfig(Section):
     PREFIX: ClassVar[str] = "augment."
     clean_prob: Fraction = 1 / 6  # no effect
     single_prob: Fraction = 3 / 6  # one effect; the remaining crops get reverberation, then noise
-    single_reverb_prob: Fraction = 0.25  # that the one effect is reverberation, not noise
+    single_reverb_prob: Fraction = 0.25  # probability that the one effect is reverberation, not noise
     noise_snr: Tuple[Real, Real] = (0.0, 15.0)  # dB, uniform
     babble_snr: Tuple[Real, Real] = (13.0, 20.0)
     music_snr: Tuple[Real, Real] = (5.0, 15.0)
@@ -227,7 +227,7 @@ class TrainConfig(Section):
     checkpoint_every: Count = 1000  # steps
     keep_checkpoints: Count = 3  # the newest
     keep_every: Whole = 0  # also keep the first checkpoint of every so many epochs; 0: none
-    evaluate_every: Whole = 0  # steps between EERs on dev trials, where such are given; 0: at every checkpoint
+    evaluate_every: Whole = 0  # steps between EERs on dev trials, if any are given; 0: at every checkpoint
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -378,7 +378,7 @@ def _suggestion(name: str, prefix: str) -> str:
 
 
 def _convert(value: Any, kind: Any, key: str) -> Any:
-    """Return ``value`` as ``kind``, the type of a field. Raises InputError where it has no place there.
+    """Return ``value`` as ``kind``, the type of a field. Raise InputError if it does not fit.
 
     Kinds are int, float, Literal strings, numbers annotated with a :class:`Range`, Optional ones and tuples of them.
     """

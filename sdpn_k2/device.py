@@ -37,7 +37,7 @@ def usable_device(device: Union[str, torch.device]) -> torch.device:
 
 
 def start_process(device: str = "auto") -> Process:
-    """Join the processes that ``torchrun`` started (its environment variables), or be the only one.
+    """Join the processes that ``torchrun`` started (by its environment variables), or start as the only one.
 
     Args:
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.

@@ -21,7 +21,7 @@ class Progress:
         self._bar = tqdm(total=total, initial=initial, desc=name) if sys.stderr.isatty() else None
 
     def update(self, count: int = 1, values: Optional[Mapping[str, str]] = None) -> None:
-        """Count ``count`` more items as done, and show ``values`` beside."""
+        """Count ``count`` more items as done, and show ``values`` beside the count."""
         values = values or {}
         before, self.done = self.done, self.done + count
         if self._bar is not None:
@@ -32,7 +32,7 @@ class Progress:
             log.info("%s: %d of %d%s", self.name, self.done, self.total, details)
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """Close the bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
 

@@ -7,7 +7,7 @@ import click
 from sdpn_k2.cli.shared_options import FOLDER, command_line, config_options, device_option, together
 from sdpn_k2.cli.train import EXIT_INTERRUPTED
 
-# The options that decide which trainings there are.
+# The options that select the trainings.
 grid_options = together(
     config_options,
     click.option(

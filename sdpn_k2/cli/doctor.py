@@ -17,8 +17,8 @@ from sdpn_k2.cli.shared_options import FILE_OR_FOLDER, config_options, device_op
 def doctor(cuts, manifests, exp: Path, device: str, config_path, overrides) -> None:
     """Check the machine and a planned training.
 
-    With CUTS, times one batch and estimates the time, memory and disk of the whole run. The exit status is 1 if there
-    is a problem.
+    With CUTS, times some training steps and estimates the time, memory and disk of the whole run. The exit status is 1
+    if there is a problem.
     """
     from sdpn_k2.config import load_config
     from sdpn_k2.device import start_process

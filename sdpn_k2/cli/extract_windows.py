@@ -31,7 +31,7 @@ def extract_windows(
     """Embed speech in windows for diarization.
 
     The speech segments of DATA_DIR are cut into overlapping windows, for Kaldi's diarization scripts or VBx. OUTPUT
-    gets xvector.ark, xvector.scp, segments, utt2spk, spk2utt, mean.vec, transform.mat and plda.
+    gets xvector.ark, xvector.scp, segments, utt2spk, spk2utt, mean.vec and transform.mat; with --backend also plda.
     """
     from sdpn_k2.device import start_process
     from sdpn_k2.inference.diarization import extract_windows as extract_all

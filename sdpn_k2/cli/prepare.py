@@ -9,7 +9,7 @@ from sdpn_k2.errors import InputError
 def folder(name):
     """Declare an argument that is a folder, and refuse an empty name.
 
-    A shell variable that was never set is an empty name, which pathlib would take for the current folder.
+    An unset shell variable gives an empty name, which pathlib would read as the current folder.
     """
 
     def check(context, parameter, value):

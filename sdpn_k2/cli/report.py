@@ -25,9 +25,9 @@ from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER, FOLDER, command_lin
 def report(experiments, data, output):
     """Write an HTML report on experiments.
 
-    The page holds results, DET curves, histograms, embedding maps, training curves, the corpus, the differences from
-    the published recipe and the commands to repeat the run. It needs no network, and names the parts that are missing.
-    Several experiments are compared on one page.
+    The page shows results, DET curves, histograms, embedding maps, training curves and the corpus. It lists the
+    differences from the published recipe and the commands to repeat the run. It needs no network, and names the parts
+    that are missing. Several experiments are compared on one page.
     """
     from sdpn_k2.reporting.report import write_report
 

@@ -45,8 +45,8 @@ def score(
 ):
     """Score trials by cosine similarity.
 
-    OUT gets lines "enroll test score"; - is standard output. Without --trials, a name in .npy gets the score matrix
-    instead: float32, with rows and columns in the order of the tables.
+    OUT gets lines "enroll test score"; - is standard output. Without --trials, an OUT ending in .npy gets the score
+    matrix instead: float32, with rows and columns in the order of the tables.
     """
     from sdpn_k2.scoring.score_tables import Normalization, Preparation, score_tables
 

@@ -14,8 +14,8 @@ from sdpn_k2.cli.shared_options import FILE, config_options
 def select_cuts(cuts: Path, output: Path, config_path, overrides) -> None:
     """Select the cuts to train on.
 
-    Cuts of CUTS that are long enough (crops.min_seconds) go to OUTPUT, without labels. The command prints how many are
-    kept and dropped.
+    Writes the cuts of CUTS that are long enough (crops.min_seconds) to OUTPUT, without labels. Prints how many are kept
+    and dropped.
     """
     from sdpn_k2.config import load_config
     from sdpn_k2.data.cut_selection import select_cuts as select

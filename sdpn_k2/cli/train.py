@@ -8,7 +8,7 @@ import click
 
 from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER, FOLDER, config_options, device_option, manifests_option
 
-# EX_TEMPFAIL of sysexits.h: the same command goes on. Schedulers requeue on it.
+# EX_TEMPFAIL of sysexits.h: the same command continues the run, so schedulers may requeue it.
 EXIT_INTERRUPTED = 75
 
 
@@ -19,11 +19,11 @@ EXIT_INTERRUPTED = 75
     "--resume",
     default="auto",
     metavar="auto|none|PATH",
-    help="Continue from EXP's newest checkpoint if there is one (auto), insist on a new run (none), or continue from "
+    help="Continue from EXP's newest checkpoint if there is one (auto), start a new run (none), or continue from "
     "the checkpoint PATH.",
 )
 @click.option(
-    "--init", type=FILE, help="Initialise a new run with the weights of this checkpoint (of train, average or convert)."
+    "--init", type=FILE, help="Start a new run from the weights of this checkpoint (of train, average or convert)."
 )
 @click.option(
     "--dev",

@@ -22,7 +22,7 @@ from sdpn_k2.cli.shared_options import channel_option, checkpoint_option, device
 def verify(checkpoint, mean, calibration, p_target, channel, as_json, device, enroll, test):
     """Test whether recordings share a speaker.
 
-    Prints the cosine between the embeddings of TEST and ENROLL. The embeddings of several ENROLL are averaged at unit
+    Prints the cosine between the embeddings of TEST and ENROLL. Several ENROLL embeddings are averaged at unit
     length. One recording may be - (standard input), and any may be a command that ends in |.
     """
     import json

@@ -1,7 +1,7 @@
 """The questions of the paper as one grid of training runs (arXiv 2308.02774; dimension regularisations: 2505.13826).
 
 A variant changes the base configuration, which is the small or the published one. A variant without effect, such as
-K = 128 where the base has 128 prototypes, is the run of the base. Each training run has an experiment folder,
+K = 128 where the base has 128 prototypes, shares the run of the base. Each training run has an experiment folder,
 OUT/<run>/seed<N>.
 """
 

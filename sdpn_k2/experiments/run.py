@@ -1,4 +1,4 @@
-"""One experiment from training to report in one process; it leaves the folder that stages 3 to 7 of run.sh leave.
+"""One experiment from training to report in one process; it writes the same folder as stages 3 to 7 of run.sh.
 
     EXP/config.yaml, final.pt, metrics.jsonl, train.log               the training run
     EXP/xvectors_<set>/{xvector,spk_xvector}.{ark,scp}, num_utts.ark  embeddings
@@ -39,7 +39,7 @@ MAX_LDA_DIM = 150
 def run_experiment(config: Config, data: Path, exp: Path, process: Process, command: str = "") -> bool:
     """Train, embed, score, measure and report.
 
-    Continue an experiment that was stopped, and leave one that has results alone.
+    Continue an experiment that was stopped. Do nothing if it already has results.
 
     Args:
         config: resolved configuration.
@@ -49,12 +49,12 @@ def run_experiment(config: Config, data: Path, exp: Path, process: Process, comm
         command: command line, for the record.
 
     Returns:
-        whether there was anything to do.
+        whether anything was left to do.
 
     Raises:
         InputError: missing parts of ``data``, results of another configuration in ``exp``, and all that training,
             extraction and scoring raise.
-        sdpn_k2.training.trainer.Interrupted: SIGTERM or SIGUSR1 came; there is a checkpoint.
+        sdpn_k2.training.trainer.Interrupted: SIGTERM or SIGUSR1 arrived; a checkpoint was written.
     """
     if is_done(config, exp):
         return False

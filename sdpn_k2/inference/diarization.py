@@ -22,7 +22,7 @@ from sdpn_k2.progress import Progress
 
 log = logging.getLogger(__name__)
 
-# What separates the recording from the times in a window's name. VBx takes what precedes the last "_" for the
+# Separator between the recording and the times in a window's name. VBx reads everything before the last "_" as the
 # recording. Kaldi needs "-", which sorts the windows of rec1 before those of rec10.
 SEPARATORS = {"kaldi": "-", "vbx": "_"}
 BACKEND = ("mean.vec", "transform.mat", "plda")
@@ -52,14 +52,14 @@ def extract_windows(
     layout: str = "kaldi",
     backend: Optional[Path] = None,
 ) -> WindowSet:
-    """Write the x-vectors of all windows of a data directory, and what diarization needs beside them.
+    """Write the x-vectors of all windows of a data directory, and the other files that diarization needs.
 
     The folder ``output`` receives ``xvector.ark`` and ``xvector.scp``; ``segments`` with the windows' times;
     ``utt2spk`` and ``spk2utt``, whose speakers are the recordings; ``mean.vec``, ``transform.mat`` and ``plda``.
 
     Args:
         extractor: the model.
-        data_dir: Kaldi data directory. Its ``segments`` say where there is speech; without that file, all is speech.
+        data_dir: Kaldi data directory. Its ``segments`` mark the speech; without it, all audio counts as speech.
         output: folder to write, made if missing.
         windowing: length and shift of the windows.
         layout: ``kaldi`` or ``vbx``, the way windows are named.
@@ -160,7 +160,7 @@ def _check_order(recording_of: Dict[str, str]) -> None:
     for recording in recording_of.values():
         if byte_order(recording) < byte_order(previous):
             raise InputError(
-                f"recordings '{recording}' and '{previous}': Kaldi requires that their windows sort as they do; "
+                f"recordings '{recording}' and '{previous}': Kaldi requires their windows to sort in the same order; "
                 "rename one, or use --layout vbx"
             )
         previous = recording

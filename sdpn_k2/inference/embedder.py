@@ -1,4 +1,4 @@
-"""Embeddings of single recordings: the class that ``sdpn_k2.load`` returns, and the work of ``sdpn-k2 embed``."""
+"""Embeddings of single recordings: the class that ``sdpn_k2.load`` returns, and ``sdpn-k2 embed``."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Embedder:
 
 
 def embed_files(embedder: Embedder, files: Sequence[str], output: str, channel: int = 0) -> int:
-    """Embed files (or ``-``, ``command |``), write the embeddings under the files' names, and return how many.
+    """Embed files (or ``-``, ``command |``), write the embeddings under the files' names, and return their number.
 
     A file that cannot be embedded is skipped with a warning. With ``.npy``, whose rows have no names, it is an error.
 

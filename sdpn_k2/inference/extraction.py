@@ -1,7 +1,7 @@
 """Embeddings of whole utterances, by the teacher's encoder of a checkpoint.
 
-Utterances of exactly equal length share a batch, and none is padded: the encoder reflects at both ends, and padding
-would change the embedding by 2 %.
+Only utterances of equal length share a batch, and none is padded. The encoder reflects at both ends, so padding would
+change the embedding by 2 %.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # Utterances are read ahead to find some of equal length, up to this number of them or of their frames (320 bytes each).
 BLOCK_UTTERANCES = 256
 BLOCK_FRAMES = 500000
-BATCH_FRAMES = 12000  # that go through the network at once
+BATCH_FRAMES = 12000  # frames that go through the network at once
 
 
 class Extractor:
@@ -171,7 +171,7 @@ def extract(extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool
 
 
 def _usable(utterances: Iterable[Features], config: FeaturesConfig, vad_scp: Optional[Path]) -> Iterator[Features]:
-    """Yield the features to embed of each utterance, those of speech frames alone if there is a ``vad_scp``."""
+    """Yield the features to embed of each utterance: all frames, or the speech frames if there is a ``vad_scp``."""
     vad = RandomReader(f"scp:{vad_scp}", "vector") if vad_scp else None
     for utterance in utterances:
         if isinstance(utterance, Skipped):
@@ -194,7 +194,7 @@ def _speech_frames(decisions: Optional[np.ndarray], num_frames: int, config: Fea
         raise InputError("not in vad.scp")
     speech = decisions > 0
     if config.kind == "melspec":
-        # Kaldi's frames lie within the audio, those of melspec are centred on every frame shift.
+        # Kaldi's frames lie within the audio; those of melspec are centred on every frame shift.
         offset = round(config.frame_length_ms / config.frame_shift_ms / 2)
         if 0 <= num_frames - len(speech) <= 2 * offset + 1:
             return speech[np.clip(np.arange(num_frames) - offset, 0, len(speech) - 1)]

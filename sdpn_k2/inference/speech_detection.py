@@ -45,7 +45,7 @@ class Utterance(NamedTuple):
     rate: int
 
 
-# What the classifier needs for an utterance: its log energies (frames,), or its log-likelihoods (frames, 2).
+# The input of the classifier for an utterance: its log energies (frames,), or its log-likelihoods (frames, 2).
 Frames = Tuple[Utterance, Tensor]
 
 
@@ -112,7 +112,7 @@ def detect_speech(
         example = f"; the first is '{skipped[0].key}': {skipped[0].reason}" if skipped else ""
         raise InputError(f"{source}: no usable utterances{example}")
     make_folder(output)
-    output = output.resolve()  # so that vad.scp holds in any working directory
+    output = output.resolve()  # so that vad.scp is valid in any working directory
     classify = two_gaussians if log_likelihoods is None else list
     summary = VadSummary()
     segments: Dict[str, Part] = {}
@@ -170,7 +170,7 @@ def _fields(part: Part) -> Tuple[object, ...]:
 
 
 def _seconds(sample: int, rate: int) -> float:
-    """Return a sample's time in whole microseconds from which Kaldi's tools, which truncate, compute that sample."""
+    """Return a sample's time in seconds, in whole microseconds, from which Kaldi's truncation gives the same sample."""
     time = round(sample / rate, 6)
     return time if int(time * rate) == sample else round(time + 1e-6, 6)
 
@@ -226,7 +226,7 @@ def _cut(part: Part, speaker: str, wave: Wave) -> Utterance:
 def _with_frames(
     utterances: Iterator[Union[Utterance, Skipped]], log_likelihoods: Optional[str], device: torch.device
 ) -> Iterator[Union[Frames, Skipped]]:
-    """Add to each utterance what the classifier needs, and drop its samples."""
+    """Add the classifier's input to each utterance, and drop its samples."""
     table = RandomReader(log_likelihoods, "matrix") if log_likelihoods else None
     for utterance in utterances:
         if isinstance(utterance, Skipped):

@@ -22,7 +22,7 @@ from sdpn_k2.pcm import from_int16
 log = logging.getLogger(__name__)
 
 BATCH_WINDOWS = 16  # for files; the windows of a pipe, which may be live, are embedded one by one
-# How audio of other formats begins. On a pipe it would pass for samples without a header.
+# First bytes of other audio formats. On a pipe they would pass for samples without a header.
 _OTHER_FORMATS = {
     b"fLaC": "FLAC",
     b"OggS": "Ogg",
@@ -43,7 +43,7 @@ def embed_stream(
         extractor: the model.
         name: the recording. Pipes carry 16-bit WAV, or 16-bit mono samples at the model's rate without a header.
         wspecifier: where the embeddings are written, under ``<key>-<start>-<end>`` in hundredths of a second.
-        key: what keys begin with.
+        key: start of every key.
         windowing: length and shift of the windows.
         channel: channel to use in a recording with several (0-based).
 

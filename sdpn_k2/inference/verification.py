@@ -1,4 +1,4 @@
-"""Verification of a speaker: the score of two recordings, and with a calibration the probability of one speaker."""
+"""Verification of a speaker: the score of two recordings and, with a calibration, the probability of one speaker."""
 
 from __future__ import annotations
 

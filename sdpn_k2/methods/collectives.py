@@ -28,7 +28,7 @@ def gather(tensor: Tensor, dim: int = 0) -> Tensor:
     """Concatenate ``tensor`` of every process along ``dim``, in rank order. Shapes must agree.
 
     Use it where every process computes the whole objective on the gathered batch, and parameter gradients are then
-    averaged over processes: the result is the gradient of the single-process batch.
+    averaged over processes. The result is the gradient of the single-process batch.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return tensor

@@ -91,7 +91,7 @@ class DINO(nn.Module):
 
 
 class DinoNetwork(Network):
-    """Encoder, MLP and the layer of output weights."""
+    """Encoder, MLP and output layer."""
 
     def __init__(self, config: Config):
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""The network that student and teacher share in form, and the moving average by which the teacher follows."""
+"""The architecture that student and teacher share, and the moving average that updates the teacher."""
 
 from typing import List, Tuple
 

@@ -41,7 +41,7 @@ _TRAINER_STATE = {"optimizer", "epoch", "dino_loss", "sdpn_loss", "keleo_loss", 
 
 
 class Conversion(NamedTuple):
-    """A checkpoint, and the names of what the source holds beside it."""
+    """A checkpoint, and the names of the entries of the source that it leaves out."""
 
     checkpoint: Checkpoint
     left_out: List[str]
@@ -152,7 +152,7 @@ def _sizes(tensors: Mapping[str, Tensor]) -> Tuple[ModelConfig, int]:
 
 
 def _has_our_mlp(tensors: Mapping[str, Tensor]) -> bool:
-    """Tell whether the head's MLP has three linear layers, as ours has; theirs may have other depths."""
+    """Return whether the head's MLP has three linear layers, as ours does; theirs may have other depths."""
     linear = {key for key in tensors if re.fullmatch(r"head\.mlp\.\d+\.weight", key) and tensors[key].ndim == 2}
     return linear == {f"head.mlp.{index}.weight" for index in (0, 3, 6)}
 

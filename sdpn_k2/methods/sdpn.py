@@ -61,9 +61,9 @@ class SDPN(nn.Module):
             diagnose: as in :meth:`forward`.
 
         Returns:
-            the loss (scalar) and a dict of detached scalars. These are each loss term, the mean entropies of student
-            and teacher (nats), and the effective number of prototypes in use (exp of the entropy of the student's
-            mean p).
+            the loss (scalar) and a dict of detached scalars: each loss term, the mean entropies of student and teacher
+            (nats), and the effective number of prototypes in use. The last is exp of the entropy of the student's
+            mean p.
         """
         config = self.config
         e_student, z_student, z_teacher = gather(e_student, dim=1), gather(z_student, dim=1), gather(z_teacher)

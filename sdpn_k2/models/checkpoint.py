@@ -1,6 +1,6 @@
-"""Checkpoints: what training resumes from, and what inference loads.
+"""Checkpoints, which training resumes from and inference loads.
 
-A checkpoint is a file of ``torch.save`` that holds a dict::
+A checkpoint is a file written by ``torch.save`` that holds a dict::
 
     format      "sdpn_k2 checkpoint"
     version     1
@@ -66,7 +66,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "momentum": dict(checkpoint.momentum),
         "meta": json.dumps(meta),
     }
-    # In memory first, since torch 1.13 ends the process when the disk is full.
+    # Pack in memory first, since torch 1.13 ends the process when the disk is full.
     packed = io.BytesIO()
     torch.save(content, packed)
     with atomic_output(path) as stream:

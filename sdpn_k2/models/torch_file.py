@@ -1,4 +1,4 @@
-"""Files of ``torch.save``, whoever wrote them, read without running any code from them."""
+"""Read files of ``torch.save`` from any source, without running code that they may contain."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 
 from sdpn_k2.errors import InputError
 
-# Torch 2.5 reads Python's numbers safely, and other types that it is given.
+# From torch 2.5 on, ``weights_only=True`` also reads types that the caller declares safe.
 _READS_NUMBERS = hasattr(torch.serialization, "safe_globals")
 
 
 def load_torch_file(path: Path) -> Any:
-    """Load what ``torch.save`` wrote with ``weights_only=True``, with tensors on the CPU.
+    """Load a file of ``torch.save`` with ``weights_only=True``, and its tensors onto the CPU.
 
     NumPy scalars, which other trainers leave in their optimiser's state, are read from torch 2.5 on.
 
@@ -36,7 +36,7 @@ def load_torch_file(path: Path) -> Any:
         raise InputError(f"{path}: not a checkpoint but a web page; download the file again")
     try:
         with _numpy_scalars(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*TorchScript")  # the error says so
+            warnings.filterwarnings("ignore", message=".*TorchScript")  # the error below says so
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
         code = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
@@ -53,7 +53,7 @@ def load_torch_file(path: Path) -> Any:
 
 
 def describe(content: Any) -> str:
-    """Name what a loaded file holds, for the message that it is not what was expected."""
+    """Describe the contents of a loaded file, for the message that refuses it."""
     names = ", ".join(map(str, list(content)[:4])) if isinstance(content, dict) else type(content).__name__
     return f"it holds: {names or 'nothing'}"
 
@@ -63,6 +63,6 @@ def _numpy_scalars() -> ContextManager[None]:
         return contextlib.nullcontext()
     scalar = (getattr(np, "_core", None) or np.core).multiarray.scalar
     allowed: List[Any] = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?"))]
-    # NumPy 1 and 2 write two names for one function.
+    # NumPy 1 and 2 write different names for the same function.
     allowed += [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
     return torch.serialization.safe_globals(allowed)

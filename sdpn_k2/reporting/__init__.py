@@ -1,1 +1,1 @@
-"""What a person reads about an experiment: results, pictures and HTML pages."""
+"""Results of an experiment for people to read: tables, pictures and HTML pages."""

@@ -28,7 +28,7 @@ from sdpn_k2.scoring.trial_arrays import Trials, trials_between
 
 Made = TypeVar("Made")
 
-BAR_DRAWS = 200  # for the interval of each bar, which the eye reads
+BAR_DRAWS = 200  # for each bar's interval, which only has to look right
 
 MEANINGS = {
     "loss": "value of the objective",

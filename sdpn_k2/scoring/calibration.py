@@ -28,8 +28,8 @@ from sdpn_k2.scoring.metrics import CostModel
 from sdpn_k2.scoring.trial_arrays import Scores, Trials, match_scores, read_scores
 
 MAX_ITERATIONS = 100
-# Weight decay on standardised scores. It is too small to matter unless the development scores have no error, when the
-# weights would grow for ever.
+# Weight decay on standardised scores. It matters only if the development scores have no error: without it, the weights
+# would then grow without bound.
 RIDGE = 1e-8
 
 

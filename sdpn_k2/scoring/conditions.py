@@ -24,7 +24,7 @@ class Conditions(NamedTuple):
 
 
 def known_conditions(folder: Path, trials: Trials) -> Dict[str, Conditions]:
-    """Return the divisions of the trials that the tables of a data directory allow, by title.
+    """Return, by title, the divisions of the trials that a data directory's tables allow.
 
     Duration needs utt2dur (thirds of the trials by the shorter side), SNR needs utt2snr (dB; thirds by the worse side),
     and gender needs spk2gender. Leave out a division that puts all trials into one condition.

@@ -140,7 +140,7 @@ def estimate_whitening(embeddings: Embeddings) -> Whitening:
     centred = embeddings.vectors - mean.astype(np.float32)
     values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64) / len(embeddings))
     if not values[-1] > 0.0:
-        raise InputError(f"{embeddings.source}: all embeddings are equal, so there is no whitening")
+        raise InputError(f"{embeddings.source}: all embeddings are equal, so no whitening can be estimated")
     values = np.maximum(values, EIGENVALUE_FLOOR * values[-1])
     return Whitening(mean.astype(np.float32), ((vectors / np.sqrt(values)) @ vectors.T).astype(np.float32))
 

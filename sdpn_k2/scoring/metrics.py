@@ -10,7 +10,7 @@ into decisions, "same" when score >= t, and there are two kinds of error:
 Equal scores always fall on the same side of a threshold, so ties need no rule of their own.
 
 Everything here starts from one sort, held by ``ErrorRates``: O(n log n) once, then O(n) or less per metric. Arrays
-keep their type, so that 10^8 float32 scores take about 0.5 GB beside those given.
+keep their type, so that 10^8 float32 scores need about 0.5 GB in addition to the input.
 
 References:
 ----------
@@ -190,8 +190,8 @@ class ErrorRates:
         """The thresholds at which no other threshold is better in one error and as good in the other, ascending.
 
         Raising a threshold to the next target score adds no miss, so only target scores are candidates. Of those with
-        equal false alarms only the lowest is one. +inf, which rejects everything, comes last. Every linear cost has its
-        minimum at a corner, and the convex hull of the ROC has its vertices there.
+        equal false alarms, only the lowest is a corner. +inf, which rejects everything, comes last. Every linear cost has
+        its minimum at a corner, and the convex hull of the ROC has its vertices there.
 
         Returns:
             thresholds (k,), misses (k,) and false alarms (k,): int64 counts, strictly rising and strictly falling.

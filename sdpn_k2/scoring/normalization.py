@@ -1,8 +1,8 @@
 """Score normalisation against a cohort: Z-norm, T-norm, S-norm and adaptive S-norm.
 
-A cohort is a set of embeddings of speakers who are not in the trials: the training embeddings, or the centres of their
-clusters where there are no labels. Scoring an embedding against the cohort gives a mean and a standard deviation, which
-normalise the score of a trial:
+A cohort is a set of embeddings of speakers who are not in the trials. It holds the training embeddings, or the centres
+of their clusters where there are no labels. Scoring an embedding against the cohort gives a mean and a standard
+deviation, which normalise the score of a trial:
 
     z-norm    (s - mean_e) / std_e                    by the enrolment side
     t-norm    (s - mean_t) / std_t                    by the test side

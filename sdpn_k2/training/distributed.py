@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Agreement:
-    """What all processes do together on the host, in a group of its own, so that none waits for a GPU."""
+    """Agreement of all processes on the host, in a group of its own, so that none waits for a GPU."""
 
     def __init__(self, process: Process):
         self._process = process
@@ -37,7 +37,7 @@ class Agreement:
         return bool(count > 0)
 
     def require_same(self, start: Dict[str, Any]) -> None:
-        """Raise InputError, in all processes alike, where their values differ; keys name them in the message."""
+        """Raise InputError in every process if their values differ. The message names a value by its key."""
         if self._group is None:
             return
         starts = [start] * self._process.world_size
@@ -51,7 +51,7 @@ class Agreement:
                     )
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have arrived."""
         if self._group is not None:
             dist.barrier(group=self._group)
 

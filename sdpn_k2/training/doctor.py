@@ -1,4 +1,4 @@
-"""What a run will meet, examined before it starts: the machine, the data, the time of a step, memory and disk."""
+"""Check a training run before it starts: the machine, the data, the time of a step, memory and disk."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from sdpn_k2.training.precision import resolve
 from sdpn_k2.training.trainer import Trainer
 
 TIMED_STEPS = 3
-# Loader processes that need more than this share of a step's time hold training up.
+# Above this share of a step's time, loading is likely to hold training up.
 MAX_LOADING_SHARE = 0.8
 SHARED_MEMORY = Path("/dev/shm")
 
 
 class Finding(NamedTuple):
-    """One line of the examination."""
+    """One line of the report."""
 
     level: str  # ok, note or problem
     text: str
@@ -41,7 +41,7 @@ def examine(
     """Examine the machine, and the run if there are training cuts."""
     yield from examine_machine(exp)
     if cuts is None:
-        yield Finding("note", "no training cuts were given, so the run was not examined: sdpn-k2 doctor CUTS")
+        yield Finding("note", "only the machine was checked; to check a training run, use sdpn-k2 doctor CUTS")
         return
     try:
         yield from examine_run(config, cuts, manifests or cuts.parent, process, exp)
@@ -73,7 +73,7 @@ def examine_machine(exp: Path) -> Iterator[Finding]:
 
 
 def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, exp: Path) -> Iterator[Finding]:
-    """Check the configuration against the data, and time some steps to predict time, memory and disk of the run.
+    """Check the configuration against the data, and time some steps to predict the run's time, memory and disk.
 
     Raises:
         InputError: an error that would also stop the run itself.
@@ -110,11 +110,11 @@ def _data(trainer: Trainer) -> Iterator[Finding]:
     if kinds:
         yield Finding("ok", f"augmentation: {', '.join(kinds)}")
     else:
-        yield Finding("note", "no noise and no impulse responses: the only augmentation is babble from the batch")
+        yield Finding("note", "no noise and no impulse responses; the only noise is babble from the batch")
 
 
 def _loading(config: Config, batch: MultiCropBatch, loading_seconds: float, step_seconds: float) -> Iterator[Finding]:
-    """Compare the time and the shared memory that loader processes need with what there is."""
+    """Compare the time and shared memory that loader processes need with what is available."""
     workers = config.train.workers
     share = loading_seconds / max(1, workers) / step_seconds
     yield _judge(
@@ -133,7 +133,7 @@ def _loading(config: Config, batch: MultiCropBatch, loading_seconds: float, step
 
 
 def _checkpoints(trainer: Trainer, path: Path, exp: Path) -> Finding:
-    """Compare the disk space that the kept checkpoints need with what there is. Writes one to ``path``."""
+    """Compare the disk space that the kept checkpoints need with what is free. Write one to ``path`` to measure it."""
     train = trainer.config.train
     momentum: Dict[str, Tensor] = {f"momentum.{name}": p for name, p in trainer.model.student.named_parameters()}
     save_checkpoint(path, Checkpoint(0, trainer.config, trainer.model.state_dict(), momentum))

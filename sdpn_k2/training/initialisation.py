@@ -14,7 +14,7 @@ from sdpn_k2.models.checkpoint import load_checkpoint
 
 log = logging.getLogger(__name__)
 
-# Keys of the configuration in which the checkpoint may differ, beside those of other sections than features and model.
+# Keys of the features and model sections that may differ from the checkpoint's. Other sections are not compared.
 MAY_DIFFER = {"features.scale", "model.mlp_hidden_dim", "model.projection_dim"}
 
 
@@ -50,5 +50,5 @@ def initial_weights(path: Path, config: Config, fresh: Mapping[str, Tensor]) -> 
     }
     kept = sorted({name.rpartition(".")[0] for name in fresh if weights[name] is fresh[name]})
     if kept:
-        log.info("initialised at random, as %s has none or another size: %s", path, ", ".join(kept))
+        log.info("initialised at random, since %s has no weights of this size for them: %s", path, ", ".join(kept))
     return weights

@@ -74,7 +74,7 @@ class Throughput:
         self._utterances += utterances
 
     def read(self) -> Dict[str, float]:
-        """Return ``utterances_per_second`` and ``data_wait_share``, and start anew."""
+        """Return ``utterances_per_second`` and ``data_wait_share``, and restart the count."""
         elapsed = time.perf_counter() - self._start
         values = {
             "utterances_per_second": self._utterances / elapsed,

@@ -12,8 +12,8 @@ from sdpn_k2.methods import Method
 def make_optimizer(model: Method, config: TrainConfig) -> torch.optim.SGD:
     """Return SGD with momentum. Weight decay applies only to the student's weights of two or more dimensions.
 
-    The prototypes learn at ``prototype_lr_scale`` times the learning rate (the group's ``lr_scale``): the released
-    recipe sums their gradient over its 4 processes, and averages the student's.
+    The prototypes learn at ``prototype_lr_scale`` times the learning rate (the group's ``lr_scale``). The released
+    recipe sums their gradient over its 4 processes, but averages the student's.
     """
     student = [parameter for parameter in model.student.parameters() if parameter.requires_grad]
     return torch.optim.SGD(

@@ -81,7 +81,7 @@ class RunFolder:
             )
         if newest is not None and newest.name > self.checkpoint(checkpoint.step).name:
             raise InputError(
-                f"--resume {path}: {newest} is of a later step, and --resume auto would continue from it: "
+                f"--resume {path}: {newest} is from a later step, and --resume auto would continue from it: "
                 "use another folder, or remove the later checkpoints"
             )
         return checkpoint

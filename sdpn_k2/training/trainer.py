@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 # The share of skipped utterances is judged once this many have been seen.
 SKIPPED_GRACE_UTTERANCES = 200
-# Compilation takes a minute or two, which pays in runs of at least this many steps.
+# Compilation takes a minute or two, which pays off in runs of at least this many steps.
 COMPILE_MIN_STEPS = 2000
 
 
@@ -112,7 +112,7 @@ class Trainer:
     def _open_data(self, cuts: Path) -> None:
         """Open the cuts, and plan the batches of the whole run."""
         config, process = self.config, self.process
-        # Of shards, only the field that training uses is read.
+        # Read only the field of the shards that training uses.
         field = "recording" if config.input == "waveform" else "features"
         table = SharTable(cuts, [field]) if cuts.is_dir() else CutTable(cuts)
         self.cuts = cuts
@@ -190,7 +190,7 @@ class Trainer:
         )
 
     def _compile(self) -> None:
-        """Compile the networks where it pays. Names of parameters stay the same."""
+        """Compile the networks where it pays off. Names of parameters stay the same."""
         choice = self.config.train.compile
         pays = self.process.device.type == "cuda" and self.num_steps - self.step >= COMPILE_MIN_STEPS
         if choice == "on" or (choice == "auto" and pays and _can_compile()):
@@ -215,7 +215,7 @@ class Trainer:
                 with self._full_memory_explained():
                     self._train()
             elif not self.folder.checkpoint(self.step).exists():
-                self._save()  # resumed at its end, from another folder
+                self._save()  # resumed from the last step of a run in another folder
         if self.process.is_main:
             self.folder.link_final(self.num_steps)
         return self.folder.final
@@ -255,7 +255,7 @@ class Trainer:
             self.step += 1
             throughput.count(train.batch_size)
 
-            # On a GPU, looking at the loss waits for the device.
+            # On a GPU, reading the loss waits for the device.
             if logging_step or self.process.device.type == "cpu":
                 self._check_finite(statistics)
             if metrics is not None and logging_step:
@@ -268,7 +268,7 @@ class Trainer:
                 self._check_finite(statistics)
                 self._save()
             if last or stopping:
-                self._together.wait()  # a launcher ends the other processes when one leaves
+                self._together.wait()  # a launcher ends the other processes when one exits
             evaluating = self.step % (train.evaluate_every or train.checkpoint_every) == 0 or last
             if self.dev is not None and metrics is not None and evaluating:
                 self._evaluate(self.dev, metrics)
@@ -332,7 +332,7 @@ class Trainer:
         metrics.write(self.step, values)
 
     def _note_skipped(self, batch: MultiCropBatch) -> None:
-        """Log utterances that are skipped for the first time. Raises InputError when there are too many."""
+        """Log utterances that are skipped for the first time. Raise InputError if there are too many."""
         self._recent_ids.append(batch.ids)
         for skipped in batch.skipped:
             if skipped.key not in self._skipped:
@@ -354,7 +354,7 @@ class Trainer:
                 )
 
     def _save(self) -> None:
-        """Write a checkpoint (rank 0). Raises InputError in every process where weights are not finite."""
+        """Write a checkpoint (rank 0). Raise InputError, in every process, if weights are not finite."""
         bad = [name for name, values in self.model.state_dict().items() if not torch.isfinite(values).all()]
         if bad:
             raise InputError(
@@ -378,7 +378,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals_remembered(self) -> Iterator[None]:
-        """Note SIGTERM and SIGUSR1, for the end of the step, instead of ending the process."""
+        """Record SIGTERM and SIGUSR1, so that the run ends after the current step."""
 
         def remember(number: int, _: object) -> None:
             self._stop_signal = number
@@ -392,7 +392,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _full_memory_explained(self) -> Iterator[None]:
-        """Turn a full GPU into an InputError that suggests a micro-batch."""
+        """Turn running out of GPU memory into an InputError that suggests a micro-batch size."""
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:
@@ -407,7 +407,7 @@ class Trainer:
             raise InputError(f"the GPU's memory is too small for {size} utterances at once: {advice}") from error
 
     def time_steps(self, batch: MultiCropBatch, count: int) -> float:
-        """Return the median seconds of ``count`` steps on ``batch``, after one untimed step. The weights are spoilt."""
+        """Return the median seconds of ``count`` steps on ``batch``, after one untimed step. The weights change."""
         self.model.train()
         batch = next(on_device([batch], self.process.device))
         seconds = []

@@ -29,7 +29,7 @@ class Views(nn.Module):
 
         Args:
             batch: crops, on this module's device.
-            rng: decides the augmentation.
+            rng: random generator of the augmentation.
         """
         global_crops, local_crops = batch.global_crops, batch.local_crops
         views, utterances = local_crops.shape[:2]
