@@ -101,7 +101,7 @@ def test_module_names_are_unique():
         assert len(folders) - len(computing) <= 1, f"{name}.py is in {folders}"
 
 
-def test_document_has_a_line_for_every_file_and_no_other():
+def test_document_lists_exactly_the_existing_files():
     written = collections.defaultdict(set)
     folder = None
     for line in DOCUMENT[DOCUMENT.index("## Every file") :].splitlines():
@@ -118,7 +118,7 @@ def test_document_has_a_line_for_every_file_and_no_other():
     assert written == there
 
 
-def test_diagram_is_what_the_imports_are():
+def test_diagram_matches_the_imports():
     """Every arrow is an import, and every import between floors follows arrows."""
     imported = collections.defaultdict(set)
     for path in MODULES:

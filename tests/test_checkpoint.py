@@ -18,7 +18,7 @@ from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.models.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 
 
-def test_checkpoints_hold_what_weights_only_reads_on_every_torch(tiny_run):
+def test_every_torch_reads_checkpoints_with_weights_only(tiny_run):
     def kinds(value):
         if isinstance(value, dict):
             return set().union(*[kinds(v) for v in value.values()], {type(k) for k in value})

@@ -227,7 +227,7 @@ def test_bad_requests_give_one_line(run, exp, audio, tmp_path, arguments, messag
 
 
 @pytest.mark.parametrize("output", ["none/x.npy", "none/x.json", "none/x.ark", "ark,scp:x.ark,none/x.scp"])
-def test_an_output_that_cannot_be_written_is_found_out_first(run, exp, audio, monkeypatch, output):
+def test_an_unwritable_output_fails_before_embedding(run, exp, audio, monkeypatch, output):
     monkeypatch.setattr(Extractor, "embed", lambda *_: pytest.fail("embedded for nothing"))
     done = run("embed", "-c", exp, "-o", output, audio / "a.wav", audio / "b.wav")
     assert done.code == 1 and "No such file or directory" in done.err
@@ -297,7 +297,7 @@ def test_verify_refuses_in_one_line(run, exp, audio, tmp_path, arguments, code, 
     assert re.search(message, done.err.splitlines()[-1])
 
 
-def test_one_file_enrols_and_none_does_not(audio, model):
+def test_enrolment_needs_at_least_one_file(audio, model):
     expected = verify(model, [audio / "a.wav"], audio / "b.wav").score
     for alone in (audio / "a.wav", str(audio / "a.wav")):
         assert verify(model, alone, audio / "b.wav").score == expected

@@ -134,7 +134,7 @@ def test_stored_fbank_excludes_what_needs_waveforms(setting):
         load_config(None, [setting, "input=fbank"])
 
 
-def test_values_are_checked_together_whatever_their_order():
+def test_values_are_checked_together_in_any_order():
     config = load_config(None, ["train.micro_batch_size=5", "train.batch_size=10"])
     assert (config.train.micro_batch_size, config.train.batch_size) == (5, 10)
 

@@ -116,7 +116,7 @@ def test_layout_times_and_vectors(model, meeting, tmp_path):
     assert not (tmp_path / "plda").exists()
 
 
-def test_the_way_through_kaldis_clustering(model, meeting, utterances, tmp_path, monkeypatch):
+def test_windows_pass_through_kaldis_clustering(model, meeting, utterances, tmp_path, monkeypatch):
     """PLDA on windows of known speakers, then the commands of Kaldi's score_plda.sh and cluster.sh."""
     monkeypatch.chdir(tmp_path)
 
@@ -254,7 +254,7 @@ def test_bad_back_ends(model, meeting, tmp_path):
         extract(model, meeting, meeting / "wav.scp" / "below")
 
 
-def test_windows_that_kaldi_cannot_sort_are_for_vbx(model, data, tmp_path):
+def test_windows_that_kaldi_cannot_sort_need_the_vbx_layout(model, data, tmp_path):
     (data / "wav.scp").write_text(f"rec1 {data}/rec1.wav\nrec1!x {data}/rec10.wav\n")
     (data / "segments").write_text("a rec1 1 2\nb rec1!x 1 2\n")
     with pytest.raises(InputError, match="'rec1' and 'rec1!x'.* --layout vbx"):

@@ -142,7 +142,7 @@ def test_int8_and_its_cost(models, data, waveforms, tmp_path):
 # Bad input.
 
 
-def test_what_cannot_be_exported(models, data, tmp_path):
+def test_unsupported_exports_are_refused(models, data, tmp_path):
     def refused(message, *arguments, **options):
         with pytest.raises(InputError, match=message):
             export(*arguments, **options)

@@ -96,7 +96,7 @@ def test_running_statistics_move_once_a_chunk():
     assert int(ours.student.encoder.conv0.norm.num_batches_tracked) == 3
 
 
-def test_what_is_kept_follows_the_chunk_not_the_batch():
+def test_saved_memory_depends_on_the_chunk_not_the_batch():
     """Bytes that autograd saves for backward at any one time."""
 
     def peak(size, utterances):

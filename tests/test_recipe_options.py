@@ -69,7 +69,7 @@ def test_scores_that_cannot_be_measured_are_named(tmp_path):
     assert f"{exp}/scores/test/trials.cosine " in last and f"{data}/test/trials" in last
 
 
-def test_of_several_nodes_only_the_first_runs_more_than_the_training(tmp_path, monkeypatch):
+def test_only_the_first_of_several_nodes_runs_more_than_training(tmp_path, monkeypatch):
     monkeypatch.setenv("NODE_RANK", "1")
     (tmp_path / "eval_sets").write_text("test\n")
     arguments = ["--corpus", "audio-dir", "--data", tmp_path, "--exp", tmp_path, "--num-nodes", "2"]
@@ -79,7 +79,7 @@ def test_of_several_nodes_only_the_first_runs_more_than_the_training(tmp_path, m
     assert run(*arguments, "--stop-stage", "2").stdout.count("\n") == 1
 
 
-def test_gpus_asked_for_must_be_there(tmp_path):
+def test_requested_gpus_must_exist(tmp_path):
     import torch
 
     if torch.cuda.is_available():

@@ -187,7 +187,7 @@ def test_results_are_those_of_results_json(report, first):
     assert len(rows) == len(measured) == 2
 
 
-def test_every_picture_is_there(report):
+def test_every_picture_is_shown(report):
     assert labels(report) == [
         "DET curves",
         "score histograms of cosine",
@@ -220,7 +220,7 @@ def test_training_configuration_corpus_and_commands_are_shown(report, first, dat
 
 
 @pytest.mark.parametrize("which", ["report", "comparison"])
-def test_the_page_needs_nothing_from_outside(which, request):
+def test_the_page_needs_no_network(which, request):
     path = request.getfixturevalue(which)
     source = path.read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|@import", re.sub(r"<pre>.*?</pre>|\n *// .*", "", source, flags=re.DOTALL))
@@ -289,7 +289,7 @@ def without(first, tmp_path, *parts):
         ("xvectors_test", "map of the embeddings of test"),
     ],
 )
-def test_a_missing_part_is_named_and_the_rest_is_there(data, first, report, tmp_path, part, gone):
+def test_a_missing_part_is_named_and_the_rest_is_shown(data, first, report, tmp_path, part, gone):
     exp = without(first, tmp_path, part)
     said = f"{exp / part}/xvector.scp: " if part == "xvectors_test" else f"{exp / part}: "
     output = tmp_path / "report.html"
@@ -317,7 +317,7 @@ def test_cosine_scores_need_no_backend_and_a_run_no_stamps(data, first, tmp_path
 
 
 @pytest.mark.usefixtures("sketched")
-def test_a_trial_list_at_odds_with_itself_is_named(data, first, tmp_path):
+def test_a_contradictory_trial_list_is_named(data, first, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     with (tmp_path / "data" / "test" / "trials").open("a") as stream:
         stream.write("s0-u0 s0-u1 nontarget\n")
@@ -368,7 +368,7 @@ def test_results_of_an_earlier_version_are_shown(data, first, tmp_path):
 
 
 @pytest.mark.usefixtures("sketched")
-def test_without_data_the_tables_are_there(first, tmp_path):
+def test_without_data_the_tables_are_shown(first, tmp_path):
     exp = without(first, tmp_path)
     results = json.loads((exp / "results.json").read_text())
     (exp / "results.json").write_text(json.dumps({**results, "data": str(tmp_path / "gone")}))
@@ -461,7 +461,7 @@ def test_embeddings_are_found_beside_their_script_after_a_move(data, first, tmp_
         ("results.json", b"\xff", "results.json: "),
     ],
 )
-def test_parts_of_other_letters_are_named(first, tmp_path, part, content, said):
+def test_unreadable_parts_are_named(first, tmp_path, part, content, said):
     exp = without(first, tmp_path)
     (exp / part).write_bytes(content)
     assert any(said in line for line in write_report([exp], None, tmp_path / "report.html"))
@@ -499,7 +499,7 @@ def test_results_of_another_form_are_named(first, tmp_path, spoil):
         ([1.0, np.nan, 3.0], "xvector.scp: .* s0-u1 "),
     ],
 )
-def test_embeddings_that_make_no_map_are_named(data, tmp_path, vector, said):
+def test_embeddings_that_cannot_be_mapped_are_named(data, tmp_path, vector, said):
     with TableWriter(f"ark,scp:{tmp_path}/xvector.ark,{tmp_path}/xvector.scp", "vector") as writer:
         for name in UTTERANCES:
             writer.write(name, np.array(vector if name == "s0-u1" else [1.0, 2.0, 3.0], np.float32))

@@ -59,7 +59,7 @@ def test_histograms_are_densities():
     np.testing.assert_allclose(densities[2], [0.0, 0.25, 0.5, 0.25])  # targets: the last bin holds its upper end
 
 
-def test_svg_is_well_formed_and_repeatable():
+def test_svg_is_well_formed_and_reproducible():
     first, second = (plots.to_svg(plots.score_histograms(gaussian_rates(500))) for _ in range(2))
     assert first == second
     assert ElementTree.fromstring(first).tag.endswith("svg")
@@ -77,7 +77,7 @@ def write_metrics(path, n, tail=""):
     path.write_text("\n".join(lines) + "\n" + tail)
 
 
-def test_training_curves_take_what_is_logged(tmp_path):
+def test_training_curves_show_the_logged_metrics(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write_metrics(path, 150, tail='{"step": 15')  # the run is being written
     figures = plots.training_curves({"run": path})
@@ -98,7 +98,7 @@ def test_training_curves_take_what_is_logged(tmp_path):
         plots.training_curves({"run": tmp_path / "none"})
 
 
-def test_training_curves_of_several_runs_are_one_picture_a_metric(tmp_path):
+def test_training_curves_of_several_runs_share_one_picture_per_metric(tmp_path):
     write_metrics(tmp_path / "a", 20)
     write_metrics(tmp_path / "b", 10)
     figures = plots.training_curves({"first": tmp_path / "a", "second": tmp_path / "b"})
@@ -162,7 +162,7 @@ def test_embedding_maps_show_each_system_with_its_silhouette():
         (np.full((6, 3), 0.1) * np.arange(1, 7)[:, None], "x: all 6 "),
     ],
 )
-def test_embeddings_that_have_no_map(vectors, said):
+def test_embeddings_that_cannot_be_mapped(vectors, said):
     with pytest.raises(InputError, match=said):
         plots.embedding_maps([Panel("x", vectors, ["a", "b"] * (len(vectors) // 2))])
 
@@ -179,13 +179,13 @@ NAMES = ["$a_", "_b$ of $c$", "__"]  # mathematics and what is to be hidden, to 
     ],
     ids=["curves", "bars", "maps"],
 )
-def test_names_are_shown_as_they_are(draw):
+def test_names_are_shown_unchanged(draw):
     shown = texts(draw(NAMES))
     for name in NAMES:
         assert any(text.startswith(name) for text in shown)
 
 
-def test_metrics_and_runs_are_named_as_they_are(tmp_path):
+def test_names_of_metrics_and_runs_are_unchanged(tmp_path):
     paths = {name: tmp_path / str(i) for i, name in enumerate(NAMES)}
     for path in paths.values():
         path.write_text('{"step": 1, "$x$": 2}\n')

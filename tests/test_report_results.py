@@ -69,7 +69,7 @@ def test_result_files(folders):
     assert read.rows == results.collect(data, exp).rows and read.measured.command == stored["measured"]["command"]
 
 
-def test_what_the_plda_used_is_said_or_said_to_be_unknown(folders):
+def test_the_labels_of_the_plda_are_reported_or_unknown(folders):
     data, exp = folders
     (exp / "backend" / "plda_labels").write_text("corpus\n")
     assert results.PLDA_LABELS["corpus"] in results.table(results.collect(data, exp))

@@ -96,7 +96,7 @@ def test_calibration_survives_a_file(tmp_path):
         ('{"weights": [1], "offset": 0, "p_target": 7}', "p_target .*7"),
     ],
 )
-def test_files_that_are_no_calibration(tmp_path, text, message):
+def test_other_files_are_refused_as_calibrations(tmp_path, text, message):
     (tmp_path / "other.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=f"other.json: .*{message}"):
         read_calibration(tmp_path / "other.json")

@@ -23,7 +23,7 @@ def test_conditions_by_the_shorter_side():
         by_value(make_trials(), durations, [4.0, 2.0], "s")
 
 
-def test_conditions_by_gender_leave_mixed_trials_out():
+def test_conditions_by_gender_leave_out_mixed_trials():
     names, of_trial = by_gender(make_trials(), {"a": "f", "b": "m", "c": "f", "d": "m"})
     assert names == ["female", "male"] and of_trial.tolist() == [0, -1, -1, -1, 1, -1]
 
@@ -59,7 +59,7 @@ def test_tables_divide_the_trials_into_about_thirds(data):
         assert condition == (-1 if sides[0] != sides[1] else 0 if sides[0] else 1)
 
 
-def test_equal_durations_are_no_condition(data):
+def test_equal_durations_give_no_conditions(data):
     folder, trials = data
     (folder / "utt2dur").write_text("".join(f"{name} 8\n" for name in trials.enroll_ids))
     assert list(known_conditions(folder, trials)) == ["gender"]

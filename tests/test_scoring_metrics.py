@@ -167,7 +167,7 @@ def test_nist_costs_are_means_over_their_applications():
         metrics.nist_cost(rates, "sre99")
 
 
-def test_float32_scores_stay_float32_and_blocks_do_not_show(monkeypatch):
+def test_float32_scores_stay_float32_whatever_the_block_size(monkeypatch):
     rng = np.random.default_rng(0)
     scores = np.round(rng.standard_normal(5000) * 20).astype(np.float32)
     is_target = rng.random(5000) < 0.5

@@ -60,7 +60,7 @@ def test_normalised_scores_follow_the_definition(method, top_n, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_table_for_both_sides_is_no_different(method):
+def test_one_table_can_serve_both_sides(method):
     embeddings, cohort = make(8), make(40, seed=2)
     pairs = cosine.all_pairs(embeddings, embeddings)
     once = normalized_scores(embeddings, embeddings, pairs, cohort, method=method, top_n=10)
@@ -148,7 +148,7 @@ def test_kmeans_finds_clusters_from_a_good_start():
     assert any(len(set(zip(labels, truth))) == 4 for labels in found)
 
 
-def test_kmeans_repeats_itself_and_leaves_no_cluster_empty():
+def test_kmeans_is_reproducible_and_leaves_no_cluster_empty():
     embeddings = make(30)
     twins = Embeddings(embeddings.ids * 2, np.tile(embeddings.vectors, (2, 1)))  # many starts on equal points
     for seed in range(5):

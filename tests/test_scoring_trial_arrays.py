@@ -60,7 +60,7 @@ def test_ids_are_split_at_ascii_blanks_only(write):
 
 
 @pytest.mark.parametrize("block_bytes", [1, 7, 64, 1 << 20])
-def test_blocks_do_not_show(write, monkeypatch, block_bytes):
+def test_block_size_does_not_change_the_result(write, monkeypatch, block_bytes):
     monkeypatch.setattr(reader, "BLOCK_BYTES", block_bytes)
     lines = [f"e{i % 7} t{i % 11} {'target' if i % 3 else 'nontarget'}" for i in range(100)]
     trials = read_trials(write("trials", "\n".join(lines)))

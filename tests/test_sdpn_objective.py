@@ -147,7 +147,7 @@ def test_teacher_keeps_its_own_running_statistics():
     assert not torch.equal(before["encoder.conv0.norm.running_mean"], model.teacher.encoder.conv0.norm.running_mean)
 
 
-def test_the_step_is_the_objective_on_the_networks_outputs():
+def test_forward_is_the_objective_of_the_networks_outputs():
     model = make().eval()
     global_view, local_views = torch.randn(6, 40, 80), torch.randn(2, 6, 30, 80)
     e, z = (torch.stack(outputs) for outputs in zip(*map(model.student, local_views)))

@@ -33,7 +33,7 @@ def test_fbank_equals_kaldi_native_fbank(samples):
         np.testing.assert_allclose(ours, np.stack(expected), atol=2e-3)
 
 
-def test_fbank_blocks_do_not_matter():
+def test_block_size_does_not_change_fbank():
     waveforms = torch.randn(40, 32000)
     fbank = Fbank(FeaturesConfig())
     torch.testing.assert_close(fbank(waveforms), torch.cat([fbank(w[None]) for w in waveforms]), rtol=0, atol=1e-4)

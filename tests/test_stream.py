@@ -62,7 +62,7 @@ def test_files_and_pipes_give_the_embeddings_of_the_pieces(model, samples, tmp_p
             np.testing.assert_allclose(ours[key], expected[key], rtol=1e-3, atol=1e-3 * np.abs(expected[key]).max())
 
 
-def test_embeddings_come_while_the_recording_goes_on(model, samples):
+def test_embeddings_arrive_during_the_recording(model, samples):
     """A window is on standard output before the next one has begun to come in."""
     command = [sys.executable, "-m", "sdpn_k2", "stream", "--device", "cpu", str(model), "-"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

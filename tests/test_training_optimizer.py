@@ -35,7 +35,7 @@ def test_gradients_are_clipped_tensor_by_tensor():
 
 
 @pytest.mark.parametrize("capability, expected", [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
-def test_bfloat16_is_for_gpus_that_multiply_it(monkeypatch, capability, expected):
+def test_bfloat16_needs_hardware_support(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert resolve("auto", torch.device("cuda:0")) == expected
     assert resolve("bfloat16", torch.device("cuda:0")) == "bfloat16"

@@ -52,7 +52,7 @@ def test_processes_that_start_differently_are_refused(tiny_cuts, tmp_path):
         assert "sdpn-k2: error: process 1 " in errors and "configuration" in errors and "Traceback" not in errors
 
 
-def test_rank_0_decides_where_a_run_is_resumed_and_is_the_one_that_writes(tiny_cuts, tmp_path):
+def test_rank_0_chooses_the_checkpoint_and_writes(tiny_cuts, tmp_path):
     trainer = make_trainer(tiny_cuts, tmp_path / "exp")
     trainer.num_steps = 4
     trainer.run()

@@ -16,7 +16,7 @@ from sdpn_k2.models.checkpoint import list_checkpoints, load_checkpoint
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_ends_with_the_same_bits(tiny_cuts, tmp_path):
+def test_a_killed_run_continues_to_the_same_bits(tiny_cuts, tmp_path):
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(tiny_cuts, whole), check=True, capture_output=True, env=environment)

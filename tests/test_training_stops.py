@@ -20,7 +20,7 @@ from sdpn_k2.models.checkpoint import latest_checkpoint, load_checkpoint
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_all_its_processes_saves_and_leaves_with_75(tiny_cuts, tmp_path, number):
+def test_a_signal_to_all_its_processes_saves_and_exits_with_75(tiny_cuts, tmp_path, number):
     arguments = command(tiny_cuts, tmp_path, "train.workers=1", "train.steps=100000")
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     wait_for_checkpoint(tmp_path, process, 2)

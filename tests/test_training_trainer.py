@@ -17,7 +17,7 @@ from sdpn_k2.models.checkpoint import checkpoint_path, latest_checkpoint, list_c
 from sdpn_k2.training.trainer import Trainer
 
 
-def test_a_run_leaves_what_it_should(tiny_run):
+def test_a_run_writes_metrics_checkpoints_and_configuration(tiny_run):
     exp = tiny_run.parent
     metrics = [json.loads(line) for line in (exp / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in metrics] == [2, 4, 6, 8]
@@ -60,13 +60,13 @@ def test_training_on_stored_fbank(tiny_fbank_cuts, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_utterances_without_stored_fbank_are_one_line(tiny_cuts, tmp_path, workers):
+def test_utterances_without_stored_fbank_fail_in_one_line(tiny_cuts, tmp_path, workers):
     with pytest.raises(InputError, match=f"^{tiny_cuts}: .*input: fbank") as caught:
         make_trainer(tiny_cuts, tmp_path, "input=fbank", f"train.workers={workers}").run()
     assert "Traceback" not in str(caught.value)
 
 
-def test_of_shards_only_the_field_in_use_is_read(tiny_shards, tmp_path):
+def test_only_the_field_in_use_is_read_from_shards(tiny_shards, tmp_path):
     shutil.copytree(tiny_shards, tmp_path / "shards")
     for tar in (tmp_path / "shards").glob("recording.*.tar"):
         tar.write_bytes(b"")
@@ -75,7 +75,7 @@ def test_of_shards_only_the_field_in_use_is_read(tiny_shards, tmp_path):
     assert not trainer._skipped
 
 
-def test_every_so_many_epochs_a_checkpoint_stays(tiny_cuts, tmp_path):
+def test_keep_every_keeps_a_checkpoint_every_few_epochs(tiny_cuts, tmp_path):
     # An epoch has two steps. Kept are the first checkpoint after epochs 1, 2 and 3, and the newest.
     settings = ("train.checkpoint_every=1", "train.keep_checkpoints=1", "train.keep_every=1")
     exp = make_trainer(tiny_cuts, tmp_path, *settings).run().parent
@@ -123,7 +123,7 @@ def test_settings_that_do_not_suit_the_run_are_refused(tiny_cuts, tmp_path, monk
     assert not (tmp_path / "exp").exists()
 
 
-def test_a_run_of_no_step_is_refused(tiny_cuts, tmp_path):
+def test_a_run_without_steps_is_refused(tiny_cuts, tmp_path):
     settings = [setting for setting in TINY if not setting.startswith("train.steps")] + ["train.epochs=0.2"]
     with pytest.raises(InputError, match="train.epochs = 0.2 .* 2: .*train.steps"):
         Trainer(load_config(None, settings), tiny_cuts, tiny_cuts.parent, tmp_path, PROCESS)
@@ -134,7 +134,7 @@ def test_corpus_of_one_utterance(tmp_path):
         make_trainer(write_corpus(tmp_path / "one", count=1), tmp_path / "exp", "train.batch_size=2")
 
 
-def test_compilation_that_this_torch_cannot_do_is_refused(tiny_cuts, tmp_path, monkeypatch):
+def test_compilation_is_refused_if_torch_cannot_compile(tiny_cuts, tmp_path, monkeypatch):
     monkeypatch.setattr("sdpn_k2.training.trainer._can_compile", lambda: False)
     with pytest.raises(InputError, match="train.compile=on: torch"):
         make_trainer(tiny_cuts, tmp_path, "train.compile=on")

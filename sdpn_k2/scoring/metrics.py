@@ -190,8 +190,8 @@ class ErrorRates:
         """The thresholds at which no other threshold is better in one error and as good in the other, ascending.
 
         Raising a threshold to the next target score adds no miss, so only target scores are candidates. Of those with
-        equal false alarms, only the lowest is a corner. +inf, which rejects everything, comes last. Every linear cost has
-        its minimum at a corner, and the convex hull of the ROC has its vertices there.
+        equal false alarms, only the lowest is a corner. +inf, which rejects everything, comes last. Every linear cost
+        has its minimum at a corner, and the convex hull of the ROC has its vertices there.
 
         Returns:
             thresholds (k,), misses (k,) and false alarms (k,): int64 counts, strictly rising and strictly falling.
