@@ -71,7 +71,7 @@ def main() -> None:
     for waveform in (*output, *whole):
         fbank(waveform)
     peer = time.perf_counter() - start
-    print(f"{'peer: crop by crop, 1 CPU core':<42} {1000 * peer:9.1f} ms   ours takes {total / peer:.2f} of it")
+    print(f"{'peer: crop by crop, 1 CPU core':<42} {1000 * peer:9.1f} ms   ours needs {total / peer:.2f} of it")
 
 
 if __name__ == "__main__":

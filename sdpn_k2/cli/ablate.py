@@ -22,7 +22,7 @@ def ablate() -> None:
     """Train and compare variants of the method.
 
     The grid covers SDPN's variants and DINO on one corpus. Each variant changes one thing in the base configuration,
-    which --config and --set give.
+    which --config and --set define.
     """
 
 

@@ -10,7 +10,7 @@ import click
 def apply_calibration(calibration, scores, output):
     """Turn scores into log-likelihood ratios.
 
-    CALIBRATION comes from "sdpn-k2 calibrate". Give the SCORES of fused systems in the same order as there. OUT lists
+    CALIBRATION comes from "sdpn-k2 calibrate". Give the SCORES of fused systems in the order of their training. OUT lists
     the trials of the first score file in its order; - is standard output.
     """
     from sdpn_k2.scoring.calibration import read_calibration, stack_scores

@@ -12,7 +12,7 @@ from sdpn_k2.errors import InputError
 def convert() -> None:
     """Convert released weights to a checkpoint.
 
-    The checkpoint extracts embeddings, starts a training and can be exported.
+    Use the checkpoint to extract embeddings, to start a training, or to export.
     """
 
 
@@ -25,7 +25,7 @@ def convert() -> None:
 @click.argument("checkpoint", type=FILE)
 @click.argument("output", type=FILE)
 def three_d_speaker(checkpoint: Path, output: Path, scale: float) -> None:
-    """Convert SDPN or RDINO of 3D-Speaker.
+    """Convert SDPN or RDINO from 3D-Speaker.
 
     CHECKPOINT is a training checkpoint or a published file. The configuration is written beside OUTPUT with the suffix
     .yaml, for "sdpn-k2 train --init OUTPUT --config"; a different file of that name is never overwritten.

@@ -22,7 +22,7 @@ from sdpn_k2.cli.shared_options import channel_option, checkpoint_option, device
 def embed(audio, checkpoint, output, channel, max_duration, device):
     """Embed audio files.
 
-    AUDIO is any format that libsndfile reads, at any sample rate. It may also be - (standard input) or a command that
+    AUDIO is a file in any format that libsndfile reads, at any sample rate. It may also be - (standard input) or a command that
     ends in |, such as "sox a.mp3 -t wav - |". Embeddings are keyed by the names as given.
     """
     from sdpn_k2.device import start_process

@@ -11,9 +11,9 @@ from sdpn_k2.cli.shared_options import channel_option, checkpoint_option, device
 @click.option(
     "--calibration",
     metavar="FILE",
-    help='Add the probability, with a calibration of "sdpn-k2 calibrate" for such scores.',
+    help='Add the probability, by a calibration that "sdpn-k2 calibrate" trained on such scores.',
 )
-@click.option("--p-target", type=float, default=0.5, help="Prior probability of the same speaker.")
+@click.option("--p-target", type=float, default=0.5, help="Prior probability that the speaker is the same.")
 @channel_option
 @json_option
 @device_option

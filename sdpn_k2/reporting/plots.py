@@ -1,7 +1,7 @@
 """Pictures: DET curves, score histograms, training curves, embedding maps and error rates by condition.
 
 Every function returns a matplotlib Figure, made without pyplot and its global state. ``to_svg`` turns it into SVG text.
-Lines and letters of the SVG take the colour of the surrounding page, so that one picture fits light and dark pages.
+Lines and letters of the SVG have the colour of the text around them, so that one picture fits light and dark pages.
 """
 
 import io

@@ -1,7 +1,7 @@
 """Confidence intervals of error rates by resampling speakers.
 
 Trials that share a speaker are not independent, so resampling trials gives intervals that are far too narrow. Instead,
-each draw takes speakers with replacement. The target trials of a speaker drawn c times count c times. A nontarget trial
+each draw picks speakers with replacement. The target trials of a speaker drawn c times count c times. A nontarget trial
 between speakers drawn c and d times counts c d times [Poh07]. The interval holds the middle part of the metric's values
 over the draws (percentile bootstrap).
 
@@ -107,7 +107,7 @@ def bootstrap_intervals(
         c_fa: cost of a false alarm.
         evaluations: keys of ``metrics.NIST_SRE``, for intervals of their primary costs.
         level: share of the draws within an interval.
-        n_draws: number of draws; each takes a few passes over the scores.
+        n_draws: number of draws; each needs a few passes over the scores.
         seed: random seed of the draws.
 
     Raises:
