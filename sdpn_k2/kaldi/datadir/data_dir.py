@@ -78,7 +78,7 @@ def read_map(path: PathLike) -> Dict[str, str]:
 
 
 def read_lists(path: PathLike) -> Dict[str, List[str]]:
-    """Read a table such as spk2utt as key → its fields. Raises InputError as :func:`read_map` does."""
+    """Read a table such as spk2utt as key → its fields. Raise InputError as :func:`read_map` does."""
     return {key: _fields(value) for key, value in read_map(path).items()}
 
 
@@ -107,7 +107,7 @@ def read_segments(path: PathLike) -> Dict[str, Segment]:
 
 
 def parse_segment(utterance: str, value: str, where: str) -> Segment:
-    """Parse "recording start end" and Kaldi's optional channel. ``where`` (file:line) begins the InputErrors."""
+    """Parse "recording start end" and Kaldi's optional channel. An InputError begins with ``where`` (file:line)."""
     fields = _fields(value)
     if len(fields) not in (3, 4):
         raise InputError(f"{where}: expected 'utterance recording start end', got '{utterance} {value}'")
@@ -149,7 +149,7 @@ def _fields(value: str) -> List[str]:
 
 
 def parse_number(where: str, key: str, value: str) -> float:
-    """Parse the value of ``key``, a finite number. ``where`` (file:line) begins the InputError."""
+    """Parse the value of ``key``, a finite number. An InputError begins with ``where`` (file:line)."""
     try:
         number = float(value)
     except ValueError:

@@ -95,8 +95,8 @@ def split_by_speaker(
 
 
 def speakers_of(keys: Sequence[str], utt2spk: Mapping[str, str], source: str) -> List[str]:
-    """Return the speaker of each key. Raises InputError for the first key that is not in utt2spk."""
+    """Return the speaker of each key. Raise InputError for the first key that is not in utt2spk."""
     try:
         return [utt2spk[key] for key in keys]
     except KeyError as error:
-        raise InputError(f"{source}: no speaker of {error} in utt2spk") from None
+        raise InputError(f"{source}: {error} has no speaker in utt2spk") from None
