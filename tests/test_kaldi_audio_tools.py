@@ -14,7 +14,7 @@ RATE = 16000
 KALDIS_ARCHIVE = "d3d60ed08ca80f526c3ff9d2563c3d2fba169492386351d458a26cb13dc93677"  # SHA-256 of seg.wav.ark
 
 
-def test_segments_and_durations_are_kaldis(golden, tmp_path):
+def test_segments_and_durations_equal_kaldis(golden, tmp_path):
     write_waves(golden, tmp_path)
     run_line(golden, tmp_path, "extract-segments")
     assert hashlib.sha256((tmp_path / "seg.wav.ark").read_bytes()).hexdigest() == KALDIS_ARCHIVE
@@ -87,7 +87,7 @@ def segment(folder, line, options=""):
         ("mono 0 1 1", "Invalid channel 1 >= 1, processing segment s"),
     ],
 )
-def test_kaldis_tolerances(line, expected, folder):
+def test_default_tolerances_match_kaldi(line, expected, folder):
     assert segment(folder, line) == expected
 
 
@@ -248,7 +248,7 @@ def test_silence_stays_silent(sounds):
         ),
     ],
 )
-def test_bad_options_are_one_line(options, words, sounds):
+def test_invalid_options_give_one_line(options, words, sounds):
     soundfile.write(str(sounds / "silent.wav"), np.zeros(100, np.int16), RATE)
     soundfile.write(str(sounds / "slow.wav"), speech_like(rate=8000), 8000)
     assert words in refuse(f"wav-reverberate {options} mono.wav new.wav", sounds)

@@ -18,7 +18,7 @@ def run(*command, cwd: Path = RECIPE) -> subprocess.CompletedProcess:
     return subprocess.run(words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_demo_then_the_same_as_kaldi_directories(tmp_path):
+def test_demo_then_the_same_data_as_kaldi_directories(tmp_path):
     sizes = [
         "--num-train-speakers",
         "1",

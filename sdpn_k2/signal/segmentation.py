@@ -240,7 +240,7 @@ def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = DEFAULT_TOPO
 
 
 def _viterbi(log_likelihoods: List[Tensor], topology: Topology) -> List[Path]:
-    """Find the best paths of recordings of which none is shorter than a minimum duration.
+    """Find the best paths of recordings that are at least as long as both minimum durations.
 
     Consider a path that is in a class at boundary t (between frames t - 1 and t), with a long enough segment. It
     entered that class at some boundary u ≤ t - minimum. Let C(t) be the sum of the class's log-likelihoods before t.

@@ -45,7 +45,7 @@ class Plda:
 
     @classmethod
     def from_covariances(cls, mean: np.ndarray, within: np.ndarray, between: np.ndarray) -> Plda:
-        """Build a model from its mean and covariances. Raise InputError as :func:`diagonalize` does."""
+        """Build a model from its mean and covariances. Raises InputError as :func:`diagonalize` does."""
         transform, psi = diagonalize(within, between)
         return cls(np.asarray(mean, np.float64), transform, psi)
 

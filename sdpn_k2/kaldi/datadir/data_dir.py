@@ -78,7 +78,7 @@ def read_map(path: PathLike) -> Dict[str, str]:
 
 
 def read_lists(path: PathLike) -> Dict[str, List[str]]:
-    """Read a table such as spk2utt as key → its fields. Raise InputError as :func:`read_map` does."""
+    """Read a table such as spk2utt as key → its fields. Raises InputError as :func:`read_map` does."""
     return {key: _fields(value) for key, value in read_map(path).items()}
 
 

@@ -95,7 +95,7 @@ def split_by_speaker(
 
 
 def speakers_of(keys: Sequence[str], utt2spk: Mapping[str, str], source: str) -> List[str]:
-    """Return the speaker of each key. Raise InputError for the first key that is not in utt2spk."""
+    """Return the speaker of each key. Raises InputError for the first key that is not in utt2spk."""
     try:
         return [utt2spk[key] for key in keys]
     except KeyError as error:

@@ -90,7 +90,7 @@ def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4) -> Itera
 
 
 def read_wave_entry(entry: str) -> Wave:
-    """Read the wave that an entry of wav.scp names: a file, ``archive:offset`` or ``command |``. Raise InputError."""
+    """Read the wave that an entry of wav.scp names: a file, ``archive:offset`` or ``command |``. Raises InputError."""
     wave = read_command(entry) if entry.endswith("|") else None
     return read_object(entry, "wave") if wave is None else wave
 
