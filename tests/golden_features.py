@@ -27,12 +27,17 @@ def write_table(folder, name, table):
     kaldiio.save_ark(str(folder / f"{name}.ark"), table, scp=str(folder / f"{name}.scp"))
 
 
-def write_waves(golden, folder):
-    """Write wav.scp and the wave files of a chirp, noise that is shorter than two frames, silence and a tone."""
+def write_waves(folder):
+    """Write wav.scp and four wave files: the silence and the tone of Kaldi's files, and stand-ins for two others.
+
+    The chirp and the short noise of Kaldi's files are not carried. Their stand-ins are as long, to the sample.
+    """
+    time = np.arange(27200) / RATE
     waves = {
-        **read_tables(golden / "signal_features.npz")["wav"],
+        "chirp": np.int16(9000 * np.sin(2 * np.pi * (100 + 1000 * time) * time)),
+        "noise-short": np.int16(900 * np.random.default_rng(0).standard_normal(430)),
         "silence": np.zeros(RATE, np.int16),
-        "tone": np.int16(0.5 * 32767 * np.sin(2 * np.pi * 440 * np.arange(27200) / RATE)),
+        "tone": np.int16(0.5 * 32767 * np.sin(2 * np.pi * 440 * time)),
     }
     for name, samples in waves.items():
         soundfile.write(folder / f"{name}.wav", samples, RATE)

@@ -92,34 +92,9 @@ def test_score_matrix(corpus):
     assert matrix.shape == (72, 240) and matrix.dtype == np.float32
     run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", corpus / "lines")
     np.testing.assert_allclose(read_scores(corpus / "lines").values, matrix.ravel(), atol=1e-6)
-    run(
-        score,
-        "--enroll",
-        corpus / "test.scp",
-        "--test",
-        corpus / "train.scp",
-        "--norm",
-        "as-norm",
-        "--cohort",
-        corpus / "train.scp",
-        "--top-n",
-        20,
-        corpus / "normalised.npy",
-    )
-    run(
-        score,
-        "--enroll",
-        corpus / "test.scp",
-        "--test",
-        corpus / "train.scp",
-        "--norm",
-        "as-norm",
-        "--cohort",
-        corpus / "train.scp",
-        "--top-n",
-        20,
-        corpus / "lines",
-    )
+    cohort = ["--norm", "as-norm", "--cohort", corpus / "train.scp", "--top-n", 20]
+    for output in ("normalised.npy", "lines"):
+        run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", *cohort, corpus / output)
     np.testing.assert_allclose(
         read_scores(corpus / "lines").values, np.load(corpus / "normalised.npy").ravel(), rtol=1e-6
     )

@@ -6,7 +6,7 @@ import random
 import re
 import shutil
 import subprocess
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import pytest
@@ -59,7 +59,7 @@ def test_split_into_equal_parts(call, tmp_path, parts):
     names = [f"part.{number}" for number in range(parts)]
     output(call("split_scp.pl", "list", *names))
     pieces = [(tmp_path / name).read_text().splitlines(True) for name in names]
-    assert sum(pieces, []) == lines
+    assert list(chain(*pieces)) == lines
     # The longer parts come first.
     lengths = [len(piece) for piece in pieces]
     assert lengths == sorted(lengths, reverse=True) and lengths[0] - lengths[-1] <= 1
@@ -79,7 +79,7 @@ def test_split_keeps_speakers_together(call, tmp_path, utt2spk):
     names = [f"part.{number}" for number in range(5)]
     output(call("split_scp.pl", "--utt2spk=utt2spk", "utt2spk", *names))
     pieces = [(tmp_path / name).read_text().splitlines(True) for name in names]
-    assert sum(pieces, []) == utt2spk
+    assert list(chain(*pieces)) == utt2spk
     speakers = [{line.split()[1] for line in piece} for piece in pieces]
     assert sum(map(len, speakers)) == 20
     assert output(call("split_scp.pl", "--utt2spk", "utt2spk", "-j", 5, 3, "utt2spk")) == "".join(pieces[3])
@@ -99,7 +99,7 @@ def test_split_by_speaker_is_a_partition(sizes, data):
     items = [(speaker, number) for speaker, size in enumerate(sizes) for number in range(size)]
     groups = lists.split_by_speaker(items, [str(speaker) for speaker, _ in items], parts)
     assert len(groups) == parts and all(groups)
-    assert sum(groups, []) == items
+    assert list(chain(*groups)) == items
     runs = [speaker for group in groups for speaker, _ in groupby(group, key=lambda item: item[0])]
     assert runs == list(range(len(sizes)))
 
@@ -156,7 +156,7 @@ def test_shuffle_uses_drand48(call, seed):
     library.drand48.restype = ctypes.c_double
     library.srand48(seed)
     lines = [f"line {number}\n" for number in range(500)]
-    keys = ["%.15g" % library.drand48() for _ in lines]
+    keys = [f"{library.drand48():.15g}" for _ in lines]
     expected = [line for _, line in sorted(zip(keys, lines))]
     options = ["--srand", seed] if seed else []
     assert output(call("shuffle_list.pl", *options, stdin="".join(lines))).splitlines(True) == expected

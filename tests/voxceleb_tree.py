@@ -1,4 +1,4 @@
-"""A miniature VoxCeleb, MUSAN and RIRS_NOISES in the layout in which they are published."""
+"""A miniature VoxCeleb, MUSAN and RIRS_NOISES in their published layout."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ VIDEOS = {"5r0dWxy17C8": 2, "_x6uYqmx31k": 1}  # YouTube's names may begin with 
 
 
 def make_voxceleb_tree(root: Path, speech: Iterator[np.ndarray], num_train_speakers: int = 3, m4a: bool = True) -> None:
-    """Write vox1, vox2, musan and RIRS_NOISES under ``root``, three utterances a speaker.
+    """Write vox1, vox2, musan and RIRS_NOISES under ``root``, with three utterances per speaker.
 
     Args:
-        speech: as many utterances (samples,) at 16 kHz as are asked for.
-        m4a: some of VoxCeleb2 as m4a, encoded by ffmpeg; otherwise all of it wav.
+        speech: utterances (samples,) at 16 kHz.
+        m4a: write some of VoxCeleb2 as m4a, encoded by ffmpeg, instead of wav.
     """
     vox2_dev = [f"id{12 + 3 * index:05d}" for index in range(num_train_speakers)]
     names = {}
@@ -60,7 +60,7 @@ def make_voxceleb_tree(root: Path, speech: Iterator[np.ndarray], num_train_speak
 
 
 def write_lists(folder: Path, names: dict[str, list[str]]) -> None:
-    """Write O (test speakers), E and H (all of VoxCeleb1), original and cleaned (which lack the last trial)."""
+    """Write O (test speakers), E and H (all of VoxCeleb1), original and cleaned (without the last trial)."""
     o = list(itertools.combinations([name for speaker in VOX1_TEST for name in names[speaker]], 2))
     e = list(itertools.combinations([name for speaker in VOX1_DEV + VOX1_TEST for name in names[speaker]], 2))
     for name, pairs in {"veri_test": o, "list_test_all": e, "list_test_hard": e[::-1]}.items():

@@ -8,14 +8,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-sdpn_k2_extra="test"
+# Tests run the demo recipe, so its extra is complete before they start.
+sdpn_k2_extra="demo,test"
 if [ "${1:-}" = --k2 ]; then
-  sdpn_k2_extra="k2,test"
+  sdpn_k2_extra="demo,k2,test"
   shift
 fi
 # shellcheck source=utils/setup_env.sh
 . utils/setup_env.sh
-[ "$sdpn_k2_extra" = "test" ] || python3 -c "import k2"
+[ "$sdpn_k2_extra" = "demo,test" ] || python3 -c "import k2"
 
 processes=(-n auto --maxprocesses 8 --dist loadfile)
 for argument; do
