@@ -1,4 +1,4 @@
-"""Options of egs/voxceleb/run.sh, and what it refuses."""
+"""Options of egs/voxceleb/run.sh, and the requests that it refuses."""
 
 import itertools
 import json

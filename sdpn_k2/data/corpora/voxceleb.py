@@ -68,8 +68,8 @@ def prepare_voxceleb(
         The names of the trial lists found.
 
     Raises:
-        InputError: no such root, no trial list, a trial that is malformed or names an unknown utterance, an evaluated
-            speaker in the training set, too much unusable audio, ffmpeg needed and not installed.
+        InputError: a root or trial list is missing, a trial is malformed or names an unknown utterance, an evaluated
+            speaker is in the training set, too much audio is unusable, or ffmpeg is needed and not installed.
     """
     data = Path(data)
     kinds = {**list_musan(musan), **list_impulse_responses(rirs_noises)}
