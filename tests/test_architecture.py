@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sdpn_k2"
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-# From the bottom up. What stands on one line is one floor, whose members do not import one another.
+# From the bottom up. Each line is one floor, whose members do not import one another.
 FLOORS = (
     ("errors", "pcm"),
     ("files", "device"),
@@ -81,7 +81,7 @@ def test_imports_point_down(path):
         assert floor(name) == own or LEVEL[floor(name)] < LEVEL[own], f"{path} imports {name}, which is not below it"
 
 
-def test_no_circles():
+def test_no_import_cycles():
     graph = {dotted(path): set(imports(path)) - {dotted(path)} for path in MODULES}
     while graph:
         free = [name for name, targets in graph.items() if not targets & graph.keys()]

@@ -1,4 +1,4 @@
-"""X-vectors of windows: the windows and layouts of Kaldi and VBx, and the way through Kaldi's clustering."""
+"""X-vectors of windows: the windows and layouts of Kaldi and VBx, and Kaldi's clustering of them."""
 
 import itertools
 import shutil
@@ -78,7 +78,7 @@ def test_windows_of_a_segment(duration, expected):
     np.testing.assert_allclose(list(uniform_windows(duration, Windowing())), expected, atol=1e-9)
 
 
-def test_too_little_left_makes_the_last_window_begin_earlier():
+def test_a_short_remainder_makes_the_last_window_begin_earlier():
     # 2.3 s in steps of 1 s: 1.3 s are left after the first, 0.3 s after the second window.
     windows = list(uniform_windows(3.3, Windowing(1.5, 1.0, 1.4)))
     np.testing.assert_allclose(windows, [(0, 1.5), (1.0, 2.5), (1.8, 3.3)], atol=1e-9)

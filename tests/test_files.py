@@ -11,7 +11,7 @@ from sdpn_k2.files import atomic_output
 
 
 @pytest.mark.parametrize("mode, content", [("w", "é\n"), ("wb", b"\xff")])
-def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path, mode, content):
+def test_a_file_keeps_its_content_until_the_new_one_is_complete(tmp_path, mode, content):
     path = tmp_path / "x"
     path.write_text("old\n")
     with pytest.raises(ZeroDivisionError), atomic_output(path, mode) as stream:

@@ -30,7 +30,7 @@ def test_prepare_for_eer_keeps_the_order_of_the_scores():
     assert result.stdout == "-1.5 nontarget\n0.25 target\n1e2 target\n"
 
 
-def test_compute_min_dcf_prints_the_threshold_of_the_minimum():
+def test_compute_min_dcf_prints_the_threshold():
     write_scored_trials()
     result = script("sid/compute_min_dcf.py", "--p-target", "0.5", "--c-fa", "2", "scores", "trials")
     assert result.returncode == 0, result.stderr
@@ -48,7 +48,7 @@ def test_compute_min_dcf_prints_the_threshold_of_the_minimum():
         ("a b target", "a b", "scores:1:"),
     ],
 )
-def test_scripts_refuse_trials_and_scores_that_do_not_fit(name, trial, score, where):
+def test_scripts_refuse_scores_that_do_not_match_the_trials(name, trial, score, where):
     Path("trials").write_text(trial + "\n")
     Path("scores").write_text(score + "\n")
     files = ["trials", "scores"] if "eer" in name else ["scores", "trials"]
