@@ -10,8 +10,8 @@ import click
 def apply_calibration(calibration, scores, output):
     """Turn scores into log-likelihood ratios.
 
-    CALIBRATION comes from "sdpn-k2 calibrate". Give the SCORES of fused systems in the order of their training. OUT lists
-    the trials of the first score file in its order; - is standard output.
+    CALIBRATION comes from "sdpn-k2 calibrate". Give the SCORES of fused systems in the order of their training. OUT
+    lists the trials of the first score file in its order; - is standard output.
     """
     from sdpn_k2.scoring.calibration import read_calibration, stack_scores
     from sdpn_k2.scoring.trial_arrays import Scores, read_scores, write_scores

@@ -22,8 +22,8 @@ from sdpn_k2.cli.shared_options import channel_option, checkpoint_option, device
 def embed(audio, checkpoint, output, channel, max_duration, device):
     """Embed audio files.
 
-    AUDIO is a file in any format that libsndfile reads, at any sample rate. It may also be - (standard input) or a command that
-    ends in |, such as "sox a.mp3 -t wav - |". Embeddings are keyed by the names as given.
+    AUDIO is a file in any format that libsndfile reads, at any sample rate. It may also be - (standard input), or a
+    command that ends in |, such as "sox a.mp3 -t wav - |". Embeddings are keyed by the names as given.
     """
     from sdpn_k2.device import start_process
     from sdpn_k2.inference.embedder import Embedder, embed_files
