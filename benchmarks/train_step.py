@@ -35,7 +35,7 @@ class UsualConv(Conv):
     """Convolution that is always padded."""
 
     def forward(self, x):
-        """``(batch, in_channels, frames)`` → ``(batch, out_channels, frames)``."""
+        """Map ``(batch, in_channels, frames)`` to ``(batch, out_channels, frames)``."""
         return nn.Conv1d.forward(self, F.pad(x, (self.reflection, self.reflection), mode="reflect"))
 
 
@@ -43,7 +43,7 @@ class UsualPooling(AttentiveStatisticsPooling):
     """Pooling that concatenates the input of the attention."""
 
     def forward(self, x):
-        """``(batch, channels, frames)`` → ``(batch, 2 * channels)``."""
+        """Map ``(batch, channels, frames)`` to ``(batch, 2 * channels)``."""
         mean, std = x.mean(2, keepdim=True), x.var(2, unbiased=False, keepdim=True).clamp_min(1e-12).sqrt()
         weights = torch.softmax(
             self.conv(torch.tanh(self.tdnn(torch.cat([x, mean.expand_as(x), std.expand_as(x)], 1)))), 2

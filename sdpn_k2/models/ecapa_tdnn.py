@@ -25,7 +25,7 @@ class Conv(nn.Conv1d):
         self.reflection = dilation * (kernel_size - 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, in_channels, frames)`` → ``(batch, out_channels, frames)``."""
+        """Map ``(batch, in_channels, frames)`` to ``(batch, out_channels, frames)``."""
         if self.reflection:
             x = F.pad(x, (self.reflection, self.reflection), mode="reflect")
         return super().forward(x)
@@ -40,7 +40,7 @@ class TDNN(nn.Module):
         self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, in_channels, frames)`` → ``(batch, out_channels, frames)``."""
+        """Map ``(batch, in_channels, frames)`` to ``(batch, out_channels, frames)``."""
         return self.norm(F.relu(self.conv(x)))
 
 
@@ -54,7 +54,7 @@ class Res2Net(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, frames)`` → the same shape."""
+        """Map ``(batch, channels, frames)`` to the same shape."""
         first, *pieces = x.chunk(len(self.blocks) + 1, dim=1)
         outputs = [first]
         previous = None
@@ -73,7 +73,7 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Linear(bottleneck, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, frames)`` → the same shape."""
+        """Map ``(batch, channels, frames)`` to the same shape."""
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=2)))))
         return x * gate.unsqueeze(2)
 
@@ -89,7 +89,7 @@ class SERes2Block(nn.Module):
         self.se = SqueezeExcitation(channels, se_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, frames)`` → the same shape."""
+        """Map ``(batch, channels, frames)`` to the same shape."""
         return x + self.se(self.tdnn2(self.res2net(self.tdnn1(x))))
 
 
@@ -105,7 +105,7 @@ class AttentiveStatisticsPooling(nn.Module):
         self.conv = Conv(attention_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, frames)`` → ``(batch, 2 * channels)``."""
+        """Map ``(batch, channels, frames)`` to ``(batch, 2 * channels)``."""
         channels = x.shape[1]
         weight = self.tdnn.conv.weight
         context = torch.cat(_mean_and_std(x), dim=1)
@@ -144,7 +144,7 @@ class EcapaTdnn(nn.Module):
         self.linear = nn.Linear(6 * channels, config.embedding_dim)
 
     def forward(self, fbank: Tensor) -> Tensor:
-        """Normalised fbank ``(batch, frames, bins)`` → embeddings ``(batch, embedding_dim)``, float32."""
+        """Map normalised fbank ``(batch, frames, bins)`` to embeddings ``(batch, embedding_dim)``, float32."""
         x = self.conv0(fbank.transpose(1, 2))
         outputs = []
         for block in self.blocks:

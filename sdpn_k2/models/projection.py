@@ -30,7 +30,7 @@ class ProjectionMLP(nn.Sequential):
                 nn.init.zeros_(module.bias)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Embeddings ``(batch, embedding_dim)`` → unit-norm projections z ``(batch, projection_dim)``, float32."""
+        """Map embeddings ``(batch, embedding_dim)`` to unit-norm projections ``(batch, projection_dim)``, float32."""
         return F.normalize(super().forward(embeddings).float(), dim=1)
 
 

@@ -29,7 +29,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class Finding(NamedTuple):
-    """One line of the report."""
+    """One line of the output."""
 
     level: str  # ok, note or problem
     text: str
