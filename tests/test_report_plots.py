@@ -167,7 +167,7 @@ def test_embeddings_that_cannot_be_mapped(vectors, said):
         plots.embedding_maps([Panel("x", vectors, ["a", "b"] * (len(vectors) // 2))])
 
 
-NAMES = ["$a_", "_b$ of $c$", "__"]  # mathematics and what is to be hidden, to matplotlib
+NAMES = ["$a_", "_b$ of $c$", "__"]  # matplotlib would read these as mathematics or hide them
 
 
 @pytest.mark.parametrize(

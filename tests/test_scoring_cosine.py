@@ -144,7 +144,7 @@ def test_embeddings_that_cannot_be_compared(monkeypatch, value, message, dense):
         cosine.score_trials(enroll, test, cosine.all_pairs(enroll, test))
     with pytest.raises(InputError, match=message):
         cosine.score_matrix(enroll, test)
-    # One that no trial uses does no harm.
+    # An unusable embedding that no trial uses is ignored.
     trials = Trials(["e0", "e2"], ["t0"], np.array([0, 1], np.int32), np.zeros(2, np.int32))
     scores = cosine.score_trials(enroll, test, trials)
     np.testing.assert_allclose(scores, expected_cosines(enroll, test, trials), atol=1e-6)
