@@ -22,6 +22,6 @@ if eer=$(compute-eer <("$root/local/prepare_for_eer.py" "$trials" "$scores") 2> 
   echo "$scores: EER $eer %, minDCF($p_target) $min_dcf"
 else
   cat "$log" >&2
-  echo "$0: $scores cannot be measured with $trials" >&2
+  echo "$0: cannot measure $scores with $trials" >&2
   exit 1
 fi

@@ -12,7 +12,7 @@
 set -euo pipefail
 
 config=conf/sdpn_small.yaml   # base configuration
-config_set=                   # overrides of it, such as "train.steps=100 dino.num_outputs=4096"
+config_set=                   # overrides of the configuration, such as "train.steps=100 dino.num_outputs=4096"
 seeds=2                       # trainings of each run
 only=                         # runs to train, such as "sdpn dino" (default: all that sdpn-k2 ablate jobs lists)
 nj=1                          # parallel trainings

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lets lhotse check that the recordings and supervisions of every prepared set agree.
+# Checks with lhotse that the recordings and supervisions of every prepared set agree.
 #
 # Usage: local/validate_manifests.sh <data>
 # Example: local/validate_manifests.sh data/demo

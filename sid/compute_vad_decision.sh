@@ -54,4 +54,4 @@ if [ "$made" -lt "$utterances" ]; then
   echo "compute_vad_decision.sh: $((utterances - made)) of $utterances utterances have no decisions;" \
     "see $logdir/vad_$name.*.log" >&2
 fi
-echo "compute_vad_decision.sh: made VAD decisions of $made utterances of $data"
+echo "compute_vad_decision.sh: made VAD decisions for $made utterances of $data"

@@ -9,7 +9,7 @@
 # the data directory.
 # With --vad-config, the same pass over the audio also writes vad.scp: the VAD decisions of
 # sid/compute_vad_decision.sh, from the log energy of each frame.
-# Utterances that cannot be read are skipped; the script fails if they are more than 5 %.
+# Utterances that cannot be read are skipped; the script fails if more than 5 % are skipped.
 
 nj=4
 cmd=run.pl

@@ -26,7 +26,7 @@ if [ -f "$data/feats.scp" ]; then
   echo "$script: moving $data/feats.scp to $data/.backup"
   mv "$data/feats.scp" "$data/.backup"
 fi
-# The old features' numbers of frames do not describe the new ones.
+# The numbers of frames of the old features do not hold for the new ones.
 rm -f "$data/utt2num_frames"
 "$root/utils/validate_data_dir.sh" --no-text --no-feats "$data"
 
@@ -74,7 +74,7 @@ else
 fi
 
 if [ "$vad_config" ]; then
-  # A named pipe takes a copy of the features to compute-vad, which needs column 0 (the log energy); the other columns
+  # A named pipe carries a copy of the features to compute-vad, which uses column 0 (the log energy). The other columns
   # are stored. The energy is compressed first, since compute_vad_decision.sh reads compressed features as well.
   vad=$ark_dir/vad_$name.JOB
   energy=$logdir/energy_$name.JOB
@@ -112,4 +112,4 @@ if [ "$made" -lt "$utterances" ]; then
     exit 1
   fi
 fi
-echo "$script: made $kind features of $made utterances of $data"
+echo "$script: made $kind features for $made utterances of $data"

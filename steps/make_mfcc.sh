@@ -7,7 +7,7 @@
 # Reads wav.scp and, if it exists, segments. Writes archives into <mfcc-dir> (default: <data-dir>/data) and logs into
 # <log-dir> (default: <data-dir>/log). Writes feats.scp, frame_shift, conf/mfcc.conf, utt2num_frames and utt2dur into
 # the data directory.
-# Utterances that cannot be read are skipped; the script fails if they are more than 5 %.
+# Utterances that cannot be read are skipped; the script fails if more than 5 % are skipped.
 
 nj=4
 cmd=run.pl

@@ -127,7 +127,7 @@ class Browser:
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def pdf(self, path: Path) -> None:
-        """Save the page as it would be printed."""
+        """Save the page as PDF, as it would be printed."""
         path.write_bytes(base64.b64decode(self.call("Page.printToPDF", printBackground=True)["data"]))
 
     def _next(self) -> Dict[str, Any]:

@@ -39,7 +39,7 @@ def speech(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def ffmpeg(tmp_path_factory):
-    """Make sure that ``ffmpeg`` is on PATH: where it is not installed, use the one that imageio-ffmpeg brings."""
+    """Make sure that ``ffmpeg`` is on PATH: if it is not installed, use the one that imageio-ffmpeg brings."""
     if shutil.which("ffmpeg"):
         yield
         return

@@ -45,6 +45,6 @@ def write_waves(folder):
 
 
 def run_line(golden, folder, part):
-    """Run the one command line among those that Kaldi ran which contains ``part``."""
+    """Run the only one of Kaldi's command lines that contains ``part``."""
     (line,) = [line for line in (golden / "COMMANDS.txt").read_text().splitlines() if part in line]
     succeed(line, folder)

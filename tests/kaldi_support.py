@@ -43,7 +43,7 @@ def refuse(command, folder, **environment):
 
 
 def golden_line(shared, part):
-    """Return the one command line of Kaldi's that contains ``part``."""
+    """Return the only one of Kaldi's command lines that contains ``part``."""
     lines = [line for line in (shared / "kaldi-golden" / "COMMANDS.txt").read_text().splitlines() if part in line]
     assert len(lines) == 1, f"{part!r} is in {len(lines)} lines"
     return lines[0]

@@ -1,4 +1,4 @@
-"""The ablation: the grid asks the paper's questions; a tiny one runs, skips what is done, and has the right table."""
+"""The ablation: the grid asks the paper's questions. A tiny one runs, skips finished runs, and has the right table."""
 
 import itertools
 import json
@@ -79,13 +79,13 @@ def test_the_grid_asks_the_questions_of_the_paper():
     ]
 
 
-def test_the_published_configuration_is_a_base_as_well():
+def test_the_published_configuration_is_also_a_valid_base():
     rows = grid()
     assert next(row.run for row in rows if row.label == "K = 1024") == "sdpn"
     assert changes("k128", rows) == {"objective.num_prototypes": 128}
 
 
-def test_jobs_are_every_run_with_every_seed():
+def test_jobs_cover_every_run_with_every_seed():
     found = jobs(SMALL, [], seeds=2)
     assert len(found) == 26 and len({(job.run, job.config.seed) for job in found}) == 26
     assert [job.config.seed for job in found] == [0] * 13 + [1] * 13
@@ -270,7 +270,7 @@ def test_the_table_has_mean_and_spread_of_the_runs(ablated, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_silhouettes_are_those_of_sklearn(ablated):
+def test_silhouettes_equal_sklearns(ablated):
     import kaldiio
     from sklearn.metrics import silhouette_score
 
@@ -358,7 +358,7 @@ def test_results_of_another_configuration_are_refused(ablated, data):
     assert isinstance(done.exception, InputError) and str(out / "sdpn" / "seed0") in str(done.exception)
 
 
-def test_bad_requests(data, tmp_path):
+def test_invalid_requests_are_refused(data, tmp_path):
     for arguments, message in (
         (["run", "--job", "7", "--seeds", "1", *ONLY, str(data), str(tmp_path / "o")], "--job 7"),
         (["run", "--job", "1", str(tmp_path), str(tmp_path / "o")], "selected_cuts_train.jsonl.gz"),

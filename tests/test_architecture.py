@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sdpn_k2"
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-# From the bottom up. What stands on one line is one floor, whose members do not import one another.
+# From the bottom up. Each line is one floor, whose members do not import one another.
 FLOORS = (
     ("errors", "pcm"),
     ("files", "device"),
@@ -81,7 +81,7 @@ def test_imports_point_down(path):
         assert floor(name) == own or LEVEL[floor(name)] < LEVEL[own], f"{path} imports {name}, which is not below it"
 
 
-def test_no_circles():
+def test_no_import_cycles():
     graph = {dotted(path): set(imports(path)) - {dotted(path)} for path in MODULES}
     while graph:
         free = [name for name, targets in graph.items() if not targets & graph.keys()]
@@ -101,7 +101,7 @@ def test_module_names_are_unique():
         assert len(folders) - len(computing) <= 1, f"{name}.py is in {folders}"
 
 
-def test_document_has_a_line_for_every_file_and_no_other():
+def test_document_lists_exactly_the_existing_files():
     written = collections.defaultdict(set)
     folder = None
     for line in DOCUMENT[DOCUMENT.index("## Every file") :].splitlines():
@@ -118,7 +118,7 @@ def test_document_has_a_line_for_every_file_and_no_other():
     assert written == there
 
 
-def test_diagram_is_what_the_imports_are():
+def test_diagram_matches_the_imports():
     """Every arrow is an import, and every import between floors follows arrows."""
     imported = collections.defaultdict(set)
     for path in MODULES:

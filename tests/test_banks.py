@@ -15,7 +15,7 @@ from sdpn_k2.data.manifest_files import write_manifest
 from sdpn_k2.errors import InputError
 
 
-def test_noise_beyond_the_budget_takes_turns(tiny_cuts, tmp_path):
+def test_noise_beyond_the_budget_rotates(tiny_cuts, tmp_path):
     """The part of a turn depends only on the seed and the turn, so that a resumed run reads the same."""
     manifests = tmp_path
     recordings = [cut.recording for cut in CutSet.from_file(tiny_cuts)]
@@ -40,7 +40,7 @@ def test_noise_beyond_the_budget_takes_turns(tiny_cuts, tmp_path):
     )
 
 
-def test_noise_that_fits_stays(tiny_cuts, tmp_path):
+def test_noise_that_fits_does_not_rotate(tiny_cuts, tmp_path):
     write_manifest([cut.recording for cut in CutSet.from_file(tiny_cuts)], tmp_path / "recordings_noise.jsonl.gz")
     banks = Banks(tmp_path, load_config(None, TINY), torch.device("cpu"))
     before = banks.augment.banks["noise"]
@@ -62,7 +62,7 @@ def test_silent_noise_and_responses_are_refused(tmp_path):
             Banks(tmp_path / kind, load_config(None, TINY), torch.device("cpu"))
 
 
-def test_noise_as_fbank_of_other_bins_is_refused(tiny_fbank_cuts, tmp_path):
+def test_noise_as_fbank_with_other_bins_is_refused(tiny_fbank_cuts, tmp_path):
     shutil.copy(tiny_fbank_cuts, tmp_path / "cuts_noise.jsonl.gz")
     with pytest.raises(InputError, match="14 of 14 .*80 bins.*40"):
         Banks(tmp_path, load_config(None, TINY + ["input=fbank", "features.num_mel_bins=40"]), torch.device("cpu"))

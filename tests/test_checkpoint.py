@@ -18,7 +18,7 @@ from sdpn_k2.methods.sdpn import SDPN
 from sdpn_k2.models.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 
 
-def test_checkpoints_hold_what_weights_only_reads_on_every_torch(tiny_run):
+def test_checkpoints_load_with_weights_only_on_every_torch(tiny_run):
     def kinds(value):
         if isinstance(value, dict):
             return set().union(*[kinds(v) for v in value.values()], {type(k) for k in value})
@@ -30,7 +30,7 @@ def test_checkpoints_hold_what_weights_only_reads_on_every_torch(tiny_run):
 
 
 @pytest.mark.parametrize("name", ["cut", "foreign", "empty", "pickle", "none"])
-def test_broken_checkpoints(tiny_run, tmp_path, name):
+def test_broken_checkpoints_are_refused(tiny_run, tmp_path, name):
     path = tmp_path / f"{name}.pt"
     if name == "cut":
         path.write_bytes(tiny_run.read_bytes()[: tiny_run.stat().st_size // 2])

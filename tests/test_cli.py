@@ -54,7 +54,7 @@ def options():
 
 
 @pytest.mark.parametrize("context, option", list(options()))
-def test_option_help_is_its_effect_and_then_its_default(context, option):
+def test_option_help_states_effect_then_default(context, option):
     effect = option.help
     assert effect and effect[0].isupper() and effect.endswith(".")
     assert not effect.startswith(("Of ", "What ", "How "))
@@ -106,7 +106,7 @@ def test_help_imports_nothing_heavy(arguments):
         (["no-such-command"], 2, "no-such-command"),
     ],
 )
-def test_files_that_cannot_be_used_are_bad_input_and_not_wrong_usage(monkeypatch, capsys, arguments, status, said):
+def test_unusable_files_are_bad_input_not_wrong_usage(monkeypatch, capsys, arguments, status, said):
     monkeypatch.setattr(sys, "argv", ["sdpn-k2", *arguments])
     with pytest.raises(SystemExit) as leaving:
         cli.main()

@@ -85,7 +85,7 @@ def test_importing_the_package_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_an_embedding_is_the_encoders_output(exp, audio, model):
+def test_an_embedding_equals_the_encoders_output(exp, audio, model):
     samples, rate = soundfile.read(audio / "a.wav", dtype="float32")
     expected = Extractor.load(exp / "final.pt").embed(samples)
     assert (model.sample_rate, model.dim, expected.shape) == (rate, 8, (8,))
@@ -140,7 +140,7 @@ def test_the_shortest_chunks_can_be_embedded(exp, frames):
     assert np.isfinite(model.embed(np.random.default_rng(0).standard_normal(frames * 160 + 240))).all()
 
 
-def test_other_rates_are_resampled_and_channels_chosen(audio, model):
+def test_other_rates_are_resampled_and_the_channel_is_selected(audio, model):
     samples, rate = soundfile.read(audio / "c.flac", dtype="float32")
     for channel in (0, 1):
         np.testing.assert_allclose(
@@ -218,7 +218,7 @@ def test_bad_files_are_skipped_unless_rows_have_no_names(run, exp, audio, tmp_pa
         (["--device", "foo", "a.wav"], "foo"),
     ],
 )
-def test_bad_requests_give_one_line(run, exp, audio, tmp_path, arguments, message):
+def test_invalid_requests_give_one_line(run, exp, audio, tmp_path, arguments, message):
     for name in ("a.wav", "short.wav"):
         (tmp_path / name).symlink_to(audio / name)
     done = run("embed", "-c", exp, *arguments)
@@ -227,7 +227,7 @@ def test_bad_requests_give_one_line(run, exp, audio, tmp_path, arguments, messag
 
 
 @pytest.mark.parametrize("output", ["none/x.npy", "none/x.json", "none/x.ark", "ark,scp:x.ark,none/x.scp"])
-def test_an_output_that_cannot_be_written_is_found_out_first(run, exp, audio, monkeypatch, output):
+def test_an_unwritable_output_is_detected_first(run, exp, audio, monkeypatch, output):
     monkeypatch.setattr(Extractor, "embed", lambda *_: pytest.fail("embedded for nothing"))
     done = run("embed", "-c", exp, "-o", output, audio / "a.wav", audio / "b.wav")
     assert done.code == 1 and "No such file or directory" in done.err
@@ -297,7 +297,7 @@ def test_verify_refuses_in_one_line(run, exp, audio, tmp_path, arguments, code, 
     assert re.search(message, done.err.splitlines()[-1])
 
 
-def test_one_file_enrols_and_none_does_not(audio, model):
+def test_one_file_is_enough_to_enrol(audio, model):
     expected = verify(model, [audio / "a.wav"], audio / "b.wav").score
     for alone in (audio / "a.wav", str(audio / "a.wav")):
         assert verify(model, alone, audio / "b.wav").score == expected

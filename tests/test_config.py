@@ -1,4 +1,4 @@
-"""The configuration: what the recipe's files say, overrides, and errors that help."""
+"""The configuration: the recipe's files, overrides, and helpful errors."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sdpn_k2.errors import InputError
 CONF = Path(__file__).resolve().parents[1] / "egs" / "voxceleb" / "conf"
 
 
-def test_the_published_recipe_is_the_default_and_is_spelt_out():
+def test_the_published_recipe_spells_out_the_defaults():
     loaded = load_config(CONF / "sdpn.yaml")
     # What concerns the machine and the log, not the method, may differ.
     allowed = {
@@ -128,13 +128,13 @@ def test_bad_overrides(override, message):
 
 
 @pytest.mark.parametrize("setting", ["features.kind=melspec", "augment.speed_factors=[0.9, 1.0]"])
-def test_stored_fbank_excludes_what_needs_waveforms(setting):
+def test_stored_fbank_excludes_settings_that_need_waveforms(setting):
     assert load_config(None, [setting])
     with pytest.raises(InputError, match=f"{setting[:13]}.* input=waveform"):
         load_config(None, [setting, "input=fbank"])
 
 
-def test_values_are_checked_together_whatever_their_order():
+def test_values_are_checked_together_in_any_order():
     config = load_config(None, ["train.micro_batch_size=5", "train.batch_size=10"])
     assert (config.train.micro_batch_size, config.train.batch_size) == (5, 10)
 
@@ -144,7 +144,7 @@ def test_on_and_off_are_words():
     assert load_config(None, ["train.compile=on"]).train.compile == "on"
 
 
-def test_sections_check_themselves():
+def test_each_section_checks_its_values():
     assert TrainConfig(base_lr=1, ema_momentum=[0.5, 1]) == TrainConfig(base_lr=1.0, ema_momentum=(0.5, 1.0))
     with pytest.raises(InputError, match="^train.batch_size is 0"):
         TrainConfig(batch_size=0)

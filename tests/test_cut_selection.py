@@ -12,7 +12,7 @@ from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.errors import InputError
 
 
-def test_select_cuts_carry_no_labels_and_count(tiny_cuts, tmp_path):
+def test_selected_cuts_are_counted_and_have_no_labels(tiny_cuts, tmp_path):
     config = load_config(None, TINY + ["crops.min_seconds=0.6"])
     summary = select_cuts(CutSet.from_file(tiny_cuts), config, tmp_path / "selected.jsonl.gz")
     kept = list(CutSet.from_file(tmp_path / "selected.jsonl.gz"))
@@ -22,14 +22,14 @@ def test_select_cuts_carry_no_labels_and_count(tiny_cuts, tmp_path):
     assert all(not cut.supervisions for cut in kept)
 
 
-def test_crops_longer_than_every_utterance(tiny_cuts, tmp_path):
+def test_crops_longer_than_every_utterance_are_refused(tiny_cuts, tmp_path):
     for name in ("global", "local"):
         config = load_config(None, TINY + [f"crops.{name}_seconds=9"])
         with pytest.raises(InputError, match=f"crops.{name}_seconds = 9 .*1.50 s"):
             select_cuts(CutSet.from_file(tiny_cuts), config, tmp_path / "selected.jsonl.gz")
 
 
-def test_broken_manifests(tmp_path):
+def test_broken_manifests_are_refused(tmp_path):
     (tmp_path / "empty.jsonl.gz").write_bytes(gzip.compress(b""))
     (tmp_path / "junk.jsonl").write_text('{"id": 1}\n')
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])

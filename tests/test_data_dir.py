@@ -1,4 +1,4 @@
-"""Kaldi data directories: reading, writing and checking their tables, and what is done with whole directories."""
+"""Kaldi data directories: reading, writing and checking their tables, and operations on whole directories."""
 
 import shutil
 import subprocess
@@ -74,7 +74,7 @@ def test_unusable_tables_are_named_by_file_and_line(tmp_path, reader, text, line
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=20))
-def test_written_maps_are_as_sort_sorts_them_and_read_back(tmp_path, table):
+def test_written_maps_are_sorted_like_sort_and_read_back(tmp_path, table):
     path = tmp_path / "table"
     data_dir.write_map(path, table)
     ordered = subprocess.run(["sort", "-c", str(path)], env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"})
@@ -102,13 +102,13 @@ def test_names_that_are_not_utf8_survive(tmp_path):
         ([("a", "1\n2")], "'a'"),
     ],
 )
-def test_nothing_is_written_that_could_not_be_read(tmp_path, items, words):
+def test_unreadable_keys_and_values_are_not_written(tmp_path, items, words):
     with pytest.raises(InputError, match=f"/t: .*{words}"):
         data_dir.write_map(tmp_path / "t", items)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_speakers_and_utterances_turn_into_each_other():
+def test_utt2spk_and_spk2utt_are_inverses():
     utt2spk = {"s1-a": "s1", "s2-a": "s2", "s1-b": "s1"}
     spk2utt = {"s1": ["s1-a", "s1-b"], "s2": ["s2-a"]}
     assert data_dir.spk2utt(utt2spk) == spk2utt
@@ -189,7 +189,7 @@ def test_first_bad_line_is_named(plain, name, old, new, where, words):
 
 
 @pytest.mark.parametrize("new", ["s2-a h\xe9llo you", "s2-a"])
-def test_text_may_be_foreign_or_empty(plain, new):
+def test_text_may_be_non_ascii_or_empty(plain, new):
     spoil(plain / "text", "s2-a hello you", new)
     assert validation.validate(plain) == 5
 
@@ -211,7 +211,7 @@ def test_segments_and_recordings_must_agree(segmented, name, old, new, where, wo
     assert_message(error, segmented / where, *(word.format(d=segmented) for word in words))
 
 
-def test_what_must_be_there(plain, tmp_path):
+def test_required_tables(plain, tmp_path):
     for name, option in (("feats.scp", "feats"), ("text", "text"), ("wav.scp", "wav")):
         (plain / name).rename(plain / "away")
         with pytest.raises(InputError, match=f"/{name}: "):
@@ -231,7 +231,7 @@ def test_text_must_be_utf8(plain):
         validation.validate(plain)
 
 
-def test_speaker_order_can_be_let_go(tmp_path):
+def test_speaker_order_is_optional(tmp_path):
     with pytest.raises(InputError, match="/utt2spk:2: speaker 's'"):
         data_dir_ops.write_data_dir(tmp_path / "d", {"a": "a.wav", "b": "b.wav"}, {"a": "t", "b": "s"})
     assert validation.validate(tmp_path / "d", feats=False, text=False, speaker_order=False) == 2
@@ -254,14 +254,14 @@ def test_fix_makes_a_directory_valid_again(plain):
     assert notes[-1] == f"kept 2 utterances out of 5; old files are in {plain}/.backup"
 
 
-def test_fix_changes_nothing_that_is_right(plain, segmented):
+def test_fix_leaves_a_valid_directory_unchanged(plain, segmented):
     for directory in (plain, segmented):
         before = {path.name: path.read_bytes() for path in directory.iterdir()}
         assert repair.fix(directory) == ["kept all 5 utterances"]
         assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
 
 
-def test_fix_drops_bad_segments_and_lost_recordings(segmented):
+def test_fix_drops_bad_segments_and_missing_recordings(segmented):
     write(segmented / "segments", "s1-a r1 0 2\ns1-b r1 4 2.5\ns2-a r1 5\ns2-b r2 0.5 3\ns3-a r9 4 -1\n")
     notes = repair.fix(segmented)
     assert data_dir.read_map(segmented / "segments") == {"s1-a": "r1 0 2", "s2-b": "r2 0.5 3"}
@@ -291,7 +291,7 @@ def test_fix_keeps_utterances_without_an_origin_or_a_warp(plain):
     assert validation.validate(plain) == 5
 
 
-def test_fix_leaves_choices_to_people(plain):
+def test_fix_refuses_ambiguous_input(plain):
     before = (plain / "utt2spk").read_text()
     write(plain / "utt2spk", before + "s1-a s2\n")
     with pytest.raises(InputError, match="/utt2spk:6: 's1-a' .*'s2'.*'s1'"):
@@ -340,7 +340,7 @@ def test_split_by_utterance(plain, segmented):
     assert [list(data_dir.read_map(folder / str(number) / "wav.scp")) for number in (3, 4)] == [["r1"], ["r2"]]
 
 
-def test_split_is_done_again_only_when_the_directory_changed(plain):
+def test_split_is_repeated_only_if_the_directory_changed(plain):
     first = data_dir_ops.split(plain, 2) / "1" / "feats.scp"
     first.write_text("left alone\n")
     data_dir_ops.split(plain, 2)
@@ -380,7 +380,7 @@ def test_combine(plain, segmented, tmp_path):
     assert data_dir.read_map(out / "trials2") == {"s1-a": "x", "s1-a-n": "x"}
 
 
-def test_combine_gives_segments_to_those_without(plain, segmented, tmp_path):
+def test_combine_adds_segments_to_sources_without_them(plain, segmented, tmp_path):
     data_dir_ops.copy(segmented, tmp_path / "s", ("", "-x"))
     write(plain / "utt2dur", "".join(f"{name} 3.25\n" for name in data_dir.read_map(plain / "utt2spk")))
     out = tmp_path / "out"
@@ -446,7 +446,7 @@ def test_subsegment(plain, segmented, tmp_path):
     assert data_dir.read_map(out / "segments")["s2-b-1"] == "r2 0.752 1.117"
     assert validation.validate(out, feats=False) == 3
 
-    # Of a row range, a part.
+    # A part of a row range.
     again = write(tmp_path / "again", "s1-a-2-x s1-a-2 0.1 0.3\n")
     data_dir_ops.subsegment(plain, cuts, tmp_path / "once")
     data_dir_ops.subsegment(tmp_path / "once", again, tmp_path / "twice")
@@ -469,7 +469,7 @@ def test_bad_subsegments(plain, tmp_path, line, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_only_the_standard_library_is_needed():
+def test_only_the_standard_library_is_imported():
     code = (
         "import sys, sdpn_k2.kaldi.datadir.data_dir_ops, sdpn_k2.kaldi.tools.script; sys.exit('numpy' in sys.modules)"
     )

@@ -117,7 +117,7 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_wav_scp_pointing_nowhere_and_failing_pipes(corpus, tmp_path, caplog):
+def test_missing_files_and_failing_pipes_in_wav_scp(corpus, tmp_path, caplog):
     data = tmp_path / "data"
     replace(corpus / "train" / "wav.scp", "rec0.wav", "gone.wav")
     with pytest.raises(InputError, match="train: 1 of 3 .*'rec0': .*gone.wav"):
@@ -138,7 +138,7 @@ def test_wav_scp_pointing_nowhere_and_failing_pipes(corpus, tmp_path, caplog):
         ("0.5 0.56", "0.06 s from 0.5 s of recording 'rec0'"),
     ],
 )
-def test_segment_after_its_recording_or_too_short(corpus, tmp_path, caplog, segment, reason):
+def test_segments_beyond_their_recording_or_too_short(corpus, tmp_path, caplog, segment, reason):
     replace(corpus / "train" / "segments", "ann-1 rec0 0 0.8", f"ann-1 rec0 {segment}")
     prepare_kaldi_dirs(corpus / "train", {}, tmp_path / "data")
     assert "ann-1" not in read_map(tmp_path / "data" / "train" / "utt2spk")

@@ -71,7 +71,7 @@ def test_commands_on_cuts(name, command, tmp_path, monkeypatch):
     assert not any(path.is_file() for path in tmp_path.glob("out*"))
 
 
-def test_manifests_of_to_kaldi(tmp_path):
+def test_manifests_written_for_to_kaldi(tmp_path):
     recordings, supervisions, data = (tmp_path / name for name in ("r.jsonl.gz", "s.jsonl.gz", "data"))
     write_manifest(RECORDINGS, recordings)
     write_manifest(SUPERVISIONS, supervisions)

@@ -1,4 +1,4 @@
-"""X-vectors of windows: the windows and layouts of Kaldi and VBx, and the way through Kaldi's clustering."""
+"""X-vectors of windows: the windows and layouts of Kaldi and VBx, and Kaldi's clustering of them."""
 
 import itertools
 import shutil
@@ -78,7 +78,7 @@ def test_windows_of_a_segment(duration, expected):
     np.testing.assert_allclose(list(uniform_windows(duration, Windowing())), expected, atol=1e-9)
 
 
-def test_too_little_left_makes_the_last_window_begin_earlier():
+def test_a_short_remainder_makes_the_last_window_begin_earlier():
     # 2.3 s in steps of 1 s: 1.3 s are left after the first, 0.3 s after the second window.
     windows = list(uniform_windows(3.3, Windowing(1.5, 1.0, 1.4)))
     np.testing.assert_allclose(windows, [(0, 1.5), (1.0, 2.5), (1.8, 3.3)], atol=1e-9)
@@ -116,7 +116,7 @@ def test_layout_times_and_vectors(model, meeting, tmp_path):
     assert not (tmp_path / "plda").exists()
 
 
-def test_the_way_through_kaldis_clustering(model, meeting, utterances, tmp_path, monkeypatch):
+def test_windows_pass_through_kaldis_clustering(model, meeting, utterances, tmp_path, monkeypatch):
     """PLDA on windows of known speakers, then the commands of Kaldi's score_plda.sh and cluster.sh."""
     monkeypatch.chdir(tmp_path)
 
@@ -254,7 +254,7 @@ def test_bad_back_ends(model, meeting, tmp_path):
         extract(model, meeting, meeting / "wav.scp" / "below")
 
 
-def test_windows_that_kaldi_cannot_sort_are_for_vbx(model, data, tmp_path):
+def test_windows_that_kaldi_cannot_sort_need_the_vbx_layout(model, data, tmp_path):
     (data / "wav.scp").write_text(f"rec1 {data}/rec1.wav\nrec1!x {data}/rec10.wav\n")
     (data / "segments").write_text("a rec1 1 2\nb rec1!x 1 2\n")
     with pytest.raises(InputError, match="'rec1' and 'rec1!x'.* --layout vbx"):

@@ -42,7 +42,7 @@ def test_loss_and_centre_equal_the_formulas(model):
     np.testing.assert_allclose(model.centre.numpy(), 0.9 * centre + 0.1 * teacher.mean(0), rtol=1e-5, atol=1e-6)
 
 
-def test_output_layer_is_frozen_in_the_first_epoch_and_followed_by_the_teacher(model):
+def test_output_layer_is_frozen_in_the_first_epoch_and_tracked_by_the_teacher(model):
     assert model.frozen_parameters(0) == [model.student.output.weight] and model.frozen_parameters(1) == []
     before = model.teacher.output.weight.clone()
     with torch.no_grad():

@@ -93,7 +93,7 @@ def test_examples_in_docstrings():
     assert sum(result.attempted for result in results) >= 10
 
 
-def test_the_pre_commit_hooks_need_nothing_from_elsewhere():
+def test_the_pre_commit_hooks_are_local():
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert [repo["repo"] for repo in config["repos"]] == ["local"]
     hooks = config["repos"][0]["hooks"]

@@ -1,4 +1,4 @@
-"""Exported encoders compared with PyTorch, and what cannot be exported."""
+"""Exported encoders compared with PyTorch, and models that cannot be exported."""
 
 import json
 import re
@@ -103,7 +103,7 @@ def shortest(extractor):
 
 @needs_onnx
 @pytest.mark.slow
-def test_int8_and_its_cost(models, data, waveforms, tmp_path):
+def test_int8_export_reports_its_cost(models, data, waveforms, tmp_path):
     import onnx
 
     output = tmp_path / "small.onnx"
@@ -142,7 +142,7 @@ def test_int8_and_its_cost(models, data, waveforms, tmp_path):
 # Bad input.
 
 
-def test_what_cannot_be_exported(models, data, tmp_path):
+def test_models_that_cannot_be_exported_are_refused(models, data, tmp_path):
     def refused(message, *arguments, **options):
         with pytest.raises(InputError, match=message):
             export(*arguments, **options)
@@ -167,7 +167,7 @@ def test_an_export_that_differs_is_not_written(models, data, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_torch_before_2_5_exports_torchscript_alone(models, data, tmp_path, monkeypatch, suffix):
+def test_torch_before_2_5_exports_only_torchscript(models, data, tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.4.1+cpu"))
     with pytest.raises(InputError, match=r"torch 2.4.1\+cpu .*\.ts"):
         export(models["fbank"], data, tmp_path / f"e{suffix}")

@@ -1,4 +1,4 @@
-"""Extraction from a data directory: what is read ahead, and what does not become an embedding."""
+"""Extraction from a data directory: reading ahead, and utterances without an embedding."""
 
 import numpy as np
 import pytest

@@ -11,7 +11,7 @@ from sdpn_k2.files import atomic_output
 
 
 @pytest.mark.parametrize("mode, content", [("w", "é\n"), ("wb", b"\xff")])
-def test_a_file_is_the_old_one_until_the_new_one_is_complete(tmp_path, mode, content):
+def test_a_file_keeps_its_content_until_the_new_one_is_complete(tmp_path, mode, content):
     path = tmp_path / "x"
     path.write_text("old\n")
     with pytest.raises(ZeroDivisionError), atomic_output(path, mode) as stream:
@@ -58,6 +58,6 @@ def test_a_descriptor_is_written_directly():
 
 
 @pytest.mark.parametrize("name, message", [("none/x", "No such file"), (".", "Is a directory")])
-def test_what_cannot_be_written_is_named(tmp_path, name, message):
+def test_unwritable_files_are_named(tmp_path, name, message):
     with pytest.raises(InputError, match=f"{name}: .*{message}"), atomic_output(f"{tmp_path}/{name}"):
         pass

@@ -124,13 +124,13 @@ def test_mel_spectrogram_equals_its_definition():
     np.testing.assert_allclose(ours, power @ triangles, rtol=1e-3, atol=1e-6 * (power @ triangles).max())
 
 
-def test_scale_is_that_of_the_samples():
+def test_scale_multiplies_the_samples():
     samples = torch.rand(1, 8000, generator=torch.Generator().manual_seed(0)) - 0.5
     loud = front_end(FeaturesConfig(kind="melspec", low_freq=0.0)).mel_powers(samples)
     torch.testing.assert_close(loud, front_end(MELSPEC).mel_powers(samples) * 32768.0**2)
 
 
-def test_the_reference_of_these_tests_is_right(published, expected):
+def test_the_reference_model_is_correct(published, expected):
     embedding, projection = embed(torch.load(published, weights_only=True)["teacher"], expected["mel"])
     assert relative(embedding, expected["emb"]) < 1e-5
     assert relative(projection, expected["proj"]) < 1e-5
@@ -199,7 +199,7 @@ def test_published_files_and_rdino(tmp_path):
     converted, left_out = convert_3dspeaker(tmp_path / "deep.pth")
     assert all(name.startswith("teacher.encoder.") for name in converted.model)
     assert "teacher's head.mlp.9.weight" in left_out
-    # So are the prototypes then, which belong to that MLP's projections.
+    # The prototypes are then left out as well, since they belong to that MLP's projections.
     torch.save({"teacher": teacher, "prototypes": torch.zeros(5, 9)}, tmp_path / "deep.pth")
     converted, left_out = convert_3dspeaker(tmp_path / "deep.pth")
     assert "prototypes" in left_out and "prototypes.weight" not in converted.model
@@ -314,12 +314,12 @@ def test_checkpoints_of_other_toolkits(tmp_path, content, message):
     assert isinstance(result.exception, InputError) and not (tmp_path / "out.pt").exists()
 
 
-def test_their_checkpoint_in_place_of_ours(published):
+def test_a_3dspeaker_checkpoint_where_ours_is_expected(published):
     with pytest.raises(InputError, match="tiny.pth: .*sdpn-k2 convert 3dspeaker"):
         load_checkpoint(published)
 
 
-def test_ours_in_place_of_theirs(converted):
+def test_our_checkpoint_where_3dspeakers_is_expected(converted):
     with pytest.raises(InputError, match="ours.pt: already a checkpoint of sdpn_k2"):
         convert_3dspeaker(converted)
 
@@ -366,7 +366,7 @@ def test_other_archives(tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy):
+def test_pickled_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy):
     monkeypatch.chdir(tmp_path)
     content = {"teacher": {"module.backbone.blocks.0.conv.conv.weight": Code()}}
     if legacy:
@@ -379,7 +379,7 @@ def test_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy):
     assert not (tmp_path / "executed").exists()
 
 
-def test_numbers_of_numpy_need_torch_2_5(tmp_path):
+def test_numpy_scalars_need_torch_2_5(tmp_path):
     torch.save({"lr": np.float64(0.1)}, tmp_path / "numbers.pt")
     with pytest.raises(InputError, match="numbers.pt: .*" + ("holds: lr" if READS_NUMPY else "torch 2.5")):
         load_checkpoint(tmp_path / "numbers.pt")

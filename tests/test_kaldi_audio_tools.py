@@ -13,7 +13,7 @@ from scipy.signal import fftconvolve
 RATE = 16000
 
 
-def test_segments_and_durations_are_kaldis(golden, tmp_path):
+def test_segments_and_durations_equal_kaldis(golden, tmp_path):
     write_waves(tmp_path)
     run_line(golden, tmp_path, "extract-segments")
     source = soundfile.read(tmp_path / "chirp.wav", dtype="int16")[0]
@@ -93,7 +93,7 @@ def segment(folder, line, options=""):
         ("mono 0 1 1", "Invalid channel 1 >= 1, processing segment s"),
     ],
 )
-def test_kaldis_tolerances(line, expected, folder):
+def test_default_tolerances_match_kaldi(line, expected, folder):
     assert segment(folder, line) == expected
 
 
@@ -254,7 +254,7 @@ def test_silence_stays_silent(sounds):
         ),
     ],
 )
-def test_bad_options_are_one_line(options, words, sounds):
+def test_invalid_options_give_one_line(options, words, sounds):
     soundfile.write(str(sounds / "silent.wav"), np.zeros(100, np.int16), RATE)
     soundfile.write(str(sounds / "slow.wav"), speech_like(rate=8000), 8000)
     assert words in refuse(f"wav-reverberate {options} mono.wav new.wav", sounds)

@@ -1,4 +1,4 @@
-"""Agglomerative clustering against a plain priority queue, which is how Kaldi does it, and against Kaldi's labels."""
+"""Agglomerative clustering against a plain priority queue, as Kaldi uses, and against Kaldi's labels."""
 
 import heapq
 import math
@@ -128,7 +128,7 @@ def test_threshold_is_inclusive():
     assert list(agglomerative_cluster(costs, 1.999)) == [1, 2]
 
 
-def test_no_cluster_outgrows_its_share():
+def test_no_cluster_exceeds_its_share():
     labels = agglomerative_cluster(np.zeros((10, 10)), min_clusters=3, max_cluster_fraction=0.4)
     assert np.bincount(labels)[1:].max() == 4
 
@@ -146,7 +146,7 @@ def test_an_empty_matrix_has_no_labels():
         (np.zeros((3, 3)), {"min_clusters": 2, "max_cluster_fraction": 0.3}, r"\b0\.3\b"),
     ],
 )
-def test_impossible_requests_are_refused(costs, options, complaint):
+def test_invalid_requests_are_refused(costs, options, complaint):
     with pytest.raises(InputError, match=complaint):
         agglomerative_cluster(costs, **options)
 

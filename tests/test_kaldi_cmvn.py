@@ -27,7 +27,7 @@ def assert_equal(ours, kaldis, tone_bound=1e-5):
         assert abs(ours[key] - expected).max() <= (tone_bound if key == "tone" else 1e-5)
 
 
-def test_sliding_normalisation_is_kaldis(golden, kaldis, tmp_path):
+def test_sliding_normalisation_equals_kaldis(golden, kaldis, tmp_path):
     write_table(tmp_path, "fbank80", kaldis["fbank80"])
     run_line(golden, tmp_path, "ark,scp:fbank80_cmn.ark")
     assert_equal(load(tmp_path / "fbank80_cmn.scp"), kaldis["fbank80_cmn"])
@@ -37,7 +37,7 @@ def test_sliding_normalisation_is_kaldis(golden, kaldis, tmp_path):
         assert_equal(load(tmp_path / f"{name}.ark"), kaldis[name], tone_bound=2e-3)
 
 
-def test_statistics_are_kaldis(golden, kaldis, tmp_path):
+def test_statistics_equal_kaldis(golden, kaldis, tmp_path):
     for name in ("fbank80", "mfcc30"):
         write_table(tmp_path, name, kaldis[name])
     shutil.copy(golden / "vad.txt", tmp_path)
@@ -55,7 +55,7 @@ def test_statistics_are_kaldis(golden, kaldis, tmp_path):
         np.testing.assert_allclose(ours[key], expected, rtol=1e-6, atol=1e-3)
 
 
-def test_statistics_are_applied_as_by_kaldi(golden, kaldis, tmp_path):
+def test_applying_statistics_equals_kaldis(golden, kaldis, tmp_path):
     for name in ("fbank80", "cmvn"):
         write_table(tmp_path, name, kaldis[name])
     rows = "".join(f"  {' '.join(map(str, row))}\n" for row in kaldis["cmvn_global"][""])
@@ -172,7 +172,7 @@ def test_weights_that_do_not_fit_are_counted(folder):
     assert shell("compute-cmvn-stats --weights=ark:/dev/null ark:f.ark ark:cmvn.ark", folder).returncode == 1
 
 
-def test_bad_input_is_one_line(folder):
+def test_bad_input_gives_one_line(folder):
     write_ark(folder / "mixed.ark", {"a": np.ones((3, 2)), "b": np.ones((3, 5))})
     write_ark(folder / "inf.ark", {"a": [[1.0, np.inf]]})
     (folder / "one").write_text("spk a\n")

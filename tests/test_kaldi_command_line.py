@@ -30,7 +30,7 @@ def parsed(*argv):
     return parse(DECLARED, argv)
 
 
-def test_values_take_the_type_of_the_default():
+def test_values_have_the_type_of_the_default():
     options, positional = parsed(
         "--num-bins=40", "--scale=1e-3", "--use-energy=false", "--window= hamming ", "ark:a", "ark:b"
     )
@@ -193,7 +193,7 @@ def test_every_tool_explains_itself(name, capfd):
 
 
 @pytest.mark.parametrize("module", sorted(set(tools.MODULE_OF.values())))
-def test_tools_share_nothing_but_the_command_line(module):
+def test_tools_share_only_the_command_line(module):
     source = (Path(tools.__file__).parent / f"{module}.py").read_text()
     assert set(re.findall(r"sdpn_k2\.kaldi\.tools\.(\w+)", source)) == {"command_line"}
 

@@ -111,7 +111,7 @@ def test_copy_feats_golden(run, golden, tmp_path, monkeypatch):
     assert (tmp_path / "copy.ark").read_bytes() == (tmp_path / "fbank80.ark").read_bytes()
 
 
-def test_a_reader_that_stops_early_is_no_failure(tmp_path):
+def test_a_reader_that_stops_early_is_not_a_failure(tmp_path):
     write(f"ark,scp:{tmp_path}/a.ark,{tmp_path}/a.scp", "matrix", **{f"k{i}": np.ones((100, 80)) for i in range(99)})
     copied = succeed("copy-matrix 'ark:copy-matrix scp:a.scp ark,t:- | head -n 101 |' ark:x", tmp_path)
     assert "Copied 1 matrices" in copied and "ERROR" not in copied
@@ -125,7 +125,7 @@ def test_a_reader_that_stops_early_is_no_failure(tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["vector", "matrix"])
 @pytest.mark.parametrize("options", ["", ",t"])
-def test_what_float_cannot_hold_becomes_infinite(run, tmp_path, kind, options):
+def test_numbers_too_large_for_float_become_infinite(run, tmp_path, kind, options):
     value = np.array([1e39, 2.0]) if kind == "vector" else np.array([[1e39, 2.0]])
     write(f"ark{options}:{tmp_path}/a", f"double_{kind}", a=value)
     assert run(f"copy-{kind}", f"ark:{tmp_path}/a", f"ark:{tmp_path}/b")[0] == 0

@@ -78,7 +78,7 @@ def test_tied_scores_as_kaldi(golden):
     assert (golden / "eer_tied.txt").read_text() == "50"
 
 
-def test_refusals():
+def test_unusable_scores_are_refused():
     with pytest.raises(InputError, match="no target"):
         kaldi_eer([], [1.0])
     with pytest.raises(InputError, match="no nontarget"):

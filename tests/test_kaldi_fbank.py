@@ -40,14 +40,14 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_features_of_signals_are_kaldis(name, golden, tmp_path):
+def test_features_of_signals_equal_kaldis(name, golden, tmp_path):
     write_waves(tmp_path)
     run_line(golden, tmp_path, GOLDEN[name])
     ours, kaldis = load(tmp_path / f"{name}.ark"), read_tables(golden / "signal_features.npz")[name]
     assert_log_fbank_equal({key: ours[key][::STEP] for key in kaldis}, kaldis)
 
 
-def test_features_of_speech_are_kaldis(shared, tmp_path):
+def test_features_of_speech_equal_kaldis(shared, tmp_path):
     for name, part in GOLDEN.items():
         kaldis = run_golden_line(shared, tmp_path, part)
         assert_log_fbank_equal(load(tmp_path / f"{name}.ark"), load(kaldis / f"{name}.ark"))
@@ -267,7 +267,7 @@ def corpus(tmp_path):
     return tmp_path
 
 
-def test_a_recording_that_does_not_fit_is_left_out_with_a_warning(corpus):
+def test_a_recording_with_another_rate_or_channel_is_skipped_with_a_warning(corpus):
     log = succeed("compute-fbank-feats --dither=0 --write-utt2dur=ark,t:utt2dur scp:wav.scp ark:f.ark", corpus)
     features = load(corpus / "f.ark")
     assert {key: value.shape for key, value in features.items()} == {
@@ -319,7 +319,7 @@ def test_htk_files(corpus):
     np.testing.assert_allclose(features, fbank(speech_like(), FbankOptions(dither=0)), atol=1e-5)
 
 
-def test_nothing_done_is_exit_status_one(corpus):
+def test_exit_status_is_one_if_nothing_was_done(corpus):
     (corpus / "narrow.scp").write_text("narrow narrow.wav\n")
     assert shell("compute-fbank-feats scp:narrow.scp ark:f.ark", corpus).returncode == 1
     assert "num-mel-bins" in refuse("compute-fbank-feats --num-mel-bins=500 scp:wav.scp ark:new.ark", corpus)

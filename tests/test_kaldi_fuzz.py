@@ -128,7 +128,7 @@ def test_what_is_written_is_read(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", sorted(HOLDERS))
-def test_pieces_of_the_format_in_any_order(kind, tmp_path):
+def test_format_fragments_in_any_order(kind, tmp_path):
     path = tmp_path / "a"
 
     @QUICK

@@ -77,7 +77,7 @@ def test_covariance_floor_is_relative_to_the_greatest_eigenvalue():
     np.testing.assert_allclose(linear @ floored @ linear.T, np.eye(8), atol=1e-8)
 
 
-def test_statistics_do_not_depend_on_how_the_vectors_arrive():
+def test_statistics_do_not_depend_on_batches():
     vectors, speakers = random_set(5, 12, 7)
     whole, pieces = stats_of(vectors, speakers), SpeakerStats(7, 12)
     for start in range(0, len(vectors), 5):
@@ -117,7 +117,7 @@ def test_lda_equals_kaldis(golden, name, factor, floor, keep, centre):
         (np.random.default_rng(0).normal(size=(6, 4)) * [1, 1, 0, 1], [0, 0, 0, 1, 1, 1], 2, 0.0, "singular"),
     ],
 )
-def test_lda_refuses_what_it_cannot_estimate(vectors, speakers, dim, floor, complaint):
+def test_lda_refuses_insufficient_data(vectors, speakers, dim, floor, complaint):
     with pytest.raises(InputError, match=complaint):
         compute_lda(stats_of(vectors, list(speakers)), dim, covariance_floor=floor)
 

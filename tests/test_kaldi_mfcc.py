@@ -27,14 +27,14 @@ def assert_cepstra_equal(ours, kaldis):
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_features_of_signals_are_kaldis(name, golden, tmp_path):
+def test_features_of_signals_equal_kaldis(name, golden, tmp_path):
     write_waves(tmp_path)
     run_line(golden, tmp_path, GOLDEN[name])
     ours, kaldis = load(tmp_path / f"{name}.ark"), read_tables(golden / "signal_features.npz")[name]
     assert_cepstra_equal({key: ours[key][::STEP] for key in kaldis}, kaldis)
 
 
-def test_features_and_decisions_on_speech_are_kaldis(shared, tmp_path):
+def test_features_and_decisions_on_speech_equal_kaldis(shared, tmp_path):
     """Our MFCC differ from Kaldi's in the last digits; the decisions of the VAD do not."""
     for name, part in GOLDEN.items():
         kaldis = run_golden_line(shared, tmp_path, part)

@@ -209,7 +209,7 @@ def test_smoothing_adds_between_to_within(factor):
 
 @pytest.mark.parametrize("scales", [(1.0, 0.3, 0.7), (0.0, 0.75, 0.25)])
 @pytest.mark.parametrize("seed", [8, 9])
-def test_adaptation_shares_out_the_excess_variance(seed, scales):
+def test_adaptation_distributes_the_excess_variance(seed, scales):
     plda, within, between = random_model(seed, 7)
     rng = np.random.default_rng(seed)
     data = rng.normal(size=(50, 7)) @ rng.normal(size=(7, 7)) + 1.0

@@ -62,7 +62,7 @@ def test_golden_vectors(golden, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("options", ["", ",t"])
-def test_floats_go_to_kaldi_native_io_and_back(tmp_path, kind, type_name, options):
+def test_floats_round_trip_through_kaldi_native_io(tmp_path, kind, type_name, options):
     values = MATRICES if "matrix" in kind else VECTORS
     values = {key: value.astype(np.float64 if "double" in kind else np.float32) for key, value in values.items()}
     write(f"ark,scp{options}:{tmp_path}/ours.ark,{tmp_path}/ours.scp", kind, values)
@@ -91,7 +91,7 @@ def test_floats_go_to_kaldi_native_io_and_back(tmp_path, kind, type_name, option
     ],
 )
 @pytest.mark.parametrize("options", ["", ",t"])
-def test_other_kinds_go_to_kaldi_native_io_and_back(tmp_path, kind, type_name, values, options):
+def test_other_kinds_round_trip_through_kaldi_native_io(tmp_path, kind, type_name, values, options):
     write(f"ark{options}:{tmp_path}/ours", kind, values)
     with getattr(native, type_name + "Writer")(f"ark{options}:{tmp_path}/theirs") as writer:
         for key, value in values.items():
@@ -104,14 +104,14 @@ def test_other_kinds_go_to_kaldi_native_io_and_back(tmp_path, kind, type_name, v
     assert ours == pytest.approx(values) if kind == "float" else ours == values
 
 
-def test_kaldiio_reads_ours_and_we_read_kaldiios(tmp_path):
+def test_kaldiio_and_we_read_each_others_archives(tmp_path):
     write(f"ark,scp:{tmp_path}/a.ark,{tmp_path}/a.scp", "matrix", MATRICES)
     assert same(dict(kaldiio.load_scp_sequential(f"{tmp_path}/a.scp")), MATRICES)
     kaldiio.save_ark(f"{tmp_path}/b.ark", VECTORS, scp=f"{tmp_path}/b.scp")
     assert same(dict(read_table(f"scp:{tmp_path}/b.scp", "vector")), VECTORS)
 
 
-def test_vectors_become_the_asked_float_type(golden):
+def test_vectors_have_the_requested_float_type(golden):
     single = dict(read_table(f"ark:{golden}/double_vec.ark", "vector"))
     double = dict(read_table(f"ark:{golden}/double_vec.ark", "double_vector"))
     theirs = dict(kaldiio.load_ark(f"{golden}/double_vec.ark"))
@@ -221,7 +221,7 @@ def test_wrong_specifiers_are_refused(parse, text):
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # a failed native reader cannot be collected
-def test_ranges_are_kaldis(tmp_path):
+def test_ranges_match_kaldi(tmp_path):
     write(f"ark,scp:{tmp_path}/a.ark,{tmp_path}/a.scp", "matrix", {"a": np.arange(30).reshape(10, 3)})
     place = (tmp_path / "a.scp").read_text().split()[1]
     for range_ in (
@@ -415,7 +415,7 @@ def test_blanks_between_entries(tmp_path):
     assert list(read_table(f"ark:cat {tmp_path}/a |", "vector"))[1][0] == "b"
 
 
-def test_something_else_is_no_archive(tmp_path):
+def test_other_files_are_not_archives(tmp_path):
     (tmp_path / "a").write_bytes(b"\0BFV \4\1\0\0\0aaaa")  # a vector without a key
     with pytest.raises(InputError, match=f"{tmp_path}/a: byte 0: .*archive"):
         list(read_table(f"ark:{tmp_path}/a", "vector"))
@@ -481,7 +481,7 @@ def test_sorted_reading_streams(tmp_path):
         RandomReader(f"ark:{tmp_path}/a", "vector").get("utt1")
 
 
-def test_sorted_reading_goes_back_unless_promised_not_to(tmp_path):
+def test_sorted_reading_goes_back_without_cs(tmp_path):
     archive(tmp_path)
     reader = RandomReader(f"ark,s:{tmp_path}/whole", "vector")
     assert "utt3" in reader and np.array_equal(reader["utt0"], VECTORS["utt0"])
@@ -571,7 +571,7 @@ def test_flush_option(tmp_path):
         os.close(writing)
 
 
-def test_writing_where_a_script_says(tmp_path):
+def test_writing_to_the_files_of_a_script(tmp_path):
     (tmp_path / "out.scp").write_text(f"a {tmp_path}/a.vec\nb {tmp_path}/b.vec\n")
     with pytest.raises(InputError, match="key c .*script"):
         write(f"scp:{tmp_path}/out.scp", "vector", {"a": np.ones(2), "c": np.ones(2)})
@@ -608,7 +608,7 @@ def test_pipes(tmp_path, monkeypatch):
     assert not (tmp_path / "touched").exists()
 
 
-def test_extended_filenames_that_make_no_sense(tmp_path):
+def test_invalid_extended_filenames_are_refused(tmp_path):
     for name in ("| cat", " a", "a "):
         with pytest.raises(InputError, match=re.escape(repr(name))):
             open_input(name)

@@ -1,4 +1,4 @@
-"""Every tool that reads vectors: what it does with bad ones, and with outputs that cannot be written."""
+"""Every tool that reads vectors: its response to bad vectors and to outputs that cannot be written."""
 
 import numpy as np
 import pytest
@@ -121,7 +121,7 @@ def test_duplicate_keys_are_refused_where_keys_are_looked_up(plda, capfd, tool):
     assert KEYS[5] in complaint(capfd)
 
 
-def test_utterances_that_nobody_lists_do_not_count(table, capfd):
+def test_utterances_that_no_speaker_lists_are_ignored(table, capfd):
     write_lists()
     more = write_vectors("more.ark", ["other", *KEYS], [VECTORS[0] + 9, *VECTORS])
     assert run("ivector-compute-lda", "--dim=2", table, "ark:utt2spk", "lda") == 0
@@ -142,7 +142,7 @@ def test_a_plda_of_another_dimension_is_refused(table, capfd, tool):
 
 
 @pytest.mark.parametrize("tool", ["ivector-plda-scoring", "ivector-compute-dot-products"])
-def test_no_trial_left_is_a_failure(table, plda, capfd, tool):
+def test_no_scorable_trial_is_a_failure(table, plda, capfd, tool):
     with open("trials", "w") as stream:
         stream.write("nobody nowhere\n")
     arguments = ["plda", table, table, "trials"] if tool == "ivector-plda-scoring" else ["trials", table, table]

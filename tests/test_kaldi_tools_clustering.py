@@ -12,7 +12,7 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_costs_are_scores_with_the_sign_changed():
+def test_costs_are_negated_scores():
     scores = RNG.normal(size=(6, 6)).astype(np.float32)
     scores += scores.T
     with TableWriter("ark:scores", "matrix") as writer:

@@ -53,7 +53,7 @@ def test_any_layout_and_alphabet_of_a_trial_list(text):
     assert open("scores", encoding="utf-8").read() == "àb é 2\nx àb 3\n"
 
 
-def test_unknown_keys_are_named_a_hundred_at_most(table, capfd):
+def test_at_most_a_hundred_unknown_keys_are_named(table, capfd):
     with open("trials", "w") as stream:
         stream.write(f"{KEYS[0]} {KEYS[1]}\n")
         stream.writelines(f"{KEYS[0]} nobody{i}\n" for i in range(300))

@@ -36,7 +36,7 @@ def plda(own_folder):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_plda_scores_of_a_list_are_those_of_the_model(table, plda, several, monkeypatch):
+def test_plda_scores_of_a_list_equal_the_models(table, plda, several, monkeypatch):
     pairs = random_trials(3000)
     with open("trials", "w") as stream:
         stream.writelines(f"{first} {second}\n" for first, second in pairs)
@@ -157,7 +157,7 @@ def test_dense_scoring_needs_every_segment(table, plda, capfd):
     assert "--target-energy" in complaint(capfd)
 
 
-def test_dense_scoring_takes_recordings_of_any_size(table, plda, capfd):
+def test_dense_scoring_accepts_recordings_of_any_size(table, plda, capfd):
     with open("reco2utt", "w") as stream:
         stream.write(f"one {KEYS[0]}\nnone\ntwo {KEYS[0]} {KEYS[5]}\nall {' '.join(KEYS)}\n")
     for energy in (0, 0.5, 1):

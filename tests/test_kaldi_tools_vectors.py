@@ -31,7 +31,7 @@ def test_global_mean_is_text_of_seven_digits_or_binary_double(table):
     np.testing.assert_allclose(read_object("mean.bin", "double_vector"), mean, rtol=1e-12)
 
 
-def test_speaker_means_count_an_utterance_for_everybody_who_lists_it(table):
+def test_speaker_means_count_an_utterance_for_every_speaker_that_lists_it(table):
     with open("lists", "w") as stream:
         stream.write(f"b {KEYS[3]} {KEYS[0]}\na {KEYS[0]}\n")
     assert run("ivector-mean", "ark:lists", table, "ark,t:means", "ark,t:counts") == 0
@@ -120,7 +120,7 @@ def test_transforms_of_other_dimensions_are_refused(table, capfd, tool):
     assert "wrong" in line and "4" in line and "5 or 6" in line
 
 
-def test_many_batches_are_as_one(monkeypatch, table):
+def test_many_batches_equal_one(monkeypatch, table):
     write_lists()
     outputs = []
     for size in (4096, 7):

@@ -1,4 +1,4 @@
-"""Voice activity detection and what works on features: against Kaldi's files and the definition, frame by frame."""
+"""Voice activity detection and feature tools: against Kaldi's files and the definition, frame by frame."""
 
 import shutil
 
@@ -38,7 +38,7 @@ def test_select_voiced_frames_selects_as_kaldi(golden, kaldis, tmp_path):
             np.testing.assert_array_equal(ours[key], expected)
 
 
-def test_lengths_and_dimensions_are_kaldis(golden, kaldis, tmp_path):
+def test_lengths_and_dimensions_equal_kaldis(golden, kaldis, tmp_path):
     write_table(tmp_path, "fbank80", kaldis["fbank80"])
     run_line(golden, tmp_path, "feat-to-len")
     lengths = (golden / "fbank80.len").read_text().splitlines(True)
@@ -65,7 +65,7 @@ def test_decisions_follow_the_definition(context, threshold, scale, proportion):
     np.testing.assert_array_equal(energy_vad(features[:, 0], threshold, scale, context, proportion), expected)
 
 
-def test_a_frame_at_the_threshold_is_not_loud_and_a_share_at_the_proportion_is_enough():
+def test_frames_at_the_threshold_and_shares_at_the_proportion():
     assert energy_vad(np.array([5.0, 5.5]), 5.0, 0.0).tolist() == [False, True]
     loud = np.array([9.0, 0.0, 9.0, 0.0])
     assert energy_vad(loud, 5.0, 0.0, frames_context=1, proportion_threshold=0.5).tolist() == [True, True, False, True]

@@ -105,19 +105,19 @@ def test_written_files_are_read_by_others():
     assert data == riff(stereo.T.astype("<i2").tobytes(), channels=2, rate=22050)
 
 
-def test_fractions_are_cut_and_peaks_clipped_with_a_warning(capsys):
+def test_fractions_are_truncated_and_peaks_clipped_with_a_warning(capsys):
     data = encode_wave(Wave(np.array([[1.9, -1.9, 40000.0, -40000.0]]), 16000))
     assert np.frombuffer(data[44:], "<i2").tolist() == [1, -1, 32767, -32768]
     assert "clipped 2 samples out of total 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("samples", [np.array([[np.nan]]), np.array([[np.inf]]), np.zeros((0, 5))])
-def test_what_no_file_can_hold_is_refused(samples):
+def test_waves_that_no_file_can_hold_are_refused(samples):
     with pytest.raises(InputError):
         encode_wave(Wave(samples, 16000))
 
 
-def test_a_cut_file_is_read_as_far_as_it_goes(capsys):
+def test_a_truncated_file_is_read_to_its_end(capsys):
     data = riff()
     found = read_wave(stream(data[:-101]))
     np.testing.assert_array_equal(found.samples[0], SAMPLES[:-51])
@@ -167,7 +167,7 @@ def test_damaged_headers_never_crash(changes, length):
 # Other audio
 
 
-def test_flac_at_its_rate_is_read_as_it_is(tmp_path):
+def test_flac_at_the_requested_rate_is_read_unchanged(tmp_path):
     path = str(tmp_path / "a.flac")
     soundfile.write(path, np.stack([SAMPLES, SAMPLES[::-1]], 1), 16000)
     for channel, expected in enumerate((SAMPLES, SAMPLES[::-1])):
@@ -207,7 +207,7 @@ def test_unreadable_audio_is_refused(tmp_path):
             read_audio(str(tmp_path / name), channel=channel)
 
 
-def test_only_our_own_command_is_done_without_a_process(tmp_path):
+def test_only_to_wav_commands_run_without_a_process(tmp_path):
     path = tmp_path / 'it\'s a $(file) "here".flac'
     soundfile.write(str(path), SAMPLES, 16000)
     command = to_wav_command(str(path), 8000)
@@ -230,7 +230,7 @@ def test_only_our_own_command_is_done_without_a_process(tmp_path):
         assert read_command(other) is None
 
 
-def test_to_wav_writes_what_the_readers_read(tmp_path):
+def test_to_wav_writes_the_samples_that_the_readers_read(tmp_path):
     for name, samples, rate in (("a", SAMPLES, 16000), ("b", speech_like(1, 0.3, 44100), 44100)):
         soundfile.write(str(tmp_path / f"{name}.flac"), samples, rate)
     commands = {name: to_wav_command(f"{name}.flac") for name in "ab"}

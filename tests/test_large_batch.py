@@ -82,7 +82,7 @@ def test_in_training_mode_both_passes_see_the_same_chunk_statistics():
     assert relative(ours, expected) < 1e-5
 
 
-def test_running_statistics_move_once_a_chunk():
+def test_running_statistics_are_updated_once_per_chunk():
     ours, reference = make(SDPN).train(), make(SDPN).train()
     global_view, local_views = views()
     gradients(ours, 4, (global_view, local_views))
@@ -96,7 +96,7 @@ def test_running_statistics_move_once_a_chunk():
     assert int(ours.student.encoder.conv0.norm.num_batches_tracked) == 3
 
 
-def test_what_is_kept_follows_the_chunk_not_the_batch():
+def test_memory_depends_on_the_chunk_not_the_batch():
     """Bytes that autograd saves for backward at any one time."""
 
     def peak(size, utterances):

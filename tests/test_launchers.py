@@ -75,7 +75,7 @@ def test_other_names_of_the_job_and_a_single_one(run, tmp_path):
         (["cat"], ""),  # standard input is empty, not the terminal
     ],
 )
-def test_words_reach_bash_by_kaldis_rule(run, tmp_path, words, printed):
+def test_arguments_are_quoted_by_kaldis_rule(run, tmp_path, words, printed):
     assert run("x.log", *words).returncode == 0, (tmp_path / "x.log").read_text()
     assert body(tmp_path / "x.log") == printed
 
@@ -93,7 +93,7 @@ def test_failure_names_log_code_and_last_line(run, tmp_path):
     assert "# Ended (code 3) at" in (tmp_path / "log/x.log").read_text()
 
 
-def test_other_jobs_end_when_some_fail(run, tmp_path):
+def test_other_jobs_finish_when_some_fail(run, tmp_path):
     result = run("JOB=1:5", "log/x.JOB.log", "test", "$((JOB%2))", "=", "1", "&&", "echo", "done")
     assert result.returncode == 1
     assert "run.pl: 2 / 5 failed, log is in log/x.*.log (jobs 2 4; first: code 1, log/x.2.log)" in result.stderr
@@ -115,7 +115,7 @@ def test_failure_anywhere_in_a_pipe_counts(run, tmp_path, command, code):
     assert f"# Ended (code {code}) at" in (tmp_path / "x.log").read_text()
 
 
-def test_jobs_are_picked_by_their_earlier_end(run, tmp_path):
+def test_jobs_are_picked_by_their_earlier_status(run, tmp_path):
     command = ["echo", "x", ">>", "ran.JOB", ";", "test", "-e", "good", "-o", "JOB", "=", "1"]
     assert run("JOB=1:3", "log/x.JOB.log", *command).returncode == 1
     (tmp_path / "log/x.3.log").write_text("# Started\n")
@@ -143,7 +143,7 @@ def test_syntax_error_in_the_command(run, tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--max-jobs-run", "2"], ["-tc", "2"], ["--max-jobs-run=2"]])
-def test_no_more_jobs_run_at_once_than_asked(run, tmp_path, options):
+def test_max_jobs_run_limits_parallel_jobs(run, tmp_path, options):
     (tmp_path / "count.sh").write_text("touch run.$BASHPID; set -- run.*; echo $#; sleep 0.3; rm run.$BASHPID")
     assert run(*options, "JOB=1:6", "log/JOB.log", "bash", "count.sh").returncode == 0
     counts = [int(body(tmp_path / f"log/{job}.log")) for job in range(1, 7)]
@@ -156,7 +156,7 @@ def test_grid_options_are_accepted_and_threads_reported(run, tmp_path):
     assert "# Accounting: time=0 threads=3" in (tmp_path / "2.log").read_text().replace("time=1", "time=0")
 
 
-def test_each_job_has_graphics_cards_of_its_own(run, tmp_path):
+def test_each_job_gets_its_own_graphics_cards(run, tmp_path):
     command = ["--gpu", "2", "JOB=1:4", "JOB.log", "echo", "$CUDA_VISIBLE_DEVICES", ";", "sleep", "0.2"]
     assert run(*command, CUDA_VISIBLE_DEVICES="0,3,5,6").returncode == 0
     assert {body(tmp_path / f"{job}.log") for job in range(1, 5)} == {"0,3\n", "5,6\n"}
@@ -294,7 +294,7 @@ def test_queue_notices_a_task_that_the_grid_lost(grid, tmp_path):
     assert "queue.pl: 1 / 2 failed" in result.stderr and "ended by the grid" in result.stderr
 
 
-def test_queue_that_refuses(grid, tmp_path):
+def test_queue_that_rejects_the_job(grid, tmp_path):
     result = grid("x.log", "true", REFUSE="no suitable queues")
     assert result.returncode == 1
     assert result.stderr.endswith("failed with status 1: Unable to run job: no suitable queues.\n")
@@ -315,7 +315,7 @@ def test_queue_that_refuses(grid, tmp_path):
         ("-l arch=lx -q long.q -V -pe mpi 2", "-l arch=lx -q long.q -V -pe mpi 2"),
     ],
 )
-def test_queue_options_become_qsubs(grid, options, expected):
+def test_queue_options_become_qsub_options(grid, options, expected):
     assert grid(*options.split(), "x.log", "true").returncode == 0
     arguments = grid.arguments()
     assert arguments[7 : arguments.index("-o")] == expected.split()
@@ -332,7 +332,7 @@ option gpu=* -l gpu=$0
 """
 
 
-def test_queue_configuration_of_a_site(grid, tmp_path):
+def test_queue_reads_the_sites_configuration(grid, tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/queue.conf").write_text(CONFIG)
     assert grid("--mem", "2G", "--disk", "fast", "x.log", "true").returncode == 0

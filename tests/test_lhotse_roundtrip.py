@@ -359,7 +359,7 @@ def test_stored_features_are_exported(cuts, tmp_path):
     np.testing.assert_array_equal(matrix, ours[next(iter(stored))][50:90])
 
 
-def test_training_on_features_of_kaldi(speech, tmp_path):
+def test_training_on_kaldis_features(speech, tmp_path):
     """Train on a Kaldi directory with the feats.scp of compute-fbank-feats."""
     data = write_data(tmp_path / "data" / "train", speech, speakers=4)
     bin_ = [sys.executable, "-m", "sdpn_k2", "kaldi"]
@@ -494,7 +494,7 @@ def test_duplicate_cuts(cuts, tmp_path):
     assert not (tmp_path / "data" / "feats.scp").exists() and not (tmp_path / "b.scp").exists()
 
 
-def test_folders_below_a_file(cuts, tmp_path):
+def test_output_folders_below_a_file_are_refused(cuts, tmp_path):
     (tmp_path / "file").write_text("mine")
     below = tmp_path / "file" / "below"
     data = cuts.parent / "data"
@@ -534,7 +534,7 @@ def test_invalid_directories(speech, tmp_path):
     refused(f"reco2file_and_channel: '{names[1]}': .*channel 1 of '{names[0]}'", reco2file_and_channel=twice)
 
 
-def test_what_kaldi_cannot_represent(audio, tmp_path, caplog):
+def test_losses_in_kaldis_tables_are_refused_or_named(audio, tmp_path, caplog):
     mono, stereo = recordings_of(audio)[:2]
 
     def refused(message, recordings, *supervisions):

@@ -18,7 +18,7 @@ def test_published_size():
     assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(22.7e6, rel=2e-3)
 
 
-def test_parameters_are_those_of_the_released_model():
+def test_parameters_match_the_released_model():
     """Backbone and head of the released full model have the same tensors, in number and shape."""
 
     def shapes(lines):

@@ -111,7 +111,7 @@ class Numbers(CutTable):
         return self.count
 
 
-def test_every_utterance_once_an_epoch_and_processes_share_batches():
+def test_every_utterance_occurs_once_per_epoch_and_processes_share_batches():
     whole = list(StepBatches(Numbers(20), 6, 9, seed=3))
     parts = [list(StepBatches(Numbers(20), 6, 9, seed=3, rank=rank, world_size=2)) for rank in range(2)]
     for (_, indices), (_, first), (_, second) in zip(whole, *parts):

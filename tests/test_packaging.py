@@ -1,4 +1,4 @@
-"""What the package says about itself: public API, version, metadata, citation."""
+"""The package's description of itself: public API, version, metadata, citation."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     assert sdpn_k2.__all__ == sorted(sdpn_k2.__all__)
     for name in sdpn_k2.__all__:
         value = getattr(sdpn_k2, name)

@@ -1,4 +1,4 @@
-"""Options of egs/voxceleb/run.sh, and what it refuses."""
+"""Options of egs/voxceleb/run.sh, and the requests that it refuses."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ import soundfile
 from run_recipe import TINY, run
 
 
-def test_a_stage_names_the_earlier_stage_that_it_misses(tmp_path):
+def test_a_stage_names_the_missing_earlier_stage(tmp_path):
     result = run(
         "--corpus", "audio-dir", "--data", tmp_path / "d", "--exp", tmp_path / "e", "--stage", "3", check=False
     )
@@ -23,7 +23,7 @@ def test_a_stage_names_the_earlier_stage_that_it_misses(tmp_path):
 
 
 @pytest.mark.slow
-def test_small_corpus_without_trials_and_then_with(tmp_path):
+def test_small_corpus_first_without_and_then_with_trials(tmp_path):
     """Ten training utterances are too few for LDA in sixteen dimensions."""
     root, data, exp = tmp_path / "audio", tmp_path / "data", tmp_path / "exp"
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_scores_that_cannot_be_measured_are_named(tmp_path):
     assert f"{exp}/scores/test/trials.cosine " in last and f"{data}/test/trials" in last
 
 
-def test_of_several_nodes_only_the_first_runs_more_than_the_training(tmp_path, monkeypatch):
+def test_other_nodes_run_only_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("NODE_RANK", "1")
     (tmp_path / "eval_sets").write_text("test\n")
     arguments = ["--corpus", "audio-dir", "--data", tmp_path, "--exp", tmp_path, "--num-nodes", "2"]
@@ -79,7 +79,7 @@ def test_of_several_nodes_only_the_first_runs_more_than_the_training(tmp_path, m
     assert run(*arguments, "--stop-stage", "2").stdout.count("\n") == 1
 
 
-def test_gpus_asked_for_must_be_there(tmp_path):
+def test_requested_gpus_must_exist(tmp_path):
     import torch
 
     if torch.cuda.is_available():

@@ -258,7 +258,7 @@ def test_several_experiments_are_compared(comparison, first, second):
 
 @pytest.fixture
 def sketched(monkeypatch):
-    """Pages without real pictures, which take most of the time, for tests of what is around them."""
+    """Pages without real pictures (which take most of the time), for tests of the text around them."""
     monkeypatch.setattr(plots, "to_svg", lambda figure: '<svg viewBox="0 0 1 1"></svg>')
 
 
@@ -510,7 +510,7 @@ def test_embeddings_that_make_no_map_are_named(data, tmp_path, vector, said):
 @pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("which", ["report", "comparison"])
 def test_tables_can_be_sorted_and_pictures_scaled(which, request):
-    """As far as the source shows it: complete rows, numbers where a column sorts by number, and view boxes."""
+    """Check the source: rows are complete, columns that sort by number hold numbers, and pictures have view boxes."""
     page = Page(request.getfixturevalue(which))
     for heading, *rows in page.tables.values():
         assert rows and all(len(row) == len(heading) for row in rows)

@@ -118,7 +118,7 @@ def speakers_apart(distance, n=8, seed=0):
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.5, 2.0])
-def test_silhouette_is_that_of_sklearn(distance):
+def test_silhouette_equals_sklearns(distance):
     from sklearn.metrics import silhouette_score
 
     vectors, speakers = speakers_apart(distance)
@@ -148,7 +148,7 @@ def test_embedding_maps_show_each_system_with_its_silhouette():
         assert f"silhouette {silhouette(vectors, speakers):.3f}" in shown
     assert shown.count("s3") == 1
     assert [len(collection.get_offsets()) for collection in figure.axes[1].collections] == [8] * 5
-    # What lies near on the map of the better system is the same speaker.
+    # Neighbours on the map of the better system belong to the same speaker.
     points = np.concatenate([collection.get_offsets() for collection in figure.axes[1].collections])
     distances = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag(np.full(40, np.inf))
     assert (distances.argmin(axis=1) // 8 == np.arange(40) // 8).mean() > 0.9

@@ -86,7 +86,7 @@ def test_trials_of_utterances_without_an_embedding_are_left_out_and_counted(fold
     (data / "test" / "trials").write_text(
         "a x target\nb y target\na y nontarget\nb x nontarget\nb lost target\nlost x nontarget\n"
     )
-    # What has no features is not in utt2spk either.
+    # Utterances without features are not in utt2spk either.
     (data / "test" / "utt2spk").write_text("a 1\nb 2\nx 1\ny 2\n")
     (exp / "xvectors_test").mkdir()
     table = exp / "xvectors_test" / "xvector.scp"
@@ -100,7 +100,7 @@ def test_trials_of_utterances_without_an_embedding_are_left_out_and_counted(fold
     assert all(result.eer_interval for result in report.rows)
     left_out, no_plda = report.missing
     assert re.fullmatch("test/trials: 2 of 6 .*: 1, .* lost", left_out) and no_plda == "test/trials_o: no plda scores"
-    # Other trials without a score are an error as ever; so are they where the names are not those of utterances.
+    # Other trials without a score are still an error. So are these trials if their names are not those of utterances.
     table.write_text(table.read_text() + "lost x.ark:2\n")
     assert any("trials.plda: " in line and " b lost " in line for line in results.collect(data, exp).missing)
     table.write_text("other x.ark:2\n")

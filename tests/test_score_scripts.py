@@ -23,14 +23,14 @@ def write_scored_trials():
         scores.write("a bc -1.5\nab c 0.25\na b 1e2\n")
 
 
-def test_prepare_for_eer_takes_the_scores_in_their_order():
+def test_prepare_for_eer_keeps_the_order_of_the_scores():
     write_scored_trials()
     result = script("local/prepare_for_eer.py", "trials", "scores")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "-1.5 nontarget\n0.25 target\n1e2 target\n"
 
 
-def test_compute_min_dcf_says_where_the_minimum_lies():
+def test_compute_min_dcf_prints_the_threshold():
     write_scored_trials()
     result = script("sid/compute_min_dcf.py", "--p-target", "0.5", "--c-fa", "2", "scores", "trials")
     assert result.returncode == 0, result.stderr
@@ -48,7 +48,7 @@ def test_compute_min_dcf_says_where_the_minimum_lies():
         ("a b target", "a b", "scores:1:"),
     ],
 )
-def test_scripts_refuse_what_does_not_fit(name, trial, score, where):
+def test_scripts_refuse_scores_that_do_not_match_the_trials(name, trial, score, where):
     Path("trials").write_text(trial + "\n")
     Path("scores").write_text(score + "\n")
     files = ["trials", "scores"] if "eer" in name else ["scores", "trials"]

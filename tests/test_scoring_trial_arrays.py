@@ -1,4 +1,4 @@
-"""Trial lists and score files: reading, writing, joining, and everything that can be wrong in them."""
+"""Trial lists and score files: reading, writing, joining, and errors in them."""
 
 import io
 import re

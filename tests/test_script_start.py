@@ -1,4 +1,4 @@
-"""Every script of utils/, steps/, sid/ and local/ starts in each of the ways in which recipes start scripts."""
+"""Every script of utils/, steps/, sid/ and local/ starts in each way that recipes use."""
 
 import os
 import shutil

@@ -122,7 +122,7 @@ CHECKS = (
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_torch_decodes_as_a_float64_viterbi(check):
+def test_torch_equals_a_float64_viterbi(check):
     check(find_decoder("torch"))
 
 
@@ -160,9 +160,9 @@ def test_bad_topologies():
 # The model of log energy
 
 
-def test_log_energy_of_kaldis_frames_and_their_neighbours():
+def test_log_energy_averages_kaldis_frames_with_their_neighbours():
     rng = np.random.default_rng(0)
-    samples = (0.1 * rng.standard_normal(5000) + 0.3).astype(np.float32)  # with an offset, which counts for nothing
+    samples = (0.1 * rng.standard_normal(5000) + 0.3).astype(np.float32)  # with an offset, which has no effect
     found = log_energy(torch.from_numpy(samples), 16000).numpy()
     assert len(found) == num_frames(5000, FbankOptions())
     frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), 400)[::160]
@@ -259,7 +259,7 @@ def test_a_quarter_fewer_errors_than_compute_vad_on_real_speech(judge, shared):
     assert error_ratio(judge, list(judge.recordings(shared / "corpora", "test", 8))) <= 0.75
 
 
-def test_k2_decodes_as_torch_does(noisy):
+def test_k2_and_torch_find_the_same_paths(noisy):
     pytest.importorskip("k2")
     from sdpn_k2.signal.k2_segmentation import topology_fsa
 
@@ -429,7 +429,7 @@ def test_segments_beyond_the_end_and_overlapping_segments(data, tmp_path, caplog
     assert "out/segments: 'a-" in overlaps
 
 
-def test_python_of_the_documentation():
+def test_python_example_in_the_documentation():
     text = (ROOT / "docs" / "vad.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^(?:    from sdpn_k2.*\n)+\n(?:    .*\n)+", text, flags=re.MULTILINE)
     energies = torch.tensor([0.0] * 50 + [1.0] * 60)
@@ -447,7 +447,7 @@ def test_only_silence_leaves_empty_tables(data, tmp_path):
     assert len(lhotse.load_manifest(tmp_path / "out" / "supervisions.jsonl.gz", lhotse.SupervisionSet)) == 0
 
 
-def test_bad_input_is_one_line(data, tmp_path):
+def test_bad_input_gives_one_line(data, tmp_path):
     def message(source):
         with pytest.raises(InputError) as error:
             detect(source, tmp_path / "out")

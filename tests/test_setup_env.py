@@ -58,7 +58,7 @@ def lines(path):
     return path.read_text().splitlines()
 
 
-def test_without_python_3_9_there_is_no_k2(tmp_path, path):
+def test_k2_needs_python_3_9(tmp_path, path):
     script(path / "python3.9", "echo 'pyenv: python3.9: command not found' >&2; exit 127")  # as pyenv's shims are
     result = run_tests(tmp_path, "--k2", path=path)
     assert result.returncode == 77
@@ -66,7 +66,7 @@ def test_without_python_3_9_there_is_no_k2(tmp_path, path):
     assert not (tmp_path / ".venv-k2").exists()
 
 
-def test_python_3_9_of_pyenv_makes_the_environment_of_k2(tmp_path, path):
+def test_pyenvs_python_3_9_creates_the_k2_environment(tmp_path, path):
     script(path / "pyenv", f"echo {tmp_path}/pyenv")
     script(path / "python3.9", "exit 127")
     python(tmp_path, tmp_path / "pyenv" / "versions" / "3.9.1" / "bin" / "python3.9", tmp_path / ".venv-k2" / "bin")
@@ -103,7 +103,7 @@ def test_extras_are_added_and_stay(tmp_path, path):
 
 
 @pytest.mark.parametrize("remains", ["python3 without pip", "nothing that starts"])
-def test_a_broken_environment_is_made_anew(tmp_path, path, remains):
+def test_a_broken_environment_is_recreated(tmp_path, path, remains):
     folder = tmp_path / ".venv" / "bin"
     if remains == "python3 without pip":  # what venv leaves if the system's Python has no ensurepip
         script(folder / "python3", "")

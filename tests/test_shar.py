@@ -1,4 +1,4 @@
-"""Shards: the same cuts in random order, and what is damaged in them."""
+"""Shards: the same cuts in random order, and damaged shards."""
 
 import shutil
 

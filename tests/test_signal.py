@@ -227,7 +227,7 @@ def test_speed_moves_every_frequency_by_the_factor(factor):
     np.testing.assert_allclose(changed[:kept].numpy(), expected, atol=1e-4)
 
 
-def test_speed_is_one_for_all_crops_of_an_utterance():
+def test_all_crops_of_an_utterance_have_one_speed():
     config = dataclasses.replace(AugmentConfig(), speed_factors=(0.9, 1.0, 1.1))
     augment = Augment(config, nn.ModuleDict())
     plan = augment.draw(4, 60, np.random.default_rng(0))

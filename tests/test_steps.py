@@ -80,7 +80,7 @@ def num_frames(name, shift=160):
 @pytest.mark.parametrize("nj", [1, 4])
 def test_fbank(call, corpus, tmp_path, nj):
     said = succeeds(call("steps/make_fbank.sh", "--nj", nj, "--compress", "false", "data", "exp/log", "feats"))
-    assert said.endswith("make_fbank.sh: made fbank features of 21 utterances of data\n")
+    assert said.endswith("make_fbank.sh: made fbank features for 21 utterances of data\n")
     features = matrices(corpus / "feats.scp")
     expected = tool(tmp_path, "compute-fbank-feats", "--config=conf/fbank.conf", "scp:data/wav.scp")
     assert list(features) == sorted(expected)
@@ -156,7 +156,7 @@ def test_vocal_tract_length_warps(call, corpus, tmp_path):
         assert np.array_equal(matrix, plain[name]) == name.startswith("s0")
 
 
-def test_an_unreadable_recording_is_left_out(call, corpus, tmp_path):
+def test_an_unreadable_recording_is_skipped(call, corpus, tmp_path):
     (tmp_path / "audio/s1-u2.wav").write_bytes(b"RIFF....")
     result = call("steps/make_fbank.sh", "--nj", 2, "data", "log")
     assert result.returncode == 0, result.stderr
@@ -213,7 +213,7 @@ def test_vad_from_the_same_pass_as_fbank(call, corpus, tmp_path, nj, compress):
     shutil.copytree(corpus, tmp_path / "mfcc")
     options = ["--nj", nj, "--compress", compress]
     said = succeeds(call("steps/make_fbank.sh", *options, "--vad-config", "conf/vad.conf", "data", "log", "feats"))
-    assert "made fbank features of 21 utterances" in said
+    assert "made fbank features for 21 utterances" in said
     succeeds(call("steps/make_fbank.sh", *options, "apart"))
     (tmp_path / "conf/mfcc.conf").write_text("--dither=0\n")
     succeeds(call("steps/make_mfcc.sh", *options, "mfcc"))
@@ -249,7 +249,7 @@ def test_failure_on_either_side_of_the_pass_fails(call, corpus, tmp_path, broken
     assert not (corpus / "feats.scp").exists() and not (corpus / "vad.scp").exists()
 
 
-def test_fbank_and_vad_are_kaldis(call, shared, tmp_path):
+def test_fbank_and_vad_equal_kaldis(call, shared, tmp_path):
     golden = shared / "kaldi-golden"
     names = list(data_dir.read_map(golden / "wav.scp"))
     wav = {name: str(golden / path) for name, path in data_dir.read_map(golden / "wav.scp").items()}
@@ -283,7 +283,7 @@ def test_fbank_and_vad_are_kaldis(call, shared, tmp_path):
 def test_vad(call, corpus, tmp_path):
     succeeds(call("steps/make_mfcc.sh", "--nj", 2, "data"))
     said = succeeds(call("sid/compute_vad_decision.sh", "--nj", 3, "data", "exp/vad", "vad"))
-    assert said.endswith("compute_vad_decision.sh: made VAD decisions of 21 utterances of data\n")
+    assert said.endswith("compute_vad_decision.sh: made VAD decisions for 21 utterances of data\n")
     voiced = decisions(corpus / "vad.scp")
     frames = data_dir.read_numbers(corpus / "utt2num_frames")
     assert {name: len(decision) for name, decision in voiced.items()} == frames

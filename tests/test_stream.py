@@ -113,7 +113,7 @@ def test_every_sample_is_in_a_window_whatever_the_blocks(length, shift, least, t
     assert total - covered < least
 
 
-def test_silence_is_left_out(model, samples, tmp_path, caplog):
+def test_silence_is_skipped(model, samples, tmp_path, caplog):
     quiet = np.concatenate([np.zeros(48000, np.float32), samples[:24000]])
     soundfile.write(tmp_path / "q.wav", quiet, 16000, subtype="PCM_16")
     with caplog.at_level("INFO"):

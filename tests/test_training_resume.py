@@ -1,4 +1,4 @@
-"""Runs that continue: from the newest checkpoint or a given one, to the same bits; and those that may not."""
+"""Resumed runs: from the newest checkpoint or a given one, to the same bits; and checkpoints that do not fit."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How training ends before its time: signals, errors, and what they leave behind."""
+"""Training that ends early: signals, errors, and the files that remain."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The training loop on a tiny corpus: what a run leaves, the same numbers again, and what stops it."""
+"""The training loop on a tiny corpus: the files of a run, reproducible numbers, and errors that stop it."""
 
 import json
 import shutil
@@ -76,7 +76,7 @@ def test_of_shards_only_the_field_in_use_is_read(tiny_shards, tmp_path):
 
 
 def test_every_so_many_epochs_a_checkpoint_stays(tiny_cuts, tmp_path):
-    # An epoch has two steps. Kept are the first checkpoint after epochs 1, 2 and 3, and the newest.
+    # An epoch has two steps. The first checkpoint after epochs 1, 2 and 3 is kept, and the newest.
     settings = ("train.checkpoint_every=1", "train.keep_checkpoints=1", "train.keep_every=1")
     exp = make_trainer(tiny_cuts, tmp_path, *settings).run().parent
     assert [int(path.stem[5:]) for path in list_checkpoints(exp / "checkpoints")] == [2, 4, 6, 8]

@@ -22,7 +22,7 @@ def call(tmp_path):
 
 
 def said(result):
-    """What a script that succeeded told the user."""
+    """Return the output of a script, which must have succeeded."""
     assert result.returncode == 0, result.stderr
     return result.stdout + result.stderr
 
@@ -106,7 +106,7 @@ def test_subset_of_whole_speakers(call, data, tmp_path):
     kept = data_dir.read_lists(tmp_path / "out/spk2utt")
     everything = data_dir.read_lists(data / "spk2utt")
     assert all(everything[speaker] == utterances for speaker, utterances in kept.items())
-    # The speaker chosen last is the one that brings the total to six.
+    # The last speaker chosen brings the total to six.
     total = sum(map(len, kept.values()))
     assert total >= 6 and any(total - len(utterances) < 6 for utterances in kept.values())
 
@@ -173,7 +173,7 @@ def test_subsegment(call, data, tmp_path):
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
 
 
-def test_kaldis_second_places():
+def test_scripts_also_lie_in_utils_data():
     for name in ("combine_data", "copy_data_dir", "fix_data_dir", "split_data", "subset_data_dir", "validate_data_dir"):
         assert (UTILS / f"data/{name}.sh").resolve() == UTILS / f"{name}.sh"
 

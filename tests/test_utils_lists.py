@@ -83,7 +83,7 @@ def test_split_keeps_speakers_together(call, tmp_path, utt2spk):
     speakers = [{line.split()[1] for line in piece} for piece in pieces]
     assert sum(map(len, speakers)) == 20
     assert output(call("split_scp.pl", "--utt2spk", "utt2spk", "-j", 5, 3, "utt2spk")) == "".join(pieces[3])
-    # No speaker at the border of two parts would make their lengths more alike in the other one.
+    # Moving any speaker at the border of two parts would not make their lengths more similar.
     for left, right in zip(pieces, pieces[1:]):
         difference = abs(len(left) - len(right))
         last = sum(line.split()[1] == left[-1].split()[1] for line in left)
@@ -150,7 +150,7 @@ def test_spread_is_even(total, data):
 
 
 @pytest.mark.parametrize("seed", [0, 7, 123456])
-def test_shuffle_is_drand48s(call, seed):
+def test_shuffle_uses_drand48(call, seed):
     """Perl's rand is drand48; the C library has it too."""
     library = ctypes.CDLL(None)
     library.drand48.restype = ctypes.c_double
@@ -164,7 +164,7 @@ def test_shuffle_is_drand48s(call, seed):
 
 
 @pytest.mark.skipif(not shutil.which("perl"), reason="no perl here")
-def test_shuffle_is_perls(call):
+def test_shuffle_equals_perls(call):
     code = "srand(11); while (<>) { push @l, [rand(), $_] } print $_->[1] for sort { $a->[0] cmp $b->[0] } @l"
     text = "".join(f"{number}\n" for number in range(20000))  # enough for numbers that Perl writes with an exponent
     expected = subprocess.run(["perl", "-e", code], input=text, capture_output=True, text=True).stdout

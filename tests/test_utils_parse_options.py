@@ -51,7 +51,7 @@ def test_options_set_variables_of_their_name(thing):
 
 
 @pytest.mark.parametrize("value", ["$HOME `id`", "a \"b\" 'c'", "--max-active 7", "", "*", "a\nb", "%s\\n"])
-def test_values_are_taken_literally(thing, value):
+def test_values_are_literal(thing, value):
     assert values(thing("--some-name", value))[2] == value
 
 
@@ -61,7 +61,7 @@ def test_options_end_at_the_first_other_argument(thing):
     assert values(thing("tool", "--config", "no/such/file"))[4:] == ["tool", "--config", "no/such/file"]
 
 
-def test_command_line_wins_over_config_wherever_it_stands(thing, tmp_path):
+def test_command_line_overrides_config_in_any_order(thing, tmp_path):
     (tmp_path / "thing.conf").write_text("nj=20\nsome_name='from file'\n")
     assert values(thing("--config", "thing.conf"))[:3] == ["20", "false", "from file"]
     assert values(thing("--nj", "3", "--config", "thing.conf"))[:3] == ["3", "false", "from file"]
@@ -82,7 +82,7 @@ def test_command_line_wins_over_config_wherever_it_stands(thing, tmp_path):
         (["--cmd", ""], ["--cmd", "cmd.sh"]),
     ],
 )
-def test_mistakes_end_the_script_with_one_line(thing, arguments, parts):
+def test_invalid_options_end_the_script_with_one_line(thing, arguments, parts):
     result = thing(*arguments)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.startswith("thing.sh: ") and all(part in result.stderr for part in parts)
@@ -105,7 +105,7 @@ def test_help_message_of_the_script_comes_first(tmp_path):
     assert (result.returncode, result.stdout) == (0, "Usage: thing.sh <a>\n  e.g. thing.sh b\n")
 
 
-def test_a_script_with_an_option_config_of_its_own_gets_the_name(tmp_path):
+def test_a_script_may_define_its_own_option_config(tmp_path):
     script = tmp_path / "thing.sh"
     script.write_text(f"set -eu\nconfig=conf/default.yaml\n. {PARSE_OPTIONS}\necho $config\n")
     (tmp_path / "c.yaml").write_text("model: {}\n")

@@ -68,7 +68,7 @@ def test_times_are_truncated_in_double_precision():
         (0.3, 0.30001, {}, "too short"),
     ],
 )
-def test_limits(start, end, limits, expected):
+def test_overshoot_and_minimum_length(start, end, limits, expected):
     part = Part("u", "r", start, end)
     if isinstance(expected, tuple):
         assert sample_range(part, RATE, RATE, **limits) == expected
@@ -90,7 +90,7 @@ def test_channels():
 
 @pytest.fixture
 def data(tmp_path):
-    """Two recordings, one of them of two channels, with segments in which some lines do not fit."""
+    """Two recordings, one with two channels, and segments of which some are not valid."""
     samples = speech_like(seconds=5)
     soundfile.write(tmp_path / "mono.wav", samples, RATE)
     soundfile.write(tmp_path / "stereo.wav", np.stack([samples, samples[::-1]], axis=1), RATE)

@@ -90,7 +90,7 @@ def copy_run(final: Path, folder: Path) -> Path:
 
 
 def same_weights(first: Path, second: Path) -> bool:
-    """Whether two checkpoints hold the same step, weights and momentum, bit by bit."""
+    """Return whether two checkpoints hold the same step, weights and momentum, bit by bit."""
     a, b = load_checkpoint(first), load_checkpoint(second)
     return (
         a.step == b.step

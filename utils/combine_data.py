@@ -5,7 +5,7 @@ Usage: utils/combine_data.sh [--skip-fix true] [--extra-files "table ..."] desti
 
     utils/combine_data.sh data/train_all data/voxceleb1 data/voxceleb2
 
-  --extra-files "X ..."  combine these tables too, which Kaldi does not know
+  --extra-files "X ..."  also combine these tables, which are not standard in Kaldi
   --skip-fix true        keep utterances that are missing from some tables
 
 Only tables that all sources have are combined. If only some sources have segments, each recording of the others

@@ -9,8 +9,8 @@ Usage: utils/fix_data_dir.sh [options] data-dir
   --spk-extra-files "X ..."  the same for tables of speakers
 
 The script also drops blank lines, Windows line ends, repeated lines and segments that end before they begin, and
-writes spk2utt anew. It keeps the old files in data-dir/.backup. An id with two different values is an error, since
-only you can know which one is right.
+rewrites spk2utt. It keeps the old files in data-dir/.backup. An id with two different values is an error, since only
+you can know which one is right.
 """
 
 import sys

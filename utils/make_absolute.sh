@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the absolute name of a file or folder, with every link in it followed.
+# Prints the absolute name of a file or folder, with all links resolved.
 #
 # Usage: utils/make_absolute.sh <file-or-folder>
 # Example: data=$(utils/make_absolute.sh data/train)

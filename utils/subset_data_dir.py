@@ -12,7 +12,7 @@ Usage: utils/subset_data_dir.sh [--first|--last|--shortest|--speakers|--per-spk]
   --first, --last  the first or last N
   --shortest       the N with the fewest frames (utt2num_frames), or else seconds (utt2dur)
   --speakers       random speakers, each with all utterances, until there are at least N utterances
-  --per-spk        N of each speaker, spread evenly; all utterances of a speaker who has fewer
+  --per-spk        N of each speaker, spread evenly, or all if the speaker has fewer
   --utt-list, --spk-list FILE  utterances whose id, or whose speaker's id, is the first field of a line
 """
 

@@ -19,9 +19,9 @@ nj=$(nproc)            # parallel jobs
 data=                  # folder of the data (default: data/<corpus>)
 exp=                   # folder of the experiment (default: exp/<corpus>)
 config=                # training configuration (default: conf/sdpn.yaml for voxceleb, else conf/sdpn_small.yaml)
-config_set=            # overrides of it, such as "train.steps=20 train.batch_size=32"
+config_set=            # overrides of the configuration, such as "train.steps=20 train.batch_size=32"
 seed=0                 # random seed
-ngpu=                  # GPUs of each node for training and extraction; 0: CPU (default: one GPU if there is one)
+ngpu=                  # GPUs per node for training and extraction; 0: CPU (default: one GPU if there is one)
 num_nodes=1            # nodes for training; with several, set MASTER_ADDR, MASTER_PORT and NODE_RANK as for torchrun
 max_bad=5              # stage 0 gives up if more than this percentage of a set cannot be used
 use_vad=false          # extract embeddings from speech frames only
@@ -90,12 +90,12 @@ if [ "$num_nodes" -gt 1 ] && [ "${NODE_RANK:-0}" -gt 0 ]; then
   if [ "$stop_stage" -gt 3 ]; then stop_stage=3; fi
 fi
 
-# The GPUs of this node: --ngpu, or else one if torch finds one.
+# Print the number of GPUs to use on this node: --ngpu, or by default one if torch finds one.
 count_gpus() {
   if [ -n "$ngpu" ]; then echo "$ngpu"; else python3 -c 'import torch; print(int(torch.cuda.is_available()))'; fi
 }
 
-# The command that starts training on $1 GPUs of each node.
+# Set launcher to the command that starts training on $1 GPUs per node.
 choose_launcher() {
   launcher=(python3)
   if [ "$num_nodes" -gt 1 ]; then
@@ -106,7 +106,7 @@ choose_launcher() {
   fi
 }
 
-# With fewer training embeddings than dimensions, there is a file no_plda instead of LDA and PLDA.
+# List the files of LDA and PLDA. With fewer training embeddings than dimensions, a file no_plda replaces them.
 list_plda_files() {
   plda_files=("$backend/transform.mat" "$backend/plda")
   if [ -f "$backend/no_plda" ]; then plda_files=("$backend/no_plda"); fi

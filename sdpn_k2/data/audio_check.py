@@ -1,4 +1,4 @@
-"""Decode audio from start to end, and set aside what cannot be used."""
+"""Decode audio from start to end, and skip files that cannot be used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Scan(NamedTuple):
-    """Result of :func:`scan_audio`: the usable audio by id, and what was skipped."""
+    """Result of :func:`scan_audio`: the usable audio by id, and the skipped audio."""
 
     good: dict[str, Audio]
     skipped: list[Skipped]
@@ -41,7 +41,7 @@ def scan_audio(
     max_bad: float = 5.0,
     min_seconds: float = MIN_SECONDS,
 ) -> Scan:
-    """Decode all audio in threads and skip what cannot be used.
+    """Decode all audio in threads and skip files that cannot be used.
 
     Audio is skipped if it is missing, unreadable, truncated, shorter than ``min_seconds``, silent (all samples equal)
     or not finite, or if it lacks the channel. The log names the first few.
@@ -137,7 +137,7 @@ def _run(command: str) -> bytes:
 def _is_cut_short(libsndfile_log: str) -> bool:
     """Return whether a WAV or AIFF header announces more bytes than the file has.
 
-    Programs that write into a pipe do not know the length and announce about 2 or 4 GiB: such sizes are ignored.
+    Programs that write into a pipe do not know the length and announce about 2 or 4 GiB. Such sizes are ignored.
     """
     sizes = re.findall(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", libsndfile_log, flags=re.MULTILINE)
     return any(int(announced) > int(actual) and int(announced) < 0x7FFF0000 for announced, actual in sizes)

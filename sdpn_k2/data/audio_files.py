@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdpn_k2.errors import InputError
 
-SAMPLE_RATE = 16000  # Hz, of all audio that a preparation hands on
+SAMPLE_RATE = 16000  # Hz; the rate of all prepared audio
 # fmt: off
 LIBSNDFILE_SUFFIXES = {
     ".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".w64", ".rf64",

@@ -66,7 +66,7 @@ class Banks:
         self._next: Optional[Future] = None
 
     def rotate(self, step: int) -> None:
-        """Replace the banks by those of ``step`` if a new turn begins."""
+        """Replace the banks with those of ``step`` if a new turn begins."""
         if not self.partial:
             return
         if self._next is None:
@@ -93,7 +93,7 @@ class Banks:
         if not path.is_file() or self.config.input == "fbank":
             return None
         augment, sample_rate = self.config.augment, self.config.features.sample_rate
-        # They are float32, and all as long as the longest.
+        # They are float32, and padded to a common length of at most augment.rir_seconds.
         most = int(augment.bank_gb * 2**30 / 4 / (augment.rir_seconds * sample_rate))
         responses = self._read(path, 0, max_count=max(1, most), as_waveform=True)
         log.info("rir: %d impulse responses", len(responses))

@@ -63,7 +63,7 @@ def select_cuts(cuts: Iterable[MonoCut], config: Config, output: Path) -> CutSel
 def check_crop_lengths(config: Config, longest: float) -> None:
     """Refuse crops that are longer than the longest training utterance.
 
-    Cuts with features end before the window of their last frame does, so that much is tolerated.
+    Cuts with features end before the window of their last frame, so a crop may be longer by one window.
 
     Args:
         config: the crops and the frame length.

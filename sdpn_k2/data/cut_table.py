@@ -18,7 +18,7 @@ from sdpn_k2.errors import InputError
 class CutTable:
     """A cut manifest in one byte buffer; each cut is parsed on access.
 
-    A million cuts occupy about 1 GB. Loader processes share it after fork, since reading touches no Python object.
+    A million cuts occupy about 1 GB. Loader processes share it after fork, since reading changes no Python object.
     """
 
     def __init__(self, path: Union[str, Path]):

@@ -2,7 +2,7 @@
 
 A corpus module lists its utterances (id → location, id → speaker), checks their audio with
 :func:`sdpn_k2.data.audio_check.scan_audio`, and writes the training set and each evaluation set with
-:func:`write_set` and :func:`sdpn_k2.data.trial_lists.write_trials`. Then follow :func:`write_augmentation` and, last,
+:func:`write_set` and :func:`sdpn_k2.data.trial_lists.write_trials`. It then calls :func:`write_augmentation` and, last,
 :func:`write_eval_sets`. The result::
 
     <set>/wav.scp utt2spk spk2utt utt2dur [segments] [trials…]     Kaldi data directory, sorted in C locale
@@ -138,7 +138,7 @@ def write_augmentation(data: Path, kinds: Mapping[str, Mapping[str, str]], **sca
             for name in (f"recordings_{kind}.jsonl.gz", f"skipped_{kind}"):
                 (data / "manifests" / name).unlink(missing_ok=True)
             continue
-        # Any length is usable: noise that is shorter than a crop is repeated.
+        # Any length will do: noise that is shorter than a crop is repeated.
         scan = scan_audio(kinds[kind], kind, min_seconds=0.0, **scan_options)
         write_recordings(data, kind, (make_recording(name, audio) for name, audio in scan.good.items()))
         write_skipped(data, kind, scan.skipped)

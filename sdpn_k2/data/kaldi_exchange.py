@@ -69,12 +69,12 @@ def write_kaldi_dir(
     Args:
         recordings: recordings of the supervisions; others are left out with a warning.
         supervisions: the utterances.
-        directory: data directory to write; it must not exist, or be empty.
+        directory: data directory to write; it must be new or empty.
         prefix_speaker: write utterance ids as ``<speaker>-<id>``, for ids that do not begin with the speaker.
 
     Raises:
-        InputError: a recording or utterance that Kaldi's tables cannot represent, an invalid directory, or one that
-            already exists.
+        InputError: Kaldi's tables cannot represent a recording or utterance, the result is not valid, or the directory
+            is not empty.
     """
     if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory}: already exists and is not empty; remove it, or use another name")

@@ -32,7 +32,7 @@ def load_manifest(path: Path, kind: type = CutSet) -> Any:
         kind: CutSet, RecordingSet or SupervisionSet.
 
     Raises:
-        InputError: no such file; during iteration, a truncated file or a line that does not hold such an item.
+        InputError: no such file; during iteration, a truncated file or a line that is not an item of this kind.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such manifest; run the stage that writes it first")

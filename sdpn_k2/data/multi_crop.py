@@ -28,7 +28,7 @@ from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.pcm import to_int16
 from sdpn_k2.signal.fbank import Fbank
 
-# If all crops of an utterance lie within this many seconds, they are cut from one decoded span, otherwise read singly.
+# Crops of an utterance that lie within this many seconds are cut from one decoded span. Otherwise each is read alone.
 MAX_SPAN_SECONDS = 60.0
 # Batches that each loader process keeps ready.
 PREFETCHED_BATCHES = 4
@@ -66,7 +66,7 @@ class StepBatches(Sampler):
             world_size: number of processes.
 
         Raises:
-            InputError: fewer utterances than a batch, or a batch that the processes cannot share evenly.
+            InputError: fewer utterances than a batch, or a batch size that is not a multiple of ``world_size``.
         """
         if len(table) < batch_size:
             raise InputError(
@@ -124,7 +124,7 @@ class MultiCropDataset(Dataset):
     """
 
     def __init__(self, cuts: Union[CutTable, SharTable], config: Config):
-        """Read crops of ``cuts`` as the configuration says: sizes, number, waveforms or fbank."""
+        """Read crops of ``cuts`` with the sizes, number and kind (waveforms or fbank) of the configuration."""
         self.cuts, self.num_local, self.seed = cuts, config.crops.num_local, config.seed
         self.source = (WaveformSource if config.input == "waveform" else FbankSource)(config)
         self.global_size, self.local_size = map(
@@ -235,7 +235,7 @@ class FbankSource:
     dtype: Any = np.float32
 
     def __init__(self, config: Config):
-        """Expect the number of bins and the frames of the features' configuration."""
+        """Expect stored features with the bins and frames of the configuration."""
         self.shape = (config.features.num_mel_bins,)
         self._fbank = Fbank(config.features)
         self._sample_rate = config.features.sample_rate

@@ -1,6 +1,6 @@
 """Write and read lhotse Shar: shards of cuts with their data, for corpora that must be read sequentially.
 
-Shards are visited one after another and read at random inside. So the disk serves a few files at a time, and the
+Shards are visited one after another, with random access inside each. So only a few files are read at a time, and the
 position in an epoch is still just a number.
 """
 
@@ -71,7 +71,7 @@ class SharTable:
     """Random access to the cuts of a Shar folder with their data, through the interface of :class:`CutTable`."""
 
     def __init__(self, path: Path, fields: Sequence[str] = FIELDS):
-        """Read the manifests of all shards; cuts get those of ``fields`` that are stored.
+        """Read the manifests of all shards, and attach those of ``fields`` that are stored.
 
         Raises:
             InputError: no shards in ``path``, or a tar file is missing.

@@ -31,7 +31,7 @@ def export_features(cuts: Iterable[Cut], directory: Path) -> int:
     """Write the stored features of cuts as ``feats.{ark,scp}``, float32, under the cuts' ids; return their number.
 
     Also write ``utt2num_frames`` and ``frame_shift``, and ``utt2spk`` and ``spk2utt`` if every cut has one speaker. A
-    cut of part of the stored features gets its part of the frames.
+    cut that covers part of its stored features gets only these frames.
 
     Raises:
         InputError: a cut without features or with unreadable ones, a duplicate id, different frame shifts, no cuts.

@@ -74,7 +74,7 @@ def write_trials(
 
 
 def refuse_unknown(source: Path, names: Collection[str]) -> None:
-    """Raise InputError if there are ``names``: those in the trial list ``source`` that are not in its set."""
+    """Raise InputError if there are ``names``, the ids in the trial list ``source`` that are not in its set."""
     if names:
         first = ", ".join(sorted(names)[:3])
         more = ", …" if len(names) > 3 else ""

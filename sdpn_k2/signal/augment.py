@@ -1,6 +1,6 @@
 """Augment local crops with noise, babble, music, reverberation and masks, in batches on any device.
 
-The host draws what happens to each crop (:meth:`Augment.draw`), from a generator seeded per step. This takes
+The host draws the augmentation of each crop (:meth:`Augment.draw`) from a generator seeded per step. This takes
 microseconds and gives the same augmentation on every device. The device never waits, since the host knows the number of
 crops for each effect. Everything that touches samples is batched on the device.
 
@@ -185,7 +185,7 @@ class Augment(nn.Module):
         return cast(NoiseBank, self.banks[kind])
 
     def draw(self, views: int, utterances: int, rng: np.random.Generator) -> Plan:
-        """Draw what happens to each of ``views · utterances`` crops."""
+        """Draw the augmentation of each of ``views · utterances`` crops."""
         config, count = self.config, views * utterances
         kinds = [kind for kind in ("noise", "music") if kind in self.banks]
         if "speech" in self.banks or utterances > config.babble_speakers[0]:

@@ -1,7 +1,7 @@
 """The front ends as a convolution, for export formats without a reliable FFT.
 
 Every operation on a frame before its power spectrum is linear: mean removal, pre-emphasis, window, Fourier transform.
-Together they are one matrix, computed here in double precision, and its use on all frames is one convolution.
+Together they are one matrix, computed here in double precision. Applying it to all frames is one convolution.
 """
 
 import numpy as np

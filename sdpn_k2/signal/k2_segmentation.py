@@ -57,7 +57,7 @@ def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = DEFAULT_TOPO
     device = log_likelihoods[order[0]].device if k2.with_cuda else torch.device("cpu")
     lengths = [lengths[index] for index in order]
     values = pad_sequence([log_likelihoods[index].double().to(device) for index in order], batch_first=True)
-    # Relative to the better class of each frame, sums stay small and float32 is precise enough.
+    # Scores relative to the better class of each frame keep sums small enough for float32.
     peaks = values.max(dim=2, keepdim=True).values
     scores = torch.nn.functional.pad((values - peaks).float(), (1, 0))
     whole = torch.tensor([[row, 0, length] for row, length in enumerate(lengths)], dtype=torch.int32)

@@ -141,9 +141,8 @@ def spans(speech: np.ndarray) -> List[Tuple[int, int]]:
 def log_energy(waveform: Tensor, rate: int) -> Tensor:
     """Compute the log energy around each frame: waveform (samples,) in ±1 → float32 (frames,).
 
-    The energy of a frame, after mean removal, is averaged over ``CONTEXT`` frames on either side, because syllables
-    stand out from noise better than phones do. The number of frames is that of Kaldi's features with
-    ``--snip-edges=true``.
+    The energy of a frame, after mean removal, is averaged over ``CONTEXT`` frames on either side: syllables stand out
+    from noise better than phones do. The number of frames is that of Kaldi's features with ``--snip-edges=true``.
     """
     length, shift = frame_samples(rate)
     if len(waveform) < length:
@@ -225,8 +224,8 @@ def _fit_two_gaussians(values: Tensor, used: Tensor) -> Tuple[Tensor, Tensor]:
 def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = DEFAULT_TOPOLOGY) -> List[Path]:
     """Find the best path of each recording, (frames, 2) each, in float64 on their device.
 
-    Among paths of equal score, one that ends in speech wins, then the one with the longest last segment, then with the
-    longest last but one, and so on.
+    Among paths of equal score, one that ends in speech wins. Then the longest last segment wins, then the longest last
+    but one, and so on.
     """
     paths: List[Path] = [Path(np.zeros(0, bool), 0.0)] * len(log_likelihoods)
     groups: Dict[Topology, List[int]] = {}
@@ -240,7 +239,7 @@ def viterbi(log_likelihoods: Sequence[Tensor], topology: Topology = DEFAULT_TOPO
 
 
 def _viterbi(log_likelihoods: List[Tensor], topology: Topology) -> List[Path]:
-    """Find the best paths of recordings of which none is shorter than a minimum duration.
+    """Find the best paths of recordings that are at least as long as both minimum durations.
 
     Consider a path that is in a class at boundary t (between frames t - 1 and t), with a long enough segment. It
     entered that class at some boundary u ≤ t - minimum. Let C(t) be the sum of the class's log-likelihoods before t.

@@ -4,7 +4,7 @@
 # Usage: utils/data/get_utt2num_frames.sh [options] <data-dir>
 # Example: utils/data/get_utt2num_frames.sh --nj 8 --cmd "$train_cmd" data/train
 #
-# The frames are those of feats.scp. Without it, they are computed from utt2dur, --frame-shift and --frame-overlap (both
+# The numbers come from feats.scp. Without it, they are computed from utt2dur, --frame-shift and --frame-overlap (both
 # in seconds; the overlap is the frame length minus the frame shift).
 
 nj=4

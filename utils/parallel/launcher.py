@@ -149,7 +149,7 @@ def _shell_word(word: str) -> str:
 
 
 def main(run_jobs: Callable[[Launch], Dict[int, str]]) -> int:
-    """Run the command line with ``run_jobs``, which returns the reason of each failed job; return the exit status."""
+    """Run the command line with ``run_jobs``, which returns why each failed job failed; return the exit status."""
     program = os.path.basename(sys.argv[0])
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(sys.modules["__main__"].__doc__.strip())
@@ -222,12 +222,12 @@ class Grid(NamedTuple):
     cancel: List[str]
 
 
-# In seconds: interval between questions to the grid, and delay of a shared file system.
+# Seconds: the interval between queries to the grid, and the delay of a shared file system.
 LOOK, GRACE = 3.0, 10.0
 
 
 def run_on_grid(launch: Launch, grid: Grid) -> Dict[int, str]:
-    """Submit the jobs and wait until each has ended; return the reason of each failed job."""
+    """Submit the jobs and wait until each has ended; return why each failed job failed."""
     folder = os.path.join(os.path.dirname(os.path.abspath(launch.log_of(launch.first))), "q")
     base = os.path.basename(launch.log_of("")).replace("..", ".")
     base = base[: -len(".log")] if base.endswith(".log") else base
@@ -325,7 +325,7 @@ def _is_alive(grid: Grid, number: str) -> bool:
 
 
 def grid_command(launch: Launch, grid: Grid) -> List[str]:
-    """Return the submit command; the configuration translates the options of this command line.
+    """Return the submit command, with the options of this command line translated by the configuration.
 
     Raises:
         LaunchError: the configuration is malformed, or does not describe an option.

@@ -12,8 +12,8 @@ Speaker folders may have subfolders. An utterance's id is ``<speaker>-<path belo
 repeated if that path already begins with ``<speaker>-``. Trial lists may give the id, the path below the speaker, or
 the file name, with or without suffix. A set may have several lists, called ``trials_<name>``.
 
-A speaker id is the folder's name with ``_`` for white space, ``-`` and all that sorts before ``-`` (``! " # $ % & ' ( )
-* + ,``). Otherwise the utterances of ``anna-maria`` would sort between those of ``anna``.
+A speaker id is the folder's name with ``_`` in place of white space, ``-`` and every character that sorts before ``-``
+(``! " # $ % & ' ( ) * + ,``). Otherwise the utterances of ``anna-maria`` would sort between those of ``anna``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def prepare_audio_dir(
     Args:
         root: the audio folder.
         data: folder to write to (see :mod:`sdpn_k2.data.data_folder`).
-        folders: set or augmentation kind → its folder, where that is not ``root/<name>``.
+        folders: set or augmentation kind → its folder, if it is not ``root/<name>``.
         channel: channel to use in multi-channel files (0-based).
         num_jobs: number of threads; by default one per core.
         max_bad: largest percentage of unusable audio per set.

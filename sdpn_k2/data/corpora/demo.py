@@ -1,7 +1,7 @@
 """Synthesise the demo corpus: speakers, noises and impulse responses, without any download.
 
-A speaker is a fixed choice of espeak-ng voice variant, accent, pitch, pitch range, speaking rate and length of the
-vocal tract. Every utterance varies these a little, and has its own sentences and its own channel (level, equaliser,
+A speaker is a fixed choice of espeak-ng voice variant, accent, pitch, pitch range, speaking rate and vocal tract
+length. Every utterance varies these slightly, and has its own sentences and its own channel (level, equaliser,
 background noise). Test speakers use voice variants that no training speaker uses.
 
 The same seed and sizes give the same bytes with any number of processes. espeak-ng keeps state from one utterance to
@@ -129,7 +129,7 @@ def make_demo(
         The numbers of ``utterances``, ``trials``, ``noises`` and ``rirs``.
 
     Raises:
-        InputError: a size is too small, ``root`` is something else, or espeak-ng is missing or cannot be loaded.
+        InputError: a size is too small, ``root`` exists and is not a demo corpus, or espeak-ng cannot be loaded.
     """
     root = Path(root)
     if num_train_speakers < 1 or num_test_speakers < 2 or num_utterances < 2:

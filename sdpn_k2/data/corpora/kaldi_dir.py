@@ -4,7 +4,7 @@ A directory needs ``wav.scp`` (plain paths, or ``command |``) and ``utt2spk``. I
 set needs ``trials`` or several ``trials_<name>``. An existing ``feats.scp`` is not used, since the recipe computes
 features of its own kind.
 
-Plain paths to anything but 16-bit 16 kHz mono WAV become a command that converts; so do commands at another rate.
+Files other than 16-bit 16 kHz mono WAV become a command that converts them. So do commands at another rate.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _read_tables(source: Path) -> Tables:
 
 
 def _absolute(entry: str) -> str:
-    """Make a path absolute, since Kaldi recipes often write it relative to where they run; keep a command."""
+    """Make a path absolute, since recipes often write it relative to their working directory; keep a command."""
     return entry if entry.endswith("|") else os.path.abspath(entry)
 
 

@@ -3,9 +3,9 @@
 Files may lie anywhere below the root as ``…/id10270/5r0dWxy17C8/00001.wav``, in wav or any other format. VoxCeleb2 is
 published as m4a, which ffmpeg decodes on every read: convert it if there is room.
 
-lhotse's recipes list MUSAN and RIRS_NOISES. Its VoxCeleb recipe is not used, because it also trains on VoxCeleb1-dev,
-on which E and H test, and on VoxCeleb2-test, and because it downloads its trial list. Here trial lists are local files;
-only the utterances they name are prepared, as the set ``vox1``.
+lhotse's recipes list MUSAN and RIRS_NOISES. Its VoxCeleb recipe is not used: it also trains on VoxCeleb2-test and on
+VoxCeleb1-dev, which E and H evaluate, and it downloads its trial list. Here trial lists are local files. Only the
+utterances that they name are prepared, as the set ``vox1``.
 
 Utterance ids are those of Kaldi's voxceleb recipes: ``id10270-5r0dWxy17C8-00001``.
 """
@@ -68,8 +68,8 @@ def prepare_voxceleb(
         The names of the trial lists found.
 
     Raises:
-        InputError: no such root, no trial list, a trial that is malformed or names an unknown utterance, an evaluated
-            speaker in the training set, too much unusable audio, ffmpeg needed and not installed.
+        InputError: a root or trial list is missing, a trial is malformed or names an unknown utterance, an evaluated
+            speaker is in the training set, too much audio is unusable, or ffmpeg is needed and not installed.
     """
     data = Path(data)
     kinds = {**list_musan(musan), **list_impulse_responses(rirs_noises)}
@@ -105,8 +105,8 @@ def find_utterances(root: str | Path, leave_out_test: bool = False) -> dict[str,
 
     Args:
         root: a VoxCeleb root.
-        leave_out_test: ignore the test part: speakers below a folder with "test" in its name, and those that
-            ``vox2_meta.csv`` in the root assigns to the test set.
+        leave_out_test: ignore the test part: speakers below a folder with "test" in its name, and the test speakers
+            of ``vox2_meta.csv`` in the root.
 
     Raises:
         InputError: no such folder, or no audio in this layout.

@@ -1,8 +1,8 @@
 """Agglomerative hierarchical clustering with average linkage, as in Kaldi's agglomerative-cluster.
 
-The cost of two clusters is the mean cost over their pairs of points. The pair with the lowest cost is merged
-repeatedly, until every cost exceeds the threshold or a given number of clusters is reached. To repeat Kaldi's
-decisions, sums and means are in single precision, and the numbers of the clusters decide ties.
+The cost of merging two clusters is the mean cost over their pairs of points. The pair with the lowest cost is merged
+repeatedly, until every cost exceeds the threshold or a given number of clusters is reached. As in Kaldi, sums and means
+are computed in single precision, and ties are broken by the numbers of the clusters.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def agglomerative_cluster(
     """Cluster points by their pairwise costs.
 
     Args:
-        costs: ``(n, n)``; the upper triangle is used (and, between subsets of the first pass, the lower).
+        costs: ``(n, n)``. Only the upper triangle is used, except between subsets of the first pass.
         threshold: highest cost at which clusters are merged.
         min_clusters: number of clusters at which merging stops.
         max_cluster_fraction: largest share of all points in one cluster, rounded up to whole points.

@@ -14,8 +14,9 @@ from sdpn_k2.errors import InputError
 def kaldi_eer(target: np.ndarray, nontarget: np.ndarray) -> tuple[float, float]:
     """Compute the equal error rate by compute-eer's rule.
 
-    At position ``p`` of the ``T`` sorted target scores, a share ``p / T`` of the targets is rejected. The rate is that
-    of the first position whose target score exceeds the nontarget score with the same share of nontargets above it.
+    A threshold at position ``p`` of the ``T`` sorted target scores rejects the share ``p / T`` of the targets. The rate
+    is this share at the first position whose target score exceeds the nontarget score with the same share of
+    nontargets above it.
 
     Args:
         target: target scores in any order, at least one. Scores are compared in single precision, as in Kaldi.
@@ -46,7 +47,7 @@ def kaldi_min_dcf(
     """Compute the minimum normalised detection cost by compute_min_dcf.py's rule.
 
     Each score serves as a threshold at which it and all lower scores are rejected. The lowest cost
-    ``c_miss * p_target * P_miss + c_fa * (1 - p_target) * P_fa`` is divided by that of the better fixed decision.
+    ``c_miss * p_target * P_miss + c_fa * (1 - p_target) * P_fa`` is divided by the cost of the better fixed decision.
 
     Args:
         scores: ``(n,)``.

@@ -21,7 +21,7 @@ from sdpn_k2.kaldi.backend.vectors import SpeakerSums
 
 
 class SpeakerStats(SpeakerSums):
-    """The sums that LDA and PLDA need, gathered in one pass.
+    """Collect in one pass the sums that LDA and PLDA need.
 
     Attributes:
         second_moment: ``(dim, dim)`` float64, sum of the outer products of all vectors with themselves.
@@ -32,7 +32,7 @@ class SpeakerStats(SpeakerSums):
         self.second_moment = np.zeros((dim, dim))
 
     def add(self, vectors: np.ndarray, speakers: Sequence[int]) -> None:
-        """Add ``vectors`` ``(n, dim)`` of the speakers with the numbers ``speakers`` ``(n,)``."""
+        """Add ``vectors`` ``(n, dim)``; ``speakers`` ``(n,)`` holds the number of each one's speaker."""
         vectors = np.asarray(vectors, np.float64)
         super().add(vectors, speakers)
         self.second_moment += vectors.T @ vectors

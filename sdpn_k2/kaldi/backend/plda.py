@@ -80,7 +80,8 @@ class Plda:
             simple_length_norm: with ``normalize_length``, scale to the length sqrt(dim) instead.
 
         Returns:
-            ``(transformed, scales)``: ``(n, dim)`` float64, and the factors ``(n,)``, even if they are not applied.
+            ``(transformed, scales)``: ``(n, dim)`` float64, and the scaling factors ``(n,)``, computed even if
+            ``normalize_length`` does not apply them.
         """
         transformed = (np.asarray(vectors, np.float64) - self.mean) @ self.transform.T
         if simple_length_norm:
@@ -114,12 +115,12 @@ class Plda:
     def scoring_factors(
         self, enroll: np.ndarray, num_utts: np.ndarray | int, test: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return matrices ``(n, k)`` and ``(m, k)`` whose rows have the score of each pair as their dot product.
+        """Return matrices ``(n, k)`` and ``(m, k)``; the dot product of two of their rows is the score of the pair.
 
         Given ``n`` enrolment utterances with mean ``u``, a test vector ``t`` of the same speaker is Gaussian with mean
         ``n psi / (n psi + 1) u`` and variance ``v = 1 + psi / (n psi + 1)``. For another speaker, its mean is zero and
         its variance ``1 + psi``. In the difference of the two log densities, only ``mean / v * t`` depends on both
-        sides, and with several values of ``n`` also ``t^2 / v``. Hence ``k`` is ``dim + 2`` or ``2 dim + 2``.
+        sides, and ``t^2 / v`` if ``n`` varies. Hence ``k`` is ``dim + 2`` or ``2 dim + 2``.
         """
         psi = self.psi
         utts = np.broadcast_to(np.asarray(num_utts, np.float64), len(enroll))[:, None]
@@ -187,7 +188,7 @@ def diagonalize(within: np.ndarray, between: np.ndarray) -> tuple[np.ndarray, np
 def estimate_plda(stats: SpeakerStats, num_em_iters: int = 10) -> Plda:
     """Estimate a model by the expectation-maximisation of Kaldi's PldaEstimator, with weight one for each speaker.
 
-    Both covariances start as the identity. The mean of the model is the mean of the speakers' means. Each iteration
+    Both covariances start as the identity, and the model's mean is the mean of the speakers' means. Each iteration
     splits the mean ``m`` of a speaker's ``n`` vectors into a speaker part and a remainder. The speaker part has the
     posterior mean ``w`` and the posterior covariance ``(between^-1 + n within^-1)^-1``. In the space where the current
     covariances are ``I`` and ``diag(psi)``, this covariance is ``psi / (1 + n psi)``, and ``w`` is
@@ -277,7 +278,7 @@ def read_plda(rxfilename: str) -> Plda:
 
 
 def write_plda(wxfilename: str, plda: Plda, binary: bool = True) -> None:
-    """Write a PLDA file as Kaldi does, in double precision or as text."""
+    """Write a PLDA file as Kaldi does: binary in double precision, or text."""
     with open_output(wxfilename) as stream:
         stream.write(matrix.BINARY_MARK if binary else b"")
         stream.write(matrix.encode_token("<Plda>"))

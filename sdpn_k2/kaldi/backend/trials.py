@@ -1,7 +1,7 @@
 """Trial lists and score files of any length, read a block of lines at a time.
 
-A line of a trial list is ``<enroll> <test> <target|nontarget>``, without its label where the trials are only scored. A
-line of a score file is ``<enroll> <test> <score>``. Words are bytes here: most of them are only compared.
+A line of a trial list is ``<enroll> <test> <target|nontarget>``; scoring does not need the label. A line of a score
+file is ``<enroll> <test> <score>``. Words stay bytes, because most of them are only compared.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def read_columns(stream: InputStream, *layouts: str) -> Iterator[Tuple[int, List
 
     Args:
         stream: lines of words separated by ASCII white space.
-        layouts: one or more forms of a line, each word in angle brackets. The first line of the file decides which of
-            them all lines have.
+        layouts: one or more forms of a line, each word in angle brackets. The first line decides which form all lines
+            must have.
 
     Raises:
         InputError: a line with another number of words.
@@ -113,7 +113,7 @@ def parse_labels(
 
 
 def parse_scores(name: str, first_line: int, words: Sequence[bytes]) -> np.ndarray:
-    """Return the scores as float64, shape ``(n,)``; NaN and infinity are numbers here.
+    """Return the scores as float64, shape ``(n,)``; NaN and infinity are accepted.
 
     Raises:
         InputError: a word that is not a number.
@@ -165,7 +165,7 @@ def labelled_scores(trials_filename: str, scores_filename: str) -> Iterator[Tupl
 
 
 def quoted(word: bytes) -> str:
-    """Return a word for a message: decoded, quoted, and cut where it is long."""
+    """Return a word for a message: decoded, quoted and truncated to 80 characters."""
     return repr(word.decode("utf-8", "replace")[:80])
 
 
@@ -180,7 +180,7 @@ def score_trials(trials_rxfilename: str, scores_wxfilename: str, enroll: Side, t
     """Write ``<enroll> <test> <score>`` for each trial, in the order of the list and with seven digits.
 
     The score is the dot product of the rows of the two keys; PLDA scores have that form too (see Plda.scoring_factors).
-    Drop trials with an unknown key, and warn once about each of these keys.
+    Trials with an unknown key are dropped, with one warning for each such key (at most a hundred).
 
     Raises:
         InputError: a line that is not ``<enroll> <test>``, a duplicate key on one side, rows of different lengths, or
@@ -245,7 +245,7 @@ class _RowNumbers(Dict[bytes, int]):
 
 
 class _UnknownKeys:
-    """Warn once about each unknown key, and about a hundred at most: the list of another test set has millions."""
+    """Warn once about each unknown key, and about a hundred at most: the wrong trial list has millions of them."""
 
     def __init__(self, enroll_name: str, test_name: str) -> None:
         self._names = enroll_name, test_name

@@ -17,7 +17,7 @@ def vector_batches(rspecifier: str) -> Iterator[Tuple[List[str], np.ndarray]]:
     """Yield ``(keys, vectors)`` with float32 ``vectors`` of shape ``(n, dim)``, ``n`` at most BATCH_SIZE.
 
     Raises:
-        InputError: the table is broken, or a vector is empty, has another dimension than the first one, or has NaN or
+        InputError: the table is broken, or a vector is empty, differs in dimension from the first, or has NaN or
             infinite values. With the rspecifier's option ``p``, such vectors are skipped with a warning.
     """
     permissive = "p" in parse_rspecifier(rspecifier).options
@@ -93,7 +93,7 @@ class SpeakerSums:
         return int(self.counts.sum())
 
     def add(self, vectors: np.ndarray, speakers: Sequence[int]) -> None:
-        """Add ``vectors`` ``(n, dim)`` of the speakers with the numbers ``speakers`` ``(n,)``."""
+        """Add ``vectors`` ``(n, dim)``; ``speakers`` ``(n,)`` holds the number of each one's speaker."""
         if not len(vectors):
             return
         order = np.argsort(speakers, kind="stable")
@@ -109,11 +109,11 @@ class SpeakerSums:
 
 
 class SpeakerTable:
-    """An inverted spk2utt table, which assigns utterances to speakers in the order of another table.
+    """An inverted spk2utt table, which finds the speakers of the keys of another table.
 
     Attributes:
         speakers: the speakers in the order of spk2utt.
-        num_used: number of utterances assigned so far; one that several speakers list counts for each of them.
+        num_used: number of utterances assigned so far. An utterance counts once for each speaker that lists it.
     """
 
     def __init__(self, spk2utt_rspecifier: str) -> None:
@@ -129,7 +129,7 @@ class SpeakerTable:
             self.speakers.append(speaker)
 
     def select(self, rspecifier: str, keys: Iterable[str]) -> Tuple[List[int], List[int]]:
-        """Return ``(rows, speakers)``: the positions in ``keys`` of listed utterances, and their speakers' numbers.
+        """Return ``(rows, speakers)``: positions in ``keys`` of listed utterances, and the numbers of their speakers.
 
         Raises:
             InputError: a key of ``rspecifier`` is a duplicate.
@@ -149,7 +149,7 @@ class SpeakerTable:
         return rows, speakers
 
     def warn_of_missing(self, counts: np.ndarray) -> Tuple[int, int]:
-        """Warn of listed utterances that never occurred and of speakers without any; return how many there are of each.
+        """Warn of listed utterances without a vector and of speakers without vectors; return both counts.
 
         Args:
             counts: number of vectors of each speaker, ``(num_speakers,)``.

@@ -107,7 +107,7 @@ def read_segments(path: PathLike) -> Dict[str, Segment]:
 
 
 def parse_segment(utterance: str, value: str, where: str) -> Segment:
-    """Parse "recording start end" and Kaldi's optional channel. ``where`` (file:line) begins the InputErrors."""
+    """Parse "recording start end" and Kaldi's optional channel. An InputError begins with ``where`` (file:line)."""
     fields = _fields(value)
     if len(fields) not in (3, 4):
         raise InputError(f"{where}: expected 'utterance recording start end', got '{utterance} {value}'")
@@ -149,7 +149,7 @@ def _fields(value: str) -> List[str]:
 
 
 def parse_number(where: str, key: str, value: str) -> float:
-    """Parse the value of ``key``, a finite number. ``where`` (file:line) begins the InputError."""
+    """Parse the value of ``key``, a finite number. An InputError begins with ``where`` (file:line)."""
     try:
         number = float(value)
     except ValueError:

@@ -151,7 +151,7 @@ def split(directory: PathLike, parts: int, per_utterance: bool = False) -> Path:
 
 
 def _is_up_to_date(directory: Path, folder: Path, parts: int) -> bool:
-    """Return whether the last part, which is written last, has the directory's tables, none of them older."""
+    """Return whether the last part, which is written last, has all tables of the directory and none is older."""
     for name in ALL_TABLES:
         source, part = directory / name, folder / str(parts) / name
         if source.is_file() != part.is_file():
@@ -176,7 +176,7 @@ def combine(destination: PathLike, sources: Sequence[PathLike], extra_tables: Se
         extra_tables: file names of further tables to combine, which each source must have.
 
     Returns:
-        Notes on tables that were left out.
+        One note for each table that was left out.
 
     Raises:
         InputError: an id has different values in two sources, or frame shifts differ.
@@ -279,7 +279,7 @@ def subsegment(
     """Write a data directory whose utterances are parts of those of ``source`` (utils/data/subsegment_data_dir.sh).
 
     Features and VAD decisions become row ranges of the old ones. If ``source`` has utt2num_frames, it limits the
-    ranges, and the result has utt2num_frames, and the old numbers of frames as utt2max_frames.
+    ranges. The result then has a new utt2num_frames and keeps the old one as utt2max_frames.
 
     Args:
         source: the data directory with the old utterances.

@@ -99,4 +99,4 @@ def speakers_of(keys: Sequence[str], utt2spk: Mapping[str, str], source: str) ->
     try:
         return [utt2spk[key] for key in keys]
     except KeyError as error:
-        raise InputError(f"{source}: no speaker of {error} in utt2spk") from None
+        raise InputError(f"{source}: {error} has no speaker in utt2spk") from None

@@ -8,7 +8,7 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import RECORDING_TABLES, SPEAKER_TABLES, PathLike, parse_segment, write_map
 from sdpn_k2.kaldi.datadir.data_dir_ops import ALL_TABLES, Tables, restrict, write_tables
 
-# ``fix`` drops utterances that are missing from one of these tables, or whose speaker or recording is.
+# ``fix`` drops an utterance if it, its speaker or its recording is missing from one of these tables.
 NEEDED_TABLES = ("segments", "wav.scp", "text", "feats.scp", "vad.scp", "utt2lang", "cmvn.scp", "spk2gender")
 
 
@@ -16,9 +16,9 @@ def fix(directory: PathLike, utterance_extra: Sequence[str] = (), speaker_extra:
     """Repair a data directory in place: sort its tables, and drop utterances that are not in all of them.
 
     First, blank lines, Windows line ends, repeated lines, keys without a value and invalid segments are removed. Then
-    utterances are dropped that lack their segment, recording, features, VAD, text or language, or whose speaker lacks
-    CMVN statistics or a gender, if there is such a table. Any other table that lacks an id is removed, except utt2uniq,
-    which is completed. The old files are kept in ``directory``/.backup.
+    an utterance is dropped if an existing table lacks its segment, recording, features, VAD, text or language. The same
+    holds if its speaker lacks CMVN statistics or a gender. Any other table that lacks an id is removed, except
+    utt2uniq, which is completed. The old files are kept in ``directory``/.backup.
 
     Args:
         directory: the data directory.

@@ -17,7 +17,7 @@ OVERLAP_TOLERANCE = 1e-3  # seconds; segments are written with few digits
 class Windowing:
     """Length and shift of the windows in seconds.
 
-    ``min_window`` is the shortest remainder at the end of a segment that becomes a window of its own.
+    A remainder of at least ``min_window`` at the end of a segment becomes a window of its own.
     """
 
     window: float = 1.5
@@ -55,12 +55,12 @@ def uniform_windows(duration: float, windowing: Windowing) -> Iterator[Tuple[flo
 
 
 def times_in_name(start: float, end: float) -> str:
-    """Return the end of a window's name: its start and end (seconds) in hundredths of a second, 8 digits each."""
+    """Return the suffix of a window's name: start and end (given in seconds) as 8 digits of hundredths each."""
     return f"{round(100 * start):08d}-{round(100 * end):08d}"
 
 
 def check_no_overlap(parts: Sequence[Part], where: str) -> None:
-    """Raise InputError if two segments of a recording overlap, because their speech would count twice."""
+    """Raise InputError if two segments of a recording overlap: their shared speech would count twice."""
     by_recording: Dict[str, List[Part]] = {}
     for part in parts:
         by_recording.setdefault(part.recording, []).append(part)

@@ -22,7 +22,7 @@ MAX_OVERSHOOT = 0.5  # seconds that a segment may extend past the end of its rec
 class Part(NamedTuple):
     """An utterance within its recording. Times are in seconds; an end of -1 means the recording's end.
 
-    ``channel`` is 0-based, and None where the recording is expected to have one channel only.
+    ``channel`` is 0-based; None means that the recording should have only one channel.
     """
 
     utterance: str
@@ -70,9 +70,9 @@ def read_parts(data_dir: Path) -> List[Part]:
 
 
 def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4) -> Iterator[_Item]:
-    """Yield each utterance with its samples, float32 ``(n,)`` in ±1, or :class:`Skipped` where they cannot be read.
+    """Yield each utterance with its samples, float32 ``(n,)`` in ±1, or :class:`Skipped` if they cannot be read.
 
-    Consecutive utterances of one recording read it once. ``threads`` recordings are read ahead.
+    A recording is read once for all its consecutive utterances. Up to ``threads`` recordings are read ahead.
 
     Raises:
         InputError: as :func:`read_parts`.
@@ -90,7 +90,7 @@ def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4) -> Itera
 
 
 def read_wave_entry(entry: str) -> Wave:
-    """Read what an entry of wav.scp names: a file, ``archive:offset`` or a ``command |``. Raises InputError."""
+    """Read the wave that an entry of wav.scp names: a file, ``archive:offset`` or ``command |``. Raises InputError."""
     wave = read_command(entry) if entry.endswith("|") else None
     return read_object(entry, "wave") if wave is None else wave
 
@@ -125,7 +125,7 @@ def cut_part(wave: Wave, part: Part, *, max_overshoot: float = MAX_OVERSHOOT, mi
         min_length: see :func:`sample_range`.
 
     Raises:
-        Misfit: the recording has no such channel or stretch.
+        Misfit: the recording does not contain the channel or the stretch of time.
         InputError: the recording has several channels, and ``part`` does not say which one to use.
     """
     channels, length = wave.samples.shape

@@ -133,7 +133,7 @@ def _check_recordings(directory: Path, speaker_of: Mapping[str, str]) -> Optiona
 
 
 def _check_same_ids(path: Path, table: Mapping[str, object], other: Path, ids: Mapping[str, object]) -> None:
-    """Check that the table has exactly ``ids``, which come from the file ``other``."""
+    """Check that the keys of the table are exactly ``ids``, which come from the file ``other``."""
     if table.keys() == ids.keys():
         return
     for number, key in enumerate(table, start=1):

@@ -53,7 +53,7 @@ def sliding_cmvn(
 
 
 def _windows(count: int, window: int, min_window: int, center: bool) -> Tuple[np.ndarray, np.ndarray]:
-    """Return the first frame of each frame's window and the one after its last, by Kaldi's rules."""
+    """Return the first frame of each frame's window and the frame after its last, by Kaldi's rules."""
     frame = np.arange(count)
     if center:
         begin = frame - window // 2
@@ -107,7 +107,7 @@ def apply_cmvn(features: np.ndarray, stats: np.ndarray, norm_vars: bool = False,
     With ``reverse``, undo the normalisation: the result has the mean (and variance) of the statistics.
 
     Raises:
-        InputError: the statistics have another dimension, less than one frame, or NaN or infinite values.
+        InputError: the statistics have a different dimension, less than one frame, or NaN or infinite values.
     """
     features = np.asarray(features, np.float32)
     dim = features.shape[1]

@@ -24,7 +24,7 @@ def energy_vad(
         energy_threshold: constant term of the threshold.
         energy_mean_scale: weight of the mean log energy, 0 or more.
         frames_context: number of frames on each side that take part in a decision.
-        proportion_threshold: share of loud frames that is needed, between 0 and 1.
+        proportion_threshold: minimum share of loud frames, between 0 and 1.
 
     Raises:
         InputError: a parameter is out of range.

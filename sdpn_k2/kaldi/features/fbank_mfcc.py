@@ -107,7 +107,7 @@ def fbank(
     vtln_warp: float = 1.0,
     rng: Optional[np.random.Generator] = None,
 ) -> np.ndarray:
-    """Compute log mel filterbank energies: float32 (frames, num_mel_bins), one column more with ``use_energy``.
+    """Compute log mel filterbank energies: float32 (frames, num_mel_bins), plus one column with ``use_energy``.
 
     Args:
         samples: (samples,) at int16 scale (see :mod:`sdpn_k2.pcm`), at ``options.sample_frequency``.
@@ -199,7 +199,7 @@ def _mel_energies(
         size = len(source)
         frame = padded[:size, : options.length]
         if options.dither:
-            # As in Kaldi, each frame draws its own noise, even for samples that it shares with its neighbours.
+            # As in Kaldi, each frame gets its own noise, even on samples that it shares with its neighbours.
             noise = rng.standard_normal(frame.shape, np.float32)
             noise *= np.float32(options.dither)
             source = np.add(source, noise, out=noise)

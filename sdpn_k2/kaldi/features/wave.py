@@ -36,7 +36,7 @@ _TO_WAV = re.compile(r"sdpn-k2 to-wav --rate (\d{1,7}) --channel (\d{1,5}) (.+) 
 
 @dataclass(frozen=True)
 class WaveHeader:
-    """The description of the samples at the start of a file.
+    """The description of the samples in the header of a file.
 
     Attributes:
         rate: samples per second.
@@ -67,10 +67,10 @@ class Wave:
 def read_wave(stream: InputStream) -> Wave:
     """Read a 16-bit PCM RIFF (or RIFX) file, including WAVE_FORMAT_EXTENSIBLE and streamed headers.
 
-    A file that is shorter than its header says is read to its end, with a warning, as in Kaldi.
+    If a file is shorter than its header says, it is read to its end with a warning, as in Kaldi.
 
     Raises:
-        InputError: the format is another one, the header is broken, or there are no samples.
+        InputError: the file has another format, its header is broken, or it has no samples.
     """
     header = read_header(stream)
     block = 2 * header.channels
@@ -112,9 +112,9 @@ def read_header(stream: InputStream) -> WaveHeader:
 
 
 def read_duration(stream: InputStream) -> float:
-    """Return the duration in seconds that the header states, or for a streamed file that of its actual samples.
+    """Return the duration in seconds that the header states; for a streamed file, count the samples.
 
-    Samples are read only where they must be counted. Raises InputError as ``read_wave`` does.
+    Raises InputError as ``read_wave`` does.
     """
     header = read_header(stream)
     samples = header.samples
@@ -130,7 +130,7 @@ def encode_wave(wave: Wave) -> bytes:
     """Encode a 16-bit PCM RIFF file. Samples are truncated to integers, and clipped with a warning, as in Kaldi.
 
     Raises:
-        InputError: there are no channels, samples are not finite, or they exceed the 4 GB of a RIFF file.
+        InputError: there are no channels, samples are not finite, or a RIFF file (4 GB) cannot hold them.
     """
     channels, count = wave.samples.shape
     size = 2 * channels * count
@@ -188,16 +188,16 @@ def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
 
 
 def to_wav_command(path: str, rate: int = 16000, channel: int = 0) -> str:
-    """Return the wav.scp entry that converts an audio file to what Kaldi reads, quoted for the shell."""
+    """Return the wav.scp entry that converts an audio file to a wave file for Kaldi, quoted for the shell."""
     if "\n" in path or "\0" in path:
         raise InputError(f"{path!r}: file names in wav.scp cannot contain a line break or NUL")
     return f"sdpn-k2 to-wav --rate {rate} --channel {channel} {shlex.quote(path)} |"
 
 
 def read_command(command: str) -> Optional[Wave]:
-    """Return what the command of ``to_wav_command`` would write, or None for any other command.
+    """Return the wave that a command from ``to_wav_command`` would write, or None for any other command.
 
-    No process is started, so this is safe where commands are disabled.
+    No process is started, so this is safe even when commands are disabled.
 
     Raises:
         InputError: as ``read_audio``.
@@ -207,7 +207,7 @@ def read_command(command: str) -> Optional[Wave]:
 
 
 def parse_to_wav(command: str) -> Optional[Tuple[str, int, int]]:
-    """Return file, rate and channel of the command of ``to_wav_command``, or None for any other command.
+    """Return file, rate and channel of a command from ``to_wav_command``, or None for any other command.
 
     The command must equal the output of ``to_wav_command`` character by character. A shell would then pass on exactly
     these words and do nothing else.

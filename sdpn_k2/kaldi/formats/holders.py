@@ -1,7 +1,7 @@
 """Holders (Kaldi's word): how each kind of value is read from and written to tables and single files.
 
-``HOLDERS`` holds those of vectors, matrices, numbers and words. ``features/wave.py`` adds those of waveforms: to read
-waveforms, import that module.
+``HOLDERS`` contains the holders of vectors, matrices, numbers and words. To read waveforms, import
+``features/wave.py``, which adds theirs.
 """
 
 from __future__ import annotations

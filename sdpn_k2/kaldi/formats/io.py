@@ -60,7 +60,7 @@ def pipes_allowed(allowed: bool) -> Iterator[None]:
 
 
 class InputStream:
-    """A stream of bytes with look-ahead, for parsers; it knows its name and position, for their error messages.
+    """A stream of bytes with look-ahead for parsers, which knows its name and position for their error messages.
 
     ``read``, ``tell`` and ``close`` work as those of a Python file. The look-ahead never exceeds the bytes that arrive.
     """
@@ -84,7 +84,7 @@ class InputStream:
         return self.base + self.position
 
     def fail(self, message: str) -> InputError:
-        """Return an error that names this place, for the caller to raise."""
+        """Return an error that names this position, for the caller to raise."""
         return InputError(f"{self.name}: byte {self.tell()}: {message}")
 
     def _next_block(self, wanted: int) -> bytes:
@@ -99,7 +99,7 @@ class InputStream:
         return block
 
     def ahead(self, size: int) -> int:
-        """Read ahead until ``size`` bytes wait in the buffer; return how many wait (fewer only at the end)."""
+        """Read ahead until the buffer has ``size`` unread bytes; return their number (smaller only at the end)."""
         waiting = len(self.buffer) - self.position
         if waiting >= size or self._at_end:
             return waiting
@@ -229,7 +229,7 @@ class InputStream:
             self.position += 1
 
     def seek(self, offset: int) -> None:
-        """Continue reading at ``offset`` (files only); this costs nothing where the buffer holds that byte."""
+        """Continue reading at ``offset`` (files only); this is free if the buffer already holds that byte."""
         if self.base <= offset <= self.base + len(self.buffer):
             self.position = offset - self.base
             return
@@ -251,7 +251,7 @@ class InputStream:
                 self._raw.close()
             return
         process, self._process = self._process, None
-        # A reader that stops early makes the command fail, so the status has a meaning only after the end.
+        # A reader that stops early makes the command fail, so the status is meaningful only after the end.
         finished = check and not self.ahead(1)
         if not check:  # after an error: do not wait for a command that may take long
             process.terminate()
@@ -294,7 +294,7 @@ def open_input(rxfilename: str) -> InputStream:
 def split_offset(rxfilename: str) -> Tuple[str, Optional[int]]:
     """Split ``file:123`` into ("file", 123); return anything else as (itself, None)."""
     path, _, offset = rxfilename.rpartition(":")
-    # No file is longer than 18 digits can say, and seek() accepts no larger number.
+    # 18 digits suffice for the length of any file, and seek() accepts no larger number.
     return (path, int(offset)) if path and offset.isdecimal() and len(offset) <= 18 else (rxfilename, None)
 
 

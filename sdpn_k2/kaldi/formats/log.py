@@ -18,7 +18,7 @@ _verbose = 0
 
 
 def start(program: str, verbose: int = 0) -> None:
-    """Set the name of the tool whose lines follow, and how verbose it is (Kaldi's ``--verbose``)."""
+    """Set the name of the tool that writes the following lines, and its verbosity (Kaldi's ``--verbose``)."""
     global _program, _verbose
     _program, _verbose = program, verbose
 
@@ -34,7 +34,7 @@ def warn(message: str) -> None:
 
 
 def error(message: str, cause: BaseException) -> None:
-    """Write why the tool stops, with the place that raised it. Only the entry point of the tools calls this."""
+    """Write why the tool stops, and where the error was raised. Only the tools' entry point calls this."""
     while isinstance(cause.__cause__, InputError):  # the message got its context on the way up
         cause = cause.__cause__
     trace = cause.__traceback__

@@ -67,7 +67,7 @@ def expect_token(stream: InputStream, binary: bool, expected: str) -> None:
 
 
 def read_int32(stream: InputStream, binary: bool) -> int:
-    """Read an int32, which in binary is the byte 4 and the number."""
+    """Read an int32. In binary, a byte 4 precedes the number."""
     if not binary:
         return _parse_int(stream, _read_word(stream))
     width, value = _SIZE.unpack(stream.read_exactly(5, "an integer"))
@@ -77,7 +77,7 @@ def read_int32(stream: InputStream, binary: bool) -> int:
 
 
 def read_float(stream: InputStream, binary: bool) -> float:
-    """Read a float or double, which in binary is the byte 4 or 8 and the number."""
+    """Read a float or double. In binary, a byte 4 or 8 precedes the number."""
     if not binary:
         return _parse_floats(stream, [_read_word(stream)])[0]
     width = stream.read_exactly(1, "a number")[0]
@@ -182,7 +182,7 @@ def read_matrix(stream: InputStream, binary: Optional[bool] = None, dtype: npt.D
 def read_general_matrix(
     stream: InputStream, binary: Optional[bool] = None, dtype: npt.DTypeLike = np.float32
 ) -> Union[np.ndarray, CompressedMatrix]:
-    """Read a matrix as read_matrix does, but leave a compressed matrix compressed."""
+    """Read a matrix like read_matrix, but leave a compressed matrix compressed."""
     if not (read_binary_mark(stream) if binary is None else binary):
         return _parse_matrix(stream, dtype)
     if stream.peek(1) == b"C":
@@ -207,7 +207,7 @@ def read_general_matrix(
 def encode_matrix(
     numbers: Union[npt.ArrayLike, CompressedMatrix], binary: bool, dtype: npt.DTypeLike = np.float32
 ) -> bytes:
-    """Encode of a matrix of shape (rows, columns) as ``dtype``, float32 or float64, or of a compressed one."""
+    """Encode a matrix of shape (rows, columns) as ``dtype`` (float32 or float64), or encode a compressed matrix."""
     if isinstance(numbers, CompressedMatrix):
         if binary:
             return numbers.to_bytes()
@@ -240,7 +240,7 @@ def _parse_matrix(stream: InputStream, dtype: npt.DTypeLike) -> np.ndarray:
 
 
 def read_int_vector(stream: InputStream) -> np.ndarray:
-    """Read a list of int32, shape (n,), which in text is the rest of the line."""
+    """Read a list of int32, shape (n,). In text, the list is the rest of the line."""
     if not read_binary_mark(stream):
         return np.array([_parse_int(stream, word) for word in stream.read_through(b"\n").split()], np.int32)
     count = read_int32(stream, True)
@@ -265,7 +265,7 @@ def encode_int_vector(integers: npt.ArrayLike, binary: bool) -> bytes:
 
 
 def read_integers(stream: InputStream) -> np.ndarray:
-    """Read a list of int32 of a single file, shape (n,), which in text has brackets (Kaldi's ReadIntegerVector)."""
+    """Read a list of int32, shape (n,), from a single file. In text, it has brackets (Kaldi's ReadIntegerVector)."""
     if not read_binary_mark(stream):
         return np.array(
             [_parse_int(stream, word) for word in _read_brackets(stream, "list of integers").split()], np.int32
@@ -293,7 +293,7 @@ def _read_word(stream: InputStream) -> bytes:
 
 
 def _read_brackets(stream: InputStream, what: str) -> bytes:
-    """Read what stands between ``[`` and ``]``, and consume the line end after it."""
+    """Read the text between ``[`` and ``]``, and consume the line end after it."""
     if stream.skip_blanks() != b"[":
         raise stream.fail(f"expected a {what} in text form, '[ … ]', got {stream.peek(8)!r}")
     text = stream.read_through(b"]")

@@ -48,7 +48,7 @@ def _parse(text: str, what: str, known: Collection[str], both: bool) -> Specifie
     if unknown:
         raise InputError(f"{text!r} is not a valid {what}: unknown option {unknown[0]!r}")
     chosen: Set[str] = set()
-    for option in options:  # of an option and its negation, the last wins
+    for option in options:  # the last of an option and its negation wins
         chosen.discard(option[1:] if option.startswith("n") else "n" + option)
         chosen.add(option)
     archive, script = "ark" in words, "scp" in words

@@ -158,8 +158,8 @@ def read_table(rspecifier: str, kind: str) -> TableReader:
         kind: the kind of its values, a key of HOLDERS.
 
     Raises:
-        InputError: while iterating: the table is cut short, has a wrong header or an impossible size (the message names
-            key and offset), a file is missing, or a command failed. With the option ``p``, damage causes a warning.
+        InputError: (while iterating) the table is cut short, or has a wrong header or an impossible size; a file is
+            missing; a command failed. The message names key and offset. With the option ``p``, damage causes a warning.
 
     Examples:
         >>> [(key, vector.tolist()) for key, vector in read_table("ark:echo 'a [ 1 2 ]' |", "vector")]
@@ -169,7 +169,7 @@ def read_table(rspecifier: str, kind: str) -> TableReader:
 
 
 class _ScriptFiles:
-    """Reads the objects that the lines of a script file name; opens an archive once for neighbouring lines."""
+    """Read the objects that the lines of a script file name; open an archive once for consecutive lines."""
 
     def __init__(self, holder: Holder):
         self._holder = holder
@@ -277,7 +277,7 @@ def take_range(value: Any, range_: str, name: str) -> np.ndarray:
         if not first <= last < size + tolerance or first >= size:
             raise InputError(f"{name}: invalid range {what}")
         if last >= size:
-            log.warn(f"{name}: clipped the range {what}, which ends beyond them")
+            log.warn(f"{name}: clipped the range {what}: it ends beyond the last row")
         slices.append(slice(first, last + 1))
     return np.ascontiguousarray(value[tuple(slices)])
 
@@ -286,7 +286,7 @@ def take_range(value: Any, range_: str, name: str) -> np.ndarray:
 
 
 class RandomReader:
-    """Looks values up by key.
+    """Look values up by key.
 
     A script file is loaded as a list of names. An archive without options is loaded as a whole on the first access.
     With the option ``s`` (sorted), an archive is read only as far as needed; with ``s`` and ``cs`` (keys are looked up
@@ -454,10 +454,10 @@ def load_vectors(rspecifier: str, dtype: npt.DTypeLike = np.float32) -> Tuple[Li
 
 
 class TableWriter:
-    """Writes a table, within a ``with``. The files get their names when the ``with`` ends without an exception.
+    """Write a table, in a ``with`` block. The files get their names when the block ends without an exception.
 
     Args:
-        wspecifier: ``ark:``, ``ark,scp:``, or ``scp:`` with an existing list of where each value goes.
+        wspecifier: ``ark:``, ``ark,scp:``, or ``scp:`` with an existing script file that says where each value goes.
         kind: the kind of the values, a key of HOLDERS.
         compression_method: for matrices: 1 to 7 compresses them (see compression.py), 0 does not.
 
@@ -565,7 +565,7 @@ class TableWriter:
 
 
 def read_object(rxfilename: str, kind: str) -> Any:
-    """Read the one object of an extended filename: ``mean.vec``, ``ivector-mean … - |``, ``feats.ark:17[0:9]``."""
+    """Read one object from an extended filename: ``mean.vec``, ``ivector-mean … - |``, ``feats.ark:17[0:9]``."""
     match = _RANGE.match(rxfilename) if rxfilename.endswith("]") else None
     name, range_ = match.groups() if match else (rxfilename, None)
     with open_input(name) as stream:

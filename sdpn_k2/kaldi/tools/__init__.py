@@ -4,10 +4,9 @@
 
 A module name occurs once in the package, with one exception: ``X.py`` computes, and ``tools/X.py`` is its command line
 (``backend/plda.py`` and ``tools/plda.py``). The modules of ``sdpn_k2.cli`` follow the same rule. A tool parses, reads,
-calls what computes, writes and logs; what two tools share is on a lower shelf, not in one of them.
+calls the module that computes, writes and logs. Code that two tools share belongs on a lower shelf, not in either tool.
 
-``command_line.py`` holds what the tools have in common, and ``script.py`` what the small scripts of ``utils/`` have in
-common.
+``command_line.py`` is shared by the tools, and ``script.py`` by the small scripts of ``utils/``.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def apply_cmvn_sliding(options: SimpleNamespace, feats_rspecifier: str, feats_ws
 
 @dataclass
 class _Counts:
-    """Utterances so far."""
+    """Numbers of utterances so far."""
 
     done: int = 0
     errors: int = 0
@@ -73,7 +73,7 @@ class _Counts:
 def compute_cmvn_stats(options: SimpleNamespace, feats_rspecifier: str, output: str) -> int:
     """Compute cepstral mean and variance normalization statistics.
 
-    A wspecifier gets the statistics of each utterance, or with --spk2utt of each speaker; a file gets those of all.
+    Write one matrix per utterance (with --spk2utt, per speaker) to a table, or one matrix for all utterances to a file.
 
     Usage: compute-cmvn-stats [options] <feats-rspecifier> (<stats-wspecifier>|<stats-wxfilename>)
      e.g.: compute-cmvn-stats --spk2utt=ark:data/train/spk2utt scp:data/train/feats.scp ark,scp:cmvn.ark,cmvn.scp
@@ -97,7 +97,7 @@ def compute_cmvn_stats(options: SimpleNamespace, feats_rspecifier: str, output: 
 def _statistics(
     key: str, features: np.ndarray, weights: Optional[RandomReader], counts: _Counts
 ) -> Optional[np.ndarray]:
-    """Return the statistics of an utterance, or None after a warning if its weights do not fit; count it.
+    """Return the statistics of an utterance, or None after a warning if it must be skipped; count it either way.
 
     Raises:
         InputError: weights are NaN or infinite.

@@ -31,7 +31,7 @@ Function = Callable[..., Optional[int]]
 
 
 class Option(NamedTuple):
-    """One option: its name as written after ``--``, its default, whose type is the option's, and its help."""
+    """One option: its name without ``--``, its default, which also sets its type, and its help."""
 
     name: str
     default: Value
@@ -231,7 +231,7 @@ def _quote(word: str) -> str:
 
 
 def _discard_stdout() -> None:
-    """After a failure, keep the interpreter from failing again when it flushes a closed pipe at exit."""
+    """After a failure, prevent a second one when the interpreter flushes the closed pipe at exit."""
     import os
 
     try:

@@ -13,7 +13,7 @@ from sdpn_k2.kaldi.tools.command_line import tool
 
 @tool(arguments=(1, 2))
 def feat_to_len(options: SimpleNamespace, rspecifier: str, wspecifier: Optional[str] = None) -> None:
-    """Write the length of each utterance in frames, or, with one argument, print the total number of frames.
+    """Write the number of frames of each utterance or, with one argument, print the total.
 
     Usage: feat-to-len [options] <in-rspecifier> [<out-wspecifier>]
      e.g.: feat-to-len scp:feats.scp ark,t:feats.lengths
@@ -30,7 +30,7 @@ def feat_to_len(options: SimpleNamespace, rspecifier: str, wspecifier: Optional[
 
 @tool()
 def feat_to_dim(options: SimpleNamespace, rspecifier: str, output: str) -> None:
-    """Write the dimension of the features: of each utterance to a table, or of the first one to a file.
+    """Write the dimension of the features: per utterance to a table, or of the first utterance to a file.
 
     Usage: feat-to-dim [options] <feat-rspecifier> (<dim-wspecifier>|<dim-wxfilename>)
      e.g.: feat-to-dim scp:feats.scp -

@@ -20,7 +20,7 @@ def ivector_compute_dot_products(
     second_rspecifier: str,
     scores_wxfilename: str,
 ) -> int:
-    """Compute the dot product of the two vectors of each trial, '<key1> <key2>' a line; write each with its product.
+    """Read trials '<key1> <key2>', and write each with the dot product of its two vectors.
 
     Trials with an unknown key are skipped with a warning.
 

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 def _feature_options(kind: Type[FeatureOptions]) -> List[Option]:
-    """Return the options of a tool: those of its features, and those that both tools have."""
+    """Return the options of a tool: those of its features, and those that both tools share."""
     declared = dataclasses.fields(kind)
     defaults = kind()
     own = [
@@ -132,7 +132,7 @@ def _compute_features(
 
 
 class _Recordings:
-    """Chooses the recordings that can be used, and counts all of them."""
+    """Choose the usable recordings, and count all recordings."""
 
     def __init__(self, options: SimpleNamespace):
         self.count = 0
@@ -175,7 +175,7 @@ def _noise_source(seed: int, key: str) -> np.random.Generator:
 
 
 def _map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
-    """Yield what map() yields, in order, but compute it in threads; only a few items wait in memory."""
+    """Yield the results of map() in order, but compute them in threads and keep only a few in memory."""
     if num_threads == 1:
         yield from map(function, items)
         return

@@ -21,7 +21,7 @@ from sdpn_k2.kaldi.tools.command_line import BINARY, Option, tool
         Option(
             "covariance-floor",
             1.0e-06,
-            "Floor the eigenvalues of the covariance that is normalized to its largest eigenvalue times this number",
+            "Floor the eigenvalues of the normalized covariance at this fraction of the largest one",
         ),
         Option("dim", 100, "Dimension we keep with the LDA transform"),
         Option(

@@ -80,7 +80,7 @@ def ivector_compute_plda(
     ],
 )
 def ivector_copy_plda(options: SimpleNamespace, plda_rxfilename: str, plda_wxfilename: str) -> None:
-    """Copy a PLDA model; --smoothing adds a part of its between-class to its within-class covariance.
+    """Copy a PLDA model; --smoothing adds a fraction of its between-class covariance to its within-class covariance.
 
     Usage: ivector-copy-plda [options] <plda-in> <plda-out>
      e.g.: ivector-copy-plda --smoothing=0.1 plda plda.smooth0.1
@@ -169,7 +169,7 @@ def ivector_plda_scoring(
     trials_rxfilename: str,
     scores_wxfilename: str,
 ) -> int:
-    r"""Score trials, '<enrolment key> <test key>' a line, by PLDA log-likelihood ratios; write each with its score.
+    r"""Read trials '<enrolment key> <test key>', and write each with its PLDA log-likelihood ratio.
 
     Trials with an unknown key are skipped with a warning.
 
@@ -206,7 +206,7 @@ def ivector_plda_scoring(
 
 
 def _numbers_of_utterances(rspecifier: str, keys: List[str]) -> Tuple[List[int], np.ndarray]:
-    """Return the rows of those ``keys`` that are in the table of numbers, and their numbers, (n,)."""
+    """Return the rows of the ``keys`` that are in the table of numbers of utterances, and these numbers, (n,)."""
     known: List[int] = []
     numbers: List[int] = []
     with RandomReader(rspecifier, "int") as reader:

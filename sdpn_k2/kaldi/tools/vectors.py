@@ -27,8 +27,8 @@ Batches = Iterable[Tuple[List[str], np.ndarray]]
 def ivector_mean(options: SimpleNamespace, *arguments: str) -> int:
     """Average the vectors of each speaker's utterances, or all vectors.
 
-    With 3 or 4 arguments, write the mean of each speaker, and to the fourth argument each number of utterances. With
-    2 arguments, write the mean of all vectors to a file.
+    With 3 or 4 arguments, write the mean of each speaker and, to the fourth, the number of utterances of each. With 2
+    arguments, write the mean of all vectors to a file.
 
     Usage: ivector-mean <spk2utt-rspecifier> <ivector-rspecifier> <ivector-wspecifier> [<num-utt-wspecifier>]
     or:    ivector-mean [options] <ivector-rspecifier> <mean-wxfilename>
@@ -175,7 +175,7 @@ def ivector_subtract_global_mean(options: SimpleNamespace, *arguments: str) -> i
 
 
 def _transformed(transform_rxfilename: str, rspecifier: str) -> Iterator[Tuple[List[str], np.ndarray]]:
-    """Yield ``(keys, vectors)``, float64, after a linear transform, or an affine one, which has one more column.
+    """Yield ``(keys, vectors)``, float64, after a linear transform, or an affine one (with one more column).
 
     Raises:
         InputError: the transform is not finite or does not fit, or float cannot hold a result.

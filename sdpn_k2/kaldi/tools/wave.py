@@ -71,7 +71,7 @@ def extract_segments(
 
 
 def _parse_segment(line: str) -> Optional[Part]:
-    """Parse a line of a segments file; return None after a warning in Kaldi's words if it is not valid."""
+    """Parse a line of a segments file. If it is not valid, warn in Kaldi's words and return None."""
     words = line.split()
     if len(words) not in (4, 5):
         warn(f"Invalid line in segments file: {line}")
@@ -205,7 +205,7 @@ def wav_reverberate(options: SimpleNamespace, input_rxfilename: str, output_wxfi
 def _channel(wave: Wave, channel: int, name: str) -> np.ndarray:
     """Return one channel in float64, shape (samples,)."""
     if not 0 <= channel < len(wave.samples):
-        raise InputError(f"{name}: no channel {channel} (there are {len(wave.samples)}, counted from 0)")
+        raise InputError(f"{name}: no channel {channel} (0-based); the file has {len(wave.samples)}")
     return np.asarray(wave.samples[channel], np.float64)
 
 
@@ -226,7 +226,7 @@ def _power(signal: np.ndarray) -> float:
 def _reverberate(signal: np.ndarray, response: np.ndarray, rate: int) -> Tuple[np.ndarray, float]:
     """Return the convolution, (samples + taps - 1,), and the power of its early part.
 
-    The early part is that of the response from 1 ms before to 50 ms after its peak.
+    The early part uses the response from 1 ms before its peak to 50 ms after it.
     """
     peak = int(np.argmax(response))
     early = response[max(0, int(peak - 0.001 * rate)) : int(peak + 0.05 * rate)]
@@ -248,7 +248,7 @@ def _add_noise(signal: np.ndarray, noise: np.ndarray, snr: float, offset: int, p
     if abs(snr) > 1000:
         raise InputError(f"--snrs: {snr:g} dB must lie between -1000 and 1000")
     if not noise.any():
-        raise InputError("--additive-signals: a signal is silent, so that no SNR can be reached")
+        raise InputError("--additive-signals: a signal is silent, so it cannot be added at any SNR")
     result: np.ndarray = signal.copy()
     length = max(0, min(len(signal) - offset, len(noise)))
     result[offset : offset + length] += noise[:length] * np.sqrt(10 ** (-snr / 10) * power / _power(noise))
@@ -256,7 +256,7 @@ def _add_noise(signal: np.ndarray, noise: np.ndarray, snr: float, offset: int, p
 
 
 def _fit(output: np.ndarray, shift: int, length: int, rate: int, options: SimpleNamespace) -> np.ndarray:
-    """Cut or repeat the output, so that it has the length that the options ask for."""
+    """Cut or repeat the output to the length that the options require."""
     if options.duration > 0:
         wanted = int(rate * options.duration)
         return np.resize(output[shift : shift + min(length, wanted)], wanted)

@@ -4,13 +4,13 @@
 # Usage: sid/nnet3/xvector/extract_xvectors.sh [options] <model-dir> <data-dir> <xvector-dir>
 # Example: sid/nnet3/xvector/extract_xvectors.sh --nj 8 --cmd "$train_cmd" exp/sdpn data/test exp/sdpn/xvectors_test
 #
-# <model-dir> holds final.pt, a checkpoint of sdpn-k2 train. The data directory needs the features of its training.
+# <model-dir> holds final.pt, a checkpoint of sdpn-k2 train. <data-dir> needs the features that it was trained on.
 # Writes xvector.scp and spk_xvector.scp with their archives, num_utts.ark (text) and log/ into <xvector-dir>.
-# Utterances that cannot be embedded are skipped; the script fails if they are more than 5 %.
+# Utterances that cannot be embedded are skipped; the script fails if more than 5 % are skipped.
 #   --use-gpu true        give each job a graphics card
 #   --use-vad true        use only the frames that vad.scp marks as speech
 #   --max-duration S      split longer utterances into chunks of S seconds and average their embeddings
-#   --chunk-size N        the same in frames, as in Kaldi; -1: use --max-duration
+#   --chunk-size N        the same in frames, as in Kaldi (-1: use --max-duration)
 #   --num-threads N       threads of each job without a graphics card
 #   --stage 0|1|2         start with extraction, gathering, or averaging over speakers
 #   --cache-capacity N    accepted for compatibility with Kaldi: there are no compiled networks to cache
