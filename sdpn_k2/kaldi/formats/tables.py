@@ -277,7 +277,7 @@ def take_range(value: Any, range_: str, name: str) -> np.ndarray:
         if not first <= last < size + tolerance or first >= size:
             raise InputError(f"{name}: invalid range {what}")
         if last >= size:
-            log.warn(f"{name}: clipped the range {what}: it ends beyond the last row")
+            log.warn(f"{name}: clipped the range {what}: it ends beyond the data")
         slices.append(slice(first, last + 1))
     return np.ascontiguousarray(value[tuple(slices)])
 
