@@ -11,6 +11,12 @@ from sdpn_k2.data.corpora.demo import make_demo
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items):
+    """Run files with slow tests first, so that at the end no process works alone on one of them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real speech and golden files that lies beside the project in development and CI."""

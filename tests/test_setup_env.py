@@ -74,7 +74,7 @@ def test_pyenvs_python_3_9_creates_the_k2_environment(tmp_path, path):
         result = run_tests(tmp_path, "--k2", "-k", "plda", path=path)
         assert result.returncode == 0, result.stderr
     asked = lines(tmp_path / "pip.log")
-    assert len(asked) == 1 and asked[0].endswith(f"-c {tmp_path}/constraints.txt -e {tmp_path}[k2,test]")
+    assert len(asked) == 1 and asked[0].endswith(f"-c {tmp_path}/constraints.txt -e {tmp_path}[demo,k2,test]")
     imported, pytest_call = lines(tmp_path / "python.log")[-2:]
     assert imported == "-c import k2"
     assert pytest_call.startswith("-m pytest -n auto ") and pytest_call.endswith(" -k plda")

@@ -18,7 +18,7 @@ fi
 . utils/setup_env.sh
 [ "$sdpn_k2_extra" = "demo,test" ] || python3 -c "import k2"
 
-processes=(-n auto --maxprocesses 8 --dist loadfile)
+processes=(-n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder)
 for argument; do
   case $argument in -n* | --numprocesses* | --pdb) processes=() ;; esac
 done
