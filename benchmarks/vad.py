@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Compare the frame errors of ``sdpn-k2 vad`` and Kaldi's ``compute-vad`` in noise.
 
-    python benchmarks/vad.py CORPORA [--set test] [--recordings 40] [--backend auto]
+    python benchmarks/vad.py CORPORA [--set test] [--recordings 40] [--decoder auto]
 
 CORPORA has folders test/ (or dev/) with clean speech, <speaker>/<utterance>.flac or .wav, and noise/, all at 16 kHz. A
 recording consists of 2 to 4 utterances at equal level with 0.3 to 3 s of digital silence around them. One noise,
@@ -108,9 +108,9 @@ def silence(rng: np.random.Generator, shortest: float, longest: float) -> int:
     return int(rng.uniform(shortest, longest) * RATE) // SHIFT * SHIFT
 
 
-def errors(noisy: List[Recording], backend: str = "auto") -> Dict[str, Dict[int, float]]:
+def errors(noisy: List[Recording], decoder: str = "auto") -> Dict[str, Dict[int, float]]:
     """Return the frame error by system and SNR, as a share."""
-    decode = find_decoder(backend)
+    decode = find_decoder(decoder)
     labels: Dict[str, List[np.ndarray]] = {KALDI: [], RECIPE: [], OURS: []}
     energies = []
     for recording in noisy:
@@ -136,14 +136,14 @@ def main() -> None:
     parser.add_argument("--recordings", type=int, default=40)
     parser.add_argument("--bridge", type=int, default=20, help="longest pause, in frames, that counts as speech")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", default="auto", choices=("auto", "k2", "torch"))
+    parser.add_argument("--decoder", default="auto", choices=("auto", "k2", "torch"))
     arguments = parser.parse_args()
     noisy = list(recordings(arguments.corpora, arguments.set, arguments.recordings, arguments.bridge, arguments.seed))
     share = np.mean(np.concatenate([recording.speech for recording in noisy]))
     print(f"{arguments.recordings} recordings of {arguments.set}; {100 * share:.1f} % of the frames are speech\n")
     print("| frame error, % | " + " | ".join(f"{snr} dB" for snr in SNRS) + " | mean |")
     print("|---" * (len(SNRS) + 2) + "|")
-    results = errors(noisy, arguments.backend)
+    results = errors(noisy, arguments.decoder)
     for system, by_snr in results.items():
         values = [*by_snr.values(), np.mean(list(by_snr.values()))]
         print(f"| {system} | " + " | ".join(f"{100 * value:.2f}" for value in values) + " |")

@@ -60,6 +60,7 @@ def test_trials_are_all_pairs_of_the_test_set(demo):
         assert (kind == "target") == (enroll.split("-")[0] == test.split("-")[0])
 
 
+@pytest.mark.slow
 def test_same_seed_gives_same_bytes_with_any_number_of_jobs(demo, tmp_path):
     make_demo(tmp_path / "again", seed=3, num_jobs=1, **SIZES)
     assert contents(tmp_path / "again") == contents(demo)

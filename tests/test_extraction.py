@@ -49,3 +49,19 @@ def test_embeddings_that_are_not_finite_are_failures(data, monkeypatch, caplog):
         extractor.encoder.linear.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="40 of 40 .*'u00'"):
         extract(extractor, data, f"ark:{data}/x.ark")
+
+
+def test_long_audio_is_embedded_in_equal_chunks_whose_embeddings_are_averaged(data):
+    extractor = Extractor.load(write_model(data / "model.pt"), max_duration=0.5)
+    fbank = np.random.default_rng(0).normal(size=(120, 80)).astype(np.float32)  # 120 frames: 3 chunks of 40, below 50
+    chunks = [extractor.embed_fbank([chunk])[0] for chunk in np.split(fbank, 3)]
+    assert np.abs(chunks[0] - chunks[1]).max() > 1e-2
+    np.testing.assert_allclose(extractor.embed_fbank([fbank])[0], np.mean(chunks, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_audio_of_fewer_than_five_frames_is_refused(data):
+    extractor = Extractor.load(write_model(data / "model.pt"))
+    samples = np.random.default_rng(1).normal(size=1040) * 0.1  # 65 ms: frames of 25 ms, every 10 ms
+    assert extractor.embed(samples).shape == (extractor.dim,)
+    with pytest.raises(InputError, match=r"\b1039\b.*\b5\b"):
+        extractor.embed(samples[:-1])

@@ -35,7 +35,15 @@ def test_columns_in_the_order_of_the_selection(select, selection, columns):
     assert selected["none"].size == 0
 
 
-@pytest.mark.parametrize("selection, part", [("5", "column 5"), ("1-7", "column 7")])
+@pytest.mark.parametrize(
+    "selection, part",
+    [
+        ("5", "column 5"),
+        ("1-7", "column 7"),
+        ("7-1", "column 7"),
+        ("1-999999999999999999", "column 999999999999999999"),
+    ],
+)
 def test_missing_columns_are_refused_by_key(select, tmp_path, selection, part):
     status, _, error = select(selection)
     assert status == 1 and error.count("\n") == 1 and "in.ark" in error and "a has 5" in error and part in error

@@ -17,6 +17,7 @@ def run(*command, cwd: Path = RECIPE) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", *map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_demo_then_the_same_data_as_kaldi_directories(tmp_path):
     sizes = "--num-train-speakers 1 --num-test-speakers 2 --num-utterances 2 --seed 5 --nj 2"
     done = run("local/prepare_demo.sh", *sizes.split(), tmp_path / "audio", tmp_path / "data")

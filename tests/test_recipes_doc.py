@@ -12,17 +12,15 @@ import pytest
 import soundfile
 import torch
 from three_d_speaker import INTEROP
+from tiny_config import TINY
 from tiny_models import write_data
 
+from sdpn_k2.config import config_to_yaml, load_config
 from sdpn_k2.kaldi import tools
 from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = """
-model: {channels: 16, attention_channels: 4, se_channels: 4, embedding_dim: 8, mlp_hidden_dim: 16, projection_dim: 6}
-objective: {num_prototypes: 5}
-"""
 TRAINING = """
 crops: {global_seconds: 1.0, local_seconds: 0.5}
 train: {batch_size: 4, steps: 2, workers: 0}
@@ -40,7 +38,9 @@ def workplace(speech, golden, tmp_path):
     shutil.copy(INTEROP / "3dspeaker-sdpn-tiny.pth", tmp_path / "sdpn.pth")
     (tmp_path / "utils").symlink_to(ROOT / "utils")
     (tmp_path / "exp").mkdir()
-    (tmp_path / "sdpn.yaml").write_text(MODEL + TRAINING)
+    (tmp_path / "sdpn.yaml").write_text(
+        config_to_yaml(load_config(None, [*TINY, "train.batch_size=4", "train.steps=2"]))
+    )
     (tmp_path / "train.yaml").write_text(TRAINING)
     train = write_data(tmp_path / "data" / "train", speech, speakers=2)
     features = [f"scp:{train}/wav.scp", f"ark,scp:{train}/feats.ark,{train}/feats.scp"]

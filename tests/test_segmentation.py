@@ -316,7 +316,7 @@ def detect(source, output, **options):
 
 
 def test_command_writes_for_kaldi_and_lhotse(data, tmp_path):
-    log = succeed("sdpn-k2 vad --backend torch data out | tee printed", tmp_path)
+    log = succeed("sdpn-k2 vad --decoder torch data out | tee printed", tmp_path)
     for name in ("s3-tiny", "s4-junk", "s5-gone"):
         assert sum(name in line for line in log.splitlines()) == 1
     assert re.match("out: 3 .* 3 ", (tmp_path / "printed").read_text())
@@ -487,7 +487,7 @@ def test_without_a_working_k2(data, tmp_path, monkeypatch, caplog, fault, words)
     caplog.set_level("INFO")
     assert find_decoder("auto") is viterbi
     assert sum(words in line and "torch" in line for line in caplog.messages) == 1
-    result = CliRunner().invoke(cli, ["vad", "--backend", "k2", str(data), str(tmp_path / "out")])
+    result = CliRunner().invoke(cli, ["vad", "--decoder", "k2", str(data), str(tmp_path / "out")])
     message = str(result.exception)
     assert isinstance(result.exception, InputError) and "\n" not in message
-    assert words in message and "backend torch" in message and not (tmp_path / "out").exists()
+    assert words in message and "decoder torch" in message and not (tmp_path / "out").exists()

@@ -205,6 +205,7 @@ def test_bad_configuration_fails_with_its_log(call, corpus, tmp_path):
     assert not (corpus / "feats.scp").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nj", [1, 3])
 @pytest.mark.parametrize("compress", ["true", "false"])
 def test_vad_from_the_same_pass_as_fbank(call, corpus, tmp_path, nj, compress):
@@ -308,6 +309,7 @@ def model(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model") / "final.pt", FeaturesConfig(num_mel_bins=20)).parent
 
 
+@pytest.mark.slow
 def test_extract_xvectors(call, corpus, model, tmp_path):
     from sdpn_k2.inference.extraction import Extractor
 

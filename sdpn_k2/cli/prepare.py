@@ -3,7 +3,7 @@
 import click
 
 from sdpn_k2.cli.shared_options import channel_option, together
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 
 
 def folder(name):
@@ -27,7 +27,9 @@ num_jobs_option = click.option(
 # The options of every command that decodes and checks audio.
 scan_options = together(
     num_jobs_option,
-    click.option("--max-bad", default=5.0, help="Give up if more than this percentage of a set is unusable."),
+    click.option(
+        "--max-bad", default=100 * MAX_SKIPPED_SHARE, help="Give up if more than this percentage of a set is unusable."
+    ),
 )
 
 

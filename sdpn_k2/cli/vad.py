@@ -12,10 +12,10 @@ from sdpn_k2.errors import InputError
 @click.command()
 @device_option
 @click.option(
-    "--backend",
+    "--decoder",
     type=click.Choice(["auto", "k2", "torch"]),
     default="auto",
-    help="Decoder to use; auto is k2 if it works, else torch.",
+    help="Viterbi decoder to use; auto is k2 if it works, else torch.",
 )
 @click.option("--min-speech", default=0.2, metavar="SECONDS", help="Shortest speech segment.")
 @click.option("--min-nonspeech", default=0.3, metavar="SECONDS", help="Shortest pause.")
@@ -32,7 +32,7 @@ from sdpn_k2.errors import InputError
 def vad(
     data: str,
     output: Path,
-    backend: str,
+    decoder: str,
     min_speech: float,
     min_nonspeech: float,
     to_speech_cost: float,
@@ -58,7 +58,7 @@ def vad(
     topology = Topology(
         round(min_speech / SHIFT_SECONDS), round(min_nonspeech / SHIFT_SECONDS), to_speech_cost, to_nonspeech_cost
     )
-    decode = find_decoder(backend)
+    decode = find_decoder(decoder)
     chosen = start_process(device).device
     summary = detect_speech(data, output, topology, decode, device=chosen, log_likelihoods=log_likelihoods)
     click.echo(f"{output}: {summary.lines()}")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sdpn_k2.data.audio_files import SAMPLE_RATE
 from sdpn_k2.data.recordings import Audio
-from sdpn_k2.errors import InputError, Skipped, check_skipped
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
 
 MIN_SECONDS = 0.065  # shorter audio has fewer than the 5 frames that an embedding needs
 NUM_REPORTED = 10  # skipped files named in the log; the manifest skipped_<set> names all
@@ -38,7 +38,7 @@ def scan_audio(
     *,
     channel: int = 0,
     num_jobs: int | None = None,
-    max_bad: float = 5.0,
+    max_bad: float = 100 * MAX_SKIPPED_SHARE,
     min_seconds: float = MIN_SECONDS,
 ) -> Scan:
     """Decode all audio in threads and skip files that cannot be used.

@@ -1,4 +1,4 @@
-"""Choose the backend of Viterbi decoding: k2 or torch."""
+"""Choose the Viterbi decoder: that of k2 or that of torch."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from sdpn_k2.signal.segmentation import Decoder, viterbi
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "k2", "torch")
+DECODERS = ("auto", "k2", "torch")
 
 
-def find_decoder(backend: str) -> Decoder:
-    """Return the Viterbi decoder of a backend: ``k2``, ``torch``, or ``auto`` (k2 if it works, else torch).
+def find_decoder(name: str) -> Decoder:
+    """Return a Viterbi decoder by its name: ``k2``, ``torch``, or ``auto`` (k2 if it works, else torch).
 
     Raises:
-        InputError: no such backend, or k2 is requested but missing or not loadable with this torch.
+        InputError: no such decoder, or k2 is requested but missing or not loadable with this torch.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"{backend!r} is not a valid backend (expected {', '.join(BACKENDS)})")
-    if backend == "torch":
+    if name not in DECODERS:
+        raise InputError(f"{name!r} is not a valid decoder (expected {', '.join(DECODERS)})")
+    if name == "torch":
         return viterbi
     try:
         return importlib.import_module("sdpn_k2.signal.k2_segmentation").viterbi
     except Exception as error:  # a binary built for another torch may fail in any way
         reason = _why_no_k2(error)
-    if backend == "k2":
-        raise InputError(f"{reason}; see docs/vad.md, or use the backend torch")
+    if name == "k2":
+        raise InputError(f"{reason}; see docs/vad.md, or use the decoder torch")
     log.info("%s; decoding with torch", reason)
     return viterbi
 

@@ -101,7 +101,7 @@ def segment(
         frames: input of ``classify``, (frames, …) for each recording; by default log energies (frames,).
         topology: the allowed segmentations and their costs.
         classify: the frame classifier, by default ``two_gaussians``. Its result includes priors, if there are any.
-        decode: by default ``viterbi``; see ``sdpn_k2.signal.decoders.find_decoder`` for other backends.
+        decode: by default ``viterbi``; see ``sdpn_k2.signal.decoders.find_decoder`` for others.
 
     Raises:
         InputError: the classifier did not return finite log-likelihoods (frames, 2) for each recording.

@@ -28,7 +28,7 @@ from sdpn_k2.data.audio_check import scan_audio
 from sdpn_k2.data.audio_files import add_location, find_audio, list_recordings, make_id
 from sdpn_k2.data.data_folder import AUGMENTATION, clear_set, write_augmentation, write_eval_sets, write_set
 from sdpn_k2.data.trial_lists import write_trials
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 from sdpn_k2.kaldi.datadir.data_dir import trial_lists
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def prepare_audio_dir(
     *,
     channel: int = 0,
     num_jobs: int | None = None,
-    max_bad: float = 5.0,
+    max_bad: float = 100 * MAX_SKIPPED_SHARE,
 ) -> list[str]:
     """Write manifests and Kaldi data directories for an audio folder.
 

@@ -27,7 +27,7 @@ from sdpn_k2.data.data_folder import (
 from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
 from sdpn_k2.data.recordings import make_recording, wav_scp_entry
 from sdpn_k2.data.trial_lists import write_trials
-from sdpn_k2.errors import InputError, Skipped
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, read_map, trial_lists
 from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import Part, read_parts
@@ -58,7 +58,7 @@ def prepare_kaldi_dirs(
     augmentation: Mapping[str, str | Path] | None = None,
     *,
     num_jobs: int | None = None,
-    max_bad: float = 5.0,
+    max_bad: float = 100 * MAX_SKIPPED_SHARE,
 ) -> list[str]:
     """Write manifests and data directories for existing Kaldi data directories.
 
@@ -94,7 +94,9 @@ def prepare_kaldi_dirs(
     return list(eval_dirs)
 
 
-def import_data_dir(source: Path, data: Path, name: str, *, num_jobs: int | None = None, max_bad: float = 5.0) -> Scan:
+def import_data_dir(
+    source: Path, data: Path, name: str, *, num_jobs: int | None = None, max_bad: float = 100 * MAX_SKIPPED_SHARE
+) -> Scan:
     """Check one Kaldi data directory and write it as set ``name``; return the usable and the skipped utterances.
 
     Raises:

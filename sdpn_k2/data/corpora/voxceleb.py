@@ -22,7 +22,7 @@ from sdpn_k2.data.audio_check import scan_audio
 from sdpn_k2.data.audio_files import LIBSNDFILE_SUFFIXES, find_audio, locate, make_id
 from sdpn_k2.data.data_folder import clear_set, write_augmentation, write_eval_sets, write_set
 from sdpn_k2.data.trial_lists import refuse_unknown, write_trials
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 from sdpn_k2.kaldi.backend.trials import Trial
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def prepare_voxceleb(
     musan: str | Path | None = None,
     rirs_noises: str | Path | None = None,
     num_jobs: int | None = None,
-    max_bad: float = 5.0,
+    max_bad: float = 100 * MAX_SKIPPED_SHARE,
 ) -> list[str]:
     """Write manifests and data directories for VoxCeleb.
 

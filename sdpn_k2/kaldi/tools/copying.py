@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from types import SimpleNamespace
-from typing import Any, Callable, List, Optional, Set
+from typing import Any, Callable, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -258,27 +258,38 @@ def select_feats(_options: SimpleNamespace, selection: str, rspecifier: str, wsp
     Usage: select-feats <selection> <in-rspecifier> <out-wspecifier>
      e.g.: select-feats 0,24-22,3-12 scp:feats.scp ark,scp:feat-red.ark,feat-red.scp
     """
-    columns = _parse_columns(selection)
+    ranges = _parse_ranges(selection)
+    highest = max(max(limits) for limits in ranges)
+    columns: List[int] = []
     done = 0
     with read_table(rspecifier, "matrix") as reader, TableWriter(wspecifier, "matrix") as writer:
         for key, features in reader:
-            if len(features) and max(columns) >= features.shape[1]:
-                raise InputError(
-                    f"{reader.where}: {key} has {features.shape[1]} columns, numbered from 0; "
-                    f"cannot select column {max(columns)}"
-                )
-            writer.write(key, features[:, columns] if len(features) else features)
+            if len(features):
+                if highest >= features.shape[1]:
+                    raise InputError(
+                        f"{reader.where}: {key} has {features.shape[1]} columns, numbered from 0; "
+                        f"cannot select column {highest}"
+                    )
+                columns = columns or _columns(ranges)  # here, since a range beyond all features may be huge
+                features = features[:, columns]
+            writer.write(key, features)
             done += 1
-    log(f"Selected {len(columns)} columns of {done} feature matrices.")
+    log(f"Selected {sum(abs(last - first) + 1 for first, last in ranges)} columns of {done} feature matrices.")
 
 
-def _parse_columns(selection: str) -> List[int]:
-    """Return the columns of a selection such as ``0,24-22,3-12``, in its order."""
-    columns: List[int] = []
+def _parse_ranges(selection: str) -> List[Tuple[int, int]]:
+    """Return the first and last column of each part of a selection such as ``0,24-22,3-12``."""
+    ranges = []
     for part in selection.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if not match:
             raise InputError(f"'{selection}' is not a valid selection of columns (expected a list such as 0,3-12)")
-        first, last = int(match[1]), int(match[2] or match[1])
+        ranges.append((int(match[1]), int(match[2] or match[1])))
+    return ranges
+
+
+def _columns(ranges: Sequence[Tuple[int, int]]) -> List[int]:
+    columns: List[int] = []
+    for first, last in ranges:
         columns += range(first, last + 1) if first <= last else range(first, last - 1, -1)
     return columns
