@@ -12,11 +12,11 @@ TINY = " ".join([*TINY_MODEL, "train.batch_size=8", "train.steps=3", "train.work
 
 
 def run(*arguments, check=True):
-    """Run run.sh on two jobs and the CPU; return the completed process."""
+    """Run run.sh on the CPU, one job at a time unless told otherwise; return the completed process."""
     # The recipe uses the Python that runs the tests.
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
     result = subprocess.run(
-        ["bash", str(RECIPE / "run.sh"), "--nj", "2", "--ngpu", "0", *map(str, arguments)],
+        ["bash", str(RECIPE / "run.sh"), "--nj", "1", "--ngpu", "0", *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment,

@@ -36,7 +36,7 @@ def voxceleb(speech, ffmpeg, tmp_path_factory):
         "--config-set": TINY,
     }
     arguments = list(itertools.chain(*options.items()))
-    return arguments, data, exp, run(*arguments).stdout
+    return arguments, data, exp, run(*arguments, "--nj", "2").stdout
 
 
 @pytest.mark.slow

@@ -40,7 +40,8 @@ def test_small_corpus_first_without_and_then_with_trials(tmp_path):
         "--config-set": TINY.replace("embedding_dim=8", "embedding_dim=16").replace("steps=3", "steps=1"),
     }
     arguments = list(itertools.chain(*options.items()))
-    result = run(*arguments)
+    run(*arguments, "--stop-stage", "2")
+    result = run(*arguments, "--stage", "6")
     assert "skipping stages 6 and 7" in result.stdout and "Stage 6" not in result.stdout
     assert not (exp / "scores").exists()
     (root / "test" / "trials").write_text("s0-0 s0-1 target\ns0-0 s1-0 nontarget\n")
