@@ -1,20 +1,9 @@
 """The tools that estimate LDA and PCA transforms: their options, and bad input."""
 
 import numpy as np
-import pytest
 from vector_tools import KEYS, VECTORS, complaint, run, warnings, write_lists, write_vectors
 
 from sdpn_k2.kaldi.formats.tables import TableWriter, read_object
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def table(own_folder):
-    return write_vectors("vectors.ark", KEYS, VECTORS)
 
 
 def test_est_pca_of_matrices_equals_that_of_their_rows(table):

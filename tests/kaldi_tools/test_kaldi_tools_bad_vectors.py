@@ -9,28 +9,11 @@ from vector_tools import (
     run,
     warnings,
     write_lists,
-    write_model,
     write_vectors,
 )
 
 from sdpn_k2.kaldi.backend.plda import Plda, read_plda, write_plda
 from sdpn_k2.kaldi.formats.tables import read_object, write_object
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def table(own_folder):
-    return write_vectors("vectors.ark", KEYS, VECTORS)
-
-
-@pytest.fixture
-def plda(own_folder):
-    return write_model()
-
 
 VECTOR_TOOLS = {
     "ivector-mean": ["{table}", "out"],

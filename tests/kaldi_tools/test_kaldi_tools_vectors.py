@@ -10,16 +10,6 @@ from sdpn_k2.kaldi.backend.plda import read_plda
 from sdpn_k2.kaldi.formats.tables import read_object, write_object
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def table(own_folder):
-    return write_vectors("vectors.ark", KEYS, VECTORS)
-
-
 def test_global_mean_is_text_of_seven_digits_or_binary_double(table):
     assert run("ivector-mean", table, "mean.txt") == 0
     assert run("ivector-mean", "--binary=true", table, "mean.bin") == 0

@@ -7,11 +7,6 @@ from vector_tools import RNG, complaint, run
 from sdpn_k2.kaldi.formats.tables import TableWriter
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_costs_are_negated_scores():
     scores = RNG.normal(size=(6, 6)).astype(np.float32)
     scores += scores.T

@@ -5,16 +5,6 @@ import pytest
 from vector_tools import KEYS, VECTORS, parse_scores, random_trials, run, warnings, write_vectors
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def table(own_folder):
-    return write_vectors("vectors.ark", KEYS, VECTORS)
-
-
 def test_dot_products(table):
     pairs = random_trials(1500)
     with open("trials", "w") as stream:

@@ -11,28 +11,12 @@ from vector_tools import (
     run,
     warnings,
     write_lists,
-    write_model,
     write_vectors,
 )
 
 from sdpn_k2.kaldi.backend import trials
 from sdpn_k2.kaldi.backend.plda import read_plda
 from sdpn_k2.kaldi.formats.tables import TableWriter, read_table
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def table(own_folder):
-    return write_vectors("vectors.ark", KEYS, VECTORS)
-
-
-@pytest.fixture
-def plda(own_folder):
-    return write_model()
 
 
 @pytest.mark.parametrize("several", [False, True])

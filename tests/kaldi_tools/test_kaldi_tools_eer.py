@@ -8,11 +8,6 @@ from sdpn_k2.kaldi.backend import trials
 from sdpn_k2.kaldi.backend.eer import kaldi_eer
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_compute_eer_prints_four_digits_without_a_line_end(capfd, monkeypatch):
     scores = np.concatenate([RNG.normal(2, 1, 300), RNG.normal(0, 1, 700)]).round(5)
     labels = np.repeat(["target", "nontarget"], [300, 700])
