@@ -9,6 +9,8 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 
+from sdpn_k2.kaldi.backend.lda import SpeakerStats
+
 ROOT = Path(__file__).resolve().parent.parent
 DROP_INS = ROOT / "utils" / "kaldi-bin"
 
@@ -72,6 +74,13 @@ def load(path):
 def write_ark(path, table):
     """Write arrays as a binary Kaldi archive."""
     kaldiio.save_ark(str(path), {key: np.asarray(value, np.float32) for key, value in table.items()})
+
+
+def speaker_stats(vectors, speakers):
+    """Return the statistics that LDA and PLDA need of vectors ``(n, dim)`` and their speakers' numbers."""
+    stats = SpeakerStats(vectors.shape[1], max(speakers) + 1)
+    stats.add(vectors, speakers)
+    return stats
 
 
 def speech_like(seed=0, seconds=1.0, rate=16000):

@@ -3,16 +3,11 @@
 import kaldiio
 import numpy as np
 import pytest
+from kaldi_support import speaker_stats
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend.lda import SpeakerStats, compute_lda
 from sdpn_k2.kaldi.backend.pca import pca_transform
-
-
-def stats_of(vectors, speakers):
-    stats = SpeakerStats(vectors.shape[1], max(speakers) + 1)
-    stats.add(vectors, speakers)
-    return stats
 
 
 def random_set(seed, num_speakers, dim, most=6, scale=1.0):
@@ -55,7 +50,7 @@ def test_lda_solves_the_generalised_eigenvalue_problem(seed, num_speakers, dim, 
     vectors, speakers = random_set(seed, num_speakers, dim)
     total, within, mean = covariances(vectors, speakers)
     mixed = factor * total + (1 - factor) * within
-    lda = compute_lda(stats_of(vectors, speakers), keep, factor)
+    lda = compute_lda(speaker_stats(vectors, speakers), keep, factor)
     linear, offset = lda.transform[:, :-1], lda.transform[:, -1]
     assert lda.num_floored == 0
     np.testing.assert_allclose(linear @ mixed @ linear.T, np.eye(keep), atol=1e-8)
@@ -69,7 +64,7 @@ def test_covariance_floor_is_relative_to_the_greatest_eigenvalue():
     vectors, speakers = random_set(4, 30, 8)
     _, within, _ = covariances(vectors, speakers)
     floor = np.linalg.eigvalsh(within)[3] / np.linalg.eigvalsh(within)[-1] * 1.0001
-    lda = compute_lda(stats_of(vectors, speakers), 8, covariance_floor=floor)
+    lda = compute_lda(speaker_stats(vectors, speakers), 8, covariance_floor=floor)
     assert lda.num_floored == 4
     values, directions = np.linalg.eigh(within)
     floored = directions * np.maximum(values, floor * values[-1]) @ directions.T
@@ -79,7 +74,7 @@ def test_covariance_floor_is_relative_to_the_greatest_eigenvalue():
 
 def test_statistics_do_not_depend_on_batches():
     vectors, speakers = random_set(5, 12, 7)
-    whole, pieces = stats_of(vectors, speakers), SpeakerStats(7, 12)
+    whole, pieces = speaker_stats(vectors, speakers), SpeakerStats(7, 12)
     for start in range(0, len(vectors), 5):
         pieces.add(vectors[start : start + 5], speakers[start : start + 5])
     pieces.add(vectors[:0], speakers[:0])
@@ -102,7 +97,7 @@ def test_lda_equals_kaldis(golden, name, factor, floor, keep, centre):
     names = sorted(set(speaker_of.values()))
     vectors = np.array(list(table.values()), np.float64)
     vectors -= centre * vectors.mean(axis=0)
-    lda = compute_lda(stats_of(vectors, [names.index(speaker_of[key]) for key in table]), keep, factor, floor)
+    lda = compute_lda(speaker_stats(vectors, [names.index(speaker_of[key]) for key in table]), keep, factor, floor)
     assert_rows_match(lda.transform, kaldiio.load_mat(str(golden / name)))
 
 
@@ -119,12 +114,12 @@ def test_lda_equals_kaldis(golden, name, factor, floor, keep, centre):
 )
 def test_lda_refuses_insufficient_data(vectors, speakers, dim, floor, complaint):
     with pytest.raises(InputError, match=complaint):
-        compute_lda(stats_of(vectors, list(speakers)), dim, covariance_floor=floor)
+        compute_lda(speaker_stats(vectors, list(speakers)), dim, covariance_floor=floor)
 
 
 def test_a_singular_covariance_is_floored_by_default():
     vectors = np.random.default_rng(0).normal(size=(40, 4)) * [1, 1, 0, 1]
-    lda = compute_lda(stats_of(vectors, [0, 1] * 20), 2)
+    lda = compute_lda(speaker_stats(vectors, [0, 1] * 20), 2)
     assert lda.num_floored == 1
     assert np.isfinite(lda.transform).all()
 

@@ -5,6 +5,7 @@ import re
 import kaldiio
 import numpy as np
 import pytest
+from kaldi_support import speaker_stats
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend.lda import SpeakerStats
@@ -115,19 +116,13 @@ def test_em_raises_the_likelihood_of_the_training_vectors():
     "make, complaint",
     [
         (lambda: SpeakerStats(3, 2), "no vectors"),
-        (lambda: filled(np.random.default_rng(0).normal(size=(5, 3)), [0, 1, 2, 3, 4]), "speaker"),
-        (lambda: filled(np.random.default_rng(0).normal(size=(3, 3)), [0, 0, 1]), "3 of 3 dimensions"),
+        (lambda: speaker_stats(np.random.default_rng(0).normal(size=(5, 3)), [0, 1, 2, 3, 4]), "speaker"),
+        (lambda: speaker_stats(np.random.default_rng(0).normal(size=(3, 3)), [0, 0, 1]), "3 of 3 dimensions"),
     ],
 )
 def test_too_little_data_is_refused(make, complaint):
     with pytest.raises(InputError, match=complaint):
         estimate_plda(make())
-
-
-def filled(vectors, speakers):
-    stats = SpeakerStats(vectors.shape[1], max(speakers) + 1)
-    stats.add(vectors, speakers)
-    return stats
 
 
 def test_singular_within_covariance_is_refused():
@@ -238,7 +233,7 @@ def test_estimates_equal_kaldis(golden, name, num_iters):
         vectors = back_end(golden, vectors)
     speaker_of = dict(line.split() for line in (golden / "train.utt2spk").read_text().splitlines())
     names = sorted(set(speaker_of.values()))
-    ours = estimate_plda(filled(vectors, [names.index(speaker_of[key]) for key in table]), num_iters)
+    ours = estimate_plda(speaker_stats(vectors, [names.index(speaker_of[key]) for key in table]), num_iters)
     kaldis = read_text_plda(golden / name)
     np.testing.assert_allclose(ours.psi, kaldis.psi, rtol=1e-5)
     signs = np.sign((ours.transform * kaldis.transform).sum(axis=1))[:, None]

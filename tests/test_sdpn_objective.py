@@ -5,17 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from tiny_config import TINY_MODEL
 
 from sdpn_k2.config import load_config
 from sdpn_k2.methods import regularisation, sdpn
 
 VIEWS, UTTERANCES, DIM, K = 3, 6, 5, 7
-
-
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 def sinkhorn_reference(p, iterations):
@@ -51,8 +47,8 @@ def test_every_term_equals_its_formula():
     loss, terms = model.loss(e, z_student, z_teacher)
 
     prototypes = unit(model.prototypes.weight.detach().numpy())
-    p_student = softmax(z_student.numpy() @ prototypes.T / 0.1)
-    p_teacher = softmax(z_teacher.numpy() @ prototypes.T / 0.1) ** (1 / 0.25)
+    p_student = softmax(z_student.numpy() @ prototypes.T / 0.1, axis=-1)
+    p_teacher = softmax(z_teacher.numpy() @ prototypes.T / 0.1, axis=-1) ** (1 / 0.25)
     p_teacher = sinkhorn_reference(p_teacher / p_teacher.sum(-1, keepdims=True), 3)
     cross_entropy = np.mean(
         [-np.sum(p_teacher[i] * np.log(p_student[v, i])) for v in range(VIEWS) for i in range(UTTERANCES)]
