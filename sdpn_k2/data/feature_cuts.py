@@ -13,7 +13,7 @@ from lhotse.utils import fastcopy
 from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.data.manifest_files import load_manifest, read_lines
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir.data_dir import read_map
+from sdpn_k2.kaldi.datadir.data_dir import read_numbers
 from sdpn_k2.kaldi.formats.tables import read_table
 
 
@@ -28,7 +28,7 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
     """
     directory = data / name
     find_recording = _recording_finder(data / "manifests" / f"recordings_{name}.jsonl.gz")
-    num_frames = read_map(directory / "utt2num_frames")
+    num_frames = read_numbers(directory / "utt2num_frames")
     feats_scp = str((directory / "feats.scp").resolve())
     dimension = _feature_dimension(feats_scp)
     if features.kind == "fbank" and dimension != features.num_mel_bins:
