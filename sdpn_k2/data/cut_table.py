@@ -21,7 +21,7 @@ import struct
 import tempfile
 from array import array
 from pathlib import Path
-from typing import BinaryIO, Optional, Sequence, Union
+from typing import IO, Optional, Sequence, Union
 
 import numpy as np
 from lhotse import CutSet, MonoCut
@@ -107,7 +107,7 @@ def _checksum(manifests: Sequence[Path]) -> bytes:
     return checksum.digest()
 
 
-def _matching(table: Path, checksum: bytes) -> Optional[BinaryIO]:
+def _matching(table: Path, checksum: bytes) -> Optional[IO[bytes]]:
     """Open a table if it exists and was made of manifests with this checksum."""
     with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
         stream = opened.enter_context(open(table, "rb", buffering=0))
@@ -118,7 +118,7 @@ def _matching(table: Path, checksum: bytes) -> Optional[BinaryIO]:
     return None
 
 
-def _write_once(table: Path, manifests: Sequence[Path], checksum: bytes) -> BinaryIO:
+def _write_once(table: Path, manifests: Sequence[Path], checksum: bytes) -> IO[bytes]:
     """Open a table that one of several processes writes, while the others wait for it. Raises InputError."""
     with open(manifests[0], "rb") as lock:
         with contextlib.suppress(OSError):  # some file systems have no locks; then each process writes the same table
@@ -141,7 +141,7 @@ def _write_once(table: Path, manifests: Sequence[Path], checksum: bytes) -> Bina
     return temporary
 
 
-def _write(output: BinaryIO, manifests: Sequence[Path], checksum: bytes) -> None:
+def _write(output: IO[bytes], manifests: Sequence[Path], checksum: bytes) -> None:
     """Write the table of ``manifests``. Raises InputError."""
     digest, longest = hashlib.blake2b(digest_size=8), 0.0
     starts, shard_ends = array("q", [0]), array("q", [0])

@@ -54,7 +54,8 @@ def write_shar(cuts: Path, folder: Path, shard_size: int, seed: int) -> int:
     if folder.exists():
         raise InputError(f"{folder}: already exists; remove it, or use another name")
     table = CutTable(cuts)
-    missing = {field for cut in table for field in FIELDS if getattr(cut, field) is None}
+    cuts_in_order = map(table.__getitem__, range(len(table)))
+    missing = {field for cut in cuts_in_order for field in FIELDS if getattr(cut, field) is None}
     fields = [field for field in FIELDS if field not in missing]
     if not fields:
         raise InputError(f"{cuts}: cuts without recording and cuts without features: there is nothing to write")
