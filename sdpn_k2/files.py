@@ -71,9 +71,9 @@ def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
         InputError: the folder cannot be made or renamed.
     """
     target = Path(os.path.realpath(path))
-    make_folder(target.parent)
     temporary = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         temporary.chmod(0o777 & ~_umask())
         yield temporary
