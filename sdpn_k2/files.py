@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -42,9 +43,7 @@ def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
         target = Path(os.path.realpath(path))
         descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         # mkstemp creates private files; give them the permissions that the umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.fchmod(descriptor, 0o666 & ~umask)
+        os.fchmod(descriptor, 0o666 & ~_umask())
         with os.fdopen(descriptor, mode, encoding=encoding) as stream:
             yield stream
             stream.flush()
@@ -57,6 +56,39 @@ def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
+    """Make a temporary folder beside ``path``, and yield it; on success rename it to ``path``.
+
+    After an exception it is removed, with all it holds.
+
+    Args:
+        path: the final name, of a folder that does not exist or is empty.
+
+    Raises:
+        InputError: the folder cannot be made or renamed.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        temporary.rename(target)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write this folder: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _is_special(path: Union[str, Path]) -> bool:

@@ -81,12 +81,10 @@ def tiny_fbank_cuts(tiny_cuts, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_shards(tiny_fbank_cuts, tmp_path_factory) -> Path:
     """The cuts with stored fbank as shards of four."""
-    from lhotse import CutSet
-
     from sdpn_k2.data.shar import write_shar
 
     folder = tmp_path_factory.mktemp("tiny_shar") / "train"
-    write_shar(CutSet.from_file(tiny_fbank_cuts), folder, 4, 0)
+    write_shar(tiny_fbank_cuts, folder, 4, 0)
     return folder
 
 

@@ -5,11 +5,13 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import CutSet, Features, MonoCut, MultiCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse.array import Array
 from lhotse.audio import AudioSource
+from lhotse.supervision import AlignmentItem
 
 from sdpn_k2.cli import cli
-from sdpn_k2.data.manifest_files import load_manifest, write_manifest
+from sdpn_k2.data.manifest_files import load_manifest, to_line, write_manifest
 from sdpn_k2.errors import InputError
 
 RECORDINGS = [
@@ -94,3 +96,17 @@ def test_every_iteration_reads_the_whole_manifest(items, kind, packed, tmp_path)
         path.write_bytes(gzip.decompress(path.read_bytes()))
     manifest = load_manifest(path, kind)
     assert isinstance(manifest, kind) and list(manifest) == list(manifest) == list(manifest.to_eager()) == items
+
+
+def test_lines_are_those_of_lhotse():
+    recording = Recording("r", [AudioSource("file", [0, 1], "/ä.wav")], 8000, 8000, 1.0, [0, 1]).resample(16000)
+    supervision = SupervisionSegment(
+        "s", "r", 0, 1, speaker="a", custom={"x": None, "array": Array("numpy_files", "/x", "k", [3])}
+    )
+    aligned = supervision.with_alignment("word", [AlignmentItem("a", 0.0, 1.0), AlignmentItem("b", 0.5, 0.5, 0.1)])
+    features = Features("fbank", 98, 80, 0.01, 16000, 0, 1.0, "numpy_files", "/x", "k", "r", 0)
+    custom = {"other": RECORDINGS[0], "nested": {"a": None}}
+    cut = MonoCut("c", 0, 1.0, 0, [supervision, aligned], features, recording, custom)
+    multi = MultiCut("m", 0, 1.0, [0, 1], [aligned], recording=recording)
+    for item in (recording, recording.perturb_speed(1.1), supervision, aligned, features, cut, multi, cut.pad(3.0)):
+        assert to_line(item) == json.dumps(item.to_dict(), ensure_ascii=False).encode() + b"\n"

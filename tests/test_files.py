@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output
+from sdpn_k2.files import atomic_folder, atomic_output
 
 
 @pytest.mark.parametrize("mode, content", [("w", "é\n"), ("wb", b"\xff")])
@@ -61,3 +61,30 @@ def test_a_descriptor_is_written_directly():
 def test_unwritable_files_are_named(tmp_path, name, message):
     with pytest.raises(InputError, match=f"{name}: .*{message}"), atomic_output(f"{tmp_path}/{name}"):
         pass
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_folders_are_complete_or_absent(tmp_path, exists):
+    path = tmp_path / "a" / "folder"
+    if exists:
+        path.mkdir(parents=True)
+    with pytest.raises(ZeroDivisionError), atomic_folder(path) as temporary:
+        (temporary / "x").write_text("1")
+        raise ZeroDivisionError
+    assert [item.name for item in path.parent.iterdir()] == ["folder"] * exists and not any(path.glob("*"))
+    with atomic_folder(path) as first, atomic_folder(path.with_name("other")) as second:
+        assert first.parent == second.parent == path.parent and first != second
+        (first / "x").write_text("2")
+    assert (path / "x").read_text() == "2"
+    assert path.stat().st_mode == path.parent.stat().st_mode
+    assert sorted(item.name for item in path.parent.iterdir()) == ["folder", "other"]
+
+
+def test_folders_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    for name in ("file", "full"):
+        with pytest.raises(InputError, match=f"{tmp_path}/{name}: cannot write this folder: "):
+            with atomic_folder(tmp_path / name):
+                pass

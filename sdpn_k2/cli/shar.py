@@ -17,8 +17,7 @@ def shar(cuts: Path, output: Path, shard_size: int, seed: int) -> None:
 
     The audio and stored features of CUTS go into the new folder OUTPUT in random order, for "sdpn-k2 train".
     """
-    from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.shar import write_shar
 
-    count = write_shar(load_manifest(cuts), output, shard_size, seed)
+    count = write_shar(cuts, output, shard_size, seed)
     click.echo(f"{output}: {count} utterances in shards of {shard_size}")

@@ -9,6 +9,7 @@ from typing import Iterable
 from lhotse import MonoCut
 
 from sdpn_k2.config import Config
+from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.manifest_files import manifest_writer
 from sdpn_k2.errors import InputError
 
@@ -37,6 +38,7 @@ class CutSelection:
 def select_cuts(cuts: Iterable[MonoCut], config: Config, output: Path) -> CutSelection:
     """Write the cuts that are long enough to train on to the manifest ``output``, without speaker labels.
 
+    Also write the table that training reads (:class:`sdpn_k2.data.cut_table.CutTable`).
     Only whole cuts are written: each epoch draws its own crops (:class:`sdpn_k2.data.multi_crop.MultiCropDataset`).
 
     Raises:
@@ -57,6 +59,7 @@ def select_cuts(cuts: Iterable[MonoCut], config: Config, output: Path) -> CutSel
             write(cut.drop_supervisions())
         if selection.utterances:
             check_crop_lengths(config, selection.longest)
+    CutTable(output)
     return selection
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Dict, Iterator
 
-from lhotse import Features, MonoCut, RecordingSet, SupervisionSet
+from lhotse import Features, MonoCut, Recording, RecordingSet, SupervisionSet
+from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
 from sdpn_k2.config import FeaturesConfig
-from sdpn_k2.data.manifest_files import load_manifest
+from sdpn_k2.data.manifest_files import load_manifest, read_lines
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir.data_dir import read_map
+from sdpn_k2.kaldi.datadir.data_dir import read_numbers
 from sdpn_k2.kaldi.formats.tables import read_table
 
 
@@ -25,8 +27,8 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
             the one in ``features``.
     """
     directory = data / name
-    recordings = load_manifest(data / "manifests" / f"recordings_{name}.jsonl.gz", RecordingSet).to_eager()
-    num_frames = read_map(directory / "utt2num_frames")
+    find_recording = _recording_finder(data / "manifests" / f"recordings_{name}.jsonl.gz")
+    num_frames = read_numbers(directory / "utt2num_frames")
     feats_scp = str((directory / "feats.scp").resolve())
     dimension = _feature_dimension(feats_scp)
     if features.kind == "fbank" and dimension != features.num_mel_bins:
@@ -36,6 +38,7 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
         )
     frame_shift = features.frame_shift_ms / 1000
     for supervision in load_manifest(data / "manifests" / f"supervisions_{name}.jsonl.gz", SupervisionSet):
+        recording = find_recording(supervision.recording_id)
         if supervision.id not in num_frames:
             continue
         frames = int(num_frames[supervision.id])
@@ -61,10 +64,34 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
             start=supervision.start,
             duration=duration,
             channel=supervision.channel if isinstance(supervision.channel, int) else supervision.channel[0],
-            recording=recordings[supervision.recording_id],
+            recording=recording,
             supervisions=[fastcopy(supervision, start=0.0, duration=duration)],
             features=stored,
         )
+
+
+def _recording_finder(path: Path) -> Callable[[str], Recording]:
+    """Return a function that finds the recordings of a manifest by id, most quickly in the order of the manifest.
+
+    It holds one recording. When first asked out of order, it reads all lines into memory, about 0.6 KB each.
+    """
+    in_order = iter(load_manifest(path, RecordingSet))
+    current = next(in_order, None)
+    others: Dict[str, bytes] = {}
+
+    def find(name: str) -> Recording:
+        nonlocal current
+        if current is not None and not others and current.id != name:
+            current = next(in_order, None)
+        if current is None or current.id != name:
+            if not others:
+                others.update((json.loads(line)["id"], line) for line in read_lines(path))
+            if name not in others:
+                raise InputError(f"{path}: recording '{name}', to which a supervision refers, is missing")
+            current = deserialize_item(json.loads(others[name]))
+        return current
+
+    return find
 
 
 def _feature_dimension(feats_scp: str) -> int:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +27,7 @@ from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
 from sdpn_k2.errors import InputError, error_context
+from sdpn_k2.files import atomic_folder
 from sdpn_k2.kaldi.datadir.data_dir import Segment, read_map, read_numbers
 from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, sample_range
@@ -159,17 +159,11 @@ def _wav_scp_ids(supervisions: Iterable[SupervisionSegment]) -> Dict[Tuple[str, 
 
 def _write_whole(directory: Path, wav: Dict[str, str], speaker_of: Dict[str, str], tables: Dict[str, dict]) -> None:
     """Write the directory under a temporary name, and rename it once it is valid."""
-    target = directory.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        write_data_dir(temporary, wav, speaker_of, tables)
-        temporary.rename(target)  # which may exist, if it is empty
-    except InputError as error:
-        raise InputError(str(error).replace(str(temporary), str(directory))) from None
-    except OSError as error:
-        raise InputError(f"{directory}: cannot create this folder: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with atomic_folder(directory) as temporary:
+        try:
+            write_data_dir(temporary, wav, speaker_of, tables)
+        except InputError as error:
+            raise InputError(str(error).replace(str(temporary), str(directory))) from None
 
 
 def _entry(recording: str, channel: int, used: Set[int]) -> str:

@@ -9,7 +9,8 @@ import zlib
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
-from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import CutSet, Features, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
@@ -22,6 +23,8 @@ ITEMS = {
     RecordingSet: (Recording, "recording"),
     SupervisionSet: (SupervisionSegment, "supervision"),
 }
+# Classes whose fields JSON can hold as they are, or after conversion of their own fields.
+PLAIN = (MonoCut, Recording, AudioSource, SupervisionSegment, Features)
 
 
 def load_manifest(path: Path, kind: type = CutSet) -> Any:
@@ -46,15 +49,22 @@ class _Items:
         self.path, self.kind = path, kind
 
     def __iter__(self) -> Iterator[Any]:
-        number = 0
-        try:
-            with open(self.path, "rb") as stream:
-                packed = stream.read(2) == b"\x1f\x8b"
-            with gzip.open(self.path) if packed else open(self.path, "rb") as stream:
-                for number, line in enumerate(stream, start=1):
-                    yield parse_item(line, self.path, number, self.kind)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{self.path}: cannot read the manifest beyond line {number}: {error}") from error
+        for number, line in enumerate(read_lines(self.path), start=1):
+            yield parse_item(line, self.path, number, self.kind)
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a manifest. Raises InputError if it is missing or truncated."""
+    number = 0
+    try:
+        with open(path, "rb") as stream:
+            packed = stream.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else open(path, "rb") as stream:
+            for line in stream:
+                number += 1
+                yield line
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot read the manifest beyond line {number}: {error}") from error
 
 
 def parse_item(line: bytes, path: Path, number: int, kind: type) -> Any:
@@ -99,9 +109,22 @@ def manifest_writer(path: Path, allow_empty: bool = False) -> Iterator[Callable[
 
             def write(item: Any) -> None:
                 nonlocal count
-                packed.write(json.dumps(item.to_dict(), ensure_ascii=False).encode("utf-8") + b"\n")
+                packed.write(to_line(item))
                 count += 1
 
             yield write
         if not count and not allow_empty:
             raise InputError(f"{path}: nothing to write: there are no usable items")
+
+
+def to_line(item: Any) -> bytes:
+    """Return the line of a lhotse item in a manifest: the JSON of ``item.to_dict()``, several times as fast."""
+    return json.dumps(item, default=_to_dict, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+def _to_dict(item: Any) -> dict:
+    """Return the fields of an item that have values, whose own fields JSON converts in turn."""
+    if type(item) not in PLAIN:
+        return item.to_dict()
+    fields = {name: value for name, value in vars(item).items() if value is not None}
+    return {**fields, "type": "MonoCut"} if isinstance(item, MonoCut) else fields

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import resource
 import signal
@@ -16,7 +15,7 @@ import time
 import zlib
 from collections import deque
 from pathlib import Path
-from typing import Any, Deque, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Deque, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -117,7 +116,8 @@ class Trainer:
         table = SharTable(cuts, [field]) if cuts.is_dir() else CutTable(cuts)
         self.cuts = cuts
         self.dataset = MultiCropDataset(table, config)
-        self.data, self.longest_seconds = _describe(table)
+        self.data = f"{len(table)} utterances, digest {table.digest}"
+        self.longest_seconds = table.longest_seconds
         steps_per_epoch = len(table) // config.train.batch_size
         self.num_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
         self.batches = StepBatches(
@@ -427,18 +427,6 @@ class Trainer:
 
 def _can_compile() -> bool:
     return hasattr(torch.nn.Module, "compile")
-
-
-def _describe(table: Union[CutTable, SharTable]) -> Tuple[str, float]:
-    """Return the number of utterances with a digest of their ids, spans and order, and the longest duration (s).
-
-    The digest does not depend on where the files are.
-    """
-    digest, longest = hashlib.blake2b(digest_size=8), 0.0
-    for span in table.spans():
-        digest.update(repr(span).encode())
-        longest = max(longest, span[2])
-    return f"{len(table)} utterances, digest {digest.hexdigest()}", longest
 
 
 def _checksum(state: Dict[str, Tensor]) -> int:
