@@ -17,9 +17,10 @@ import soundfile
 from lhotse import Recording
 
 from sdpn_k2.config import load_config
+from sdpn_k2.data.crop_loader import multi_crop_loader
 from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.manifest_files import write_manifest
-from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches, multi_crop_loader
+from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches
 
 SECONDS, RATE, BATCH = 8, 16000, 64
 
