@@ -1,4 +1,4 @@
-"""The number of processors that this process may really use. Run as a script, print it (``utils/nproc.sh``)."""
+"""The number of processors that this process may really use."""
 
 from __future__ import annotations
 
@@ -44,7 +44,3 @@ def _quotas(root: Path) -> Iterator[float]:
                     quota, period = map(int, (folder / "cpu.max").read_text().split())
                 if quota > 0:
                     yield quota / period
-
-
-if __name__ == "__main__":
-    print(usable_processors())

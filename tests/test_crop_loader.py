@@ -57,7 +57,7 @@ def test_the_size_of_a_batch_is_known_beforehand(tiny_fbank_cuts, kind):
 
 
 @pytest.mark.parametrize(
-    "workers, size, expected", [(2, 1 << 20, 8), (8, 1 << 20, 32), (8, 150 << 20, 13), (16, 2**31, 16)]
+    "workers, size, expected", [(2, 1 << 20, 8), (8, 1 << 20, 32), (8, 150 << 20, 13), (16, 2 << 30, 16)]
 )
 def test_batches_ahead_are_bounded_by_memory(workers, size, expected):
     assert batches_ahead(workers, size) == expected
@@ -89,10 +89,9 @@ def waiting_corpus(folder):
     """Return cuts of which one is a FIFO that nobody writes."""
     cuts = write_corpus(folder, count=6)
     path = folder / "waits.wav"
-    cut = list(CutSet.from_file(cuts))[0]
-    os.rename(cut.recording.sources[0].source, path)
-    waits = Recording.from_file(path).to_cut()
-    write_manifest([waits, *list(CutSet.from_file(cuts))[1:]], cuts)
+    first, *others = CutSet.from_file(cuts)
+    os.rename(first.recording.sources[0].source, path)
+    write_manifest([Recording.from_file(path).to_cut(), *others], cuts)
     path.unlink()
     os.mkfifo(path)
     return cuts
