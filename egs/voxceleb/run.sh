@@ -117,6 +117,8 @@ manifests=$data/manifests
 backend=$exp/backend
 stamps=$exp/stamps
 mkdir -p "$data" "$exp"
+# Containers may have no other temporary folder.
+if [ ! -w "${TMPDIR:-/tmp}" ]; then TMPDIR=$(cd "$exp" && pwd); export TMPDIR; fi
 
 # The command of stage 0, whose first option (--nj) does not change the result, and the tables that it reads.
 case $corpus in
