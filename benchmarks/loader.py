@@ -4,8 +4,8 @@
     python benchmarks/loader.py [--workers 0 1 2] [--utterances 512]
 
 The limit is libsndfile alone: one process decodes every file once and does nothing else. The peer reads each of the
-five crops with a separate call, as many multi-crop data sets do. Of our loader, the memory that its processes share with
-the reader is printed, too: batches that wait.
+five crops with a separate call, as many multi-crop data sets do. The batches that loader processes keep ready are in
+memory that they share with the reader; it is printed, too.
 """
 
 import argparse

@@ -22,11 +22,12 @@ from typing import Any, Callable, Deque, Iterator, List
 
 import numpy as np
 import torch
+from lhotse.features.io import close_cached_file_handles
 
 from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches
 from sdpn_k2.errors import InputError
 
-# Batches that are loaded or wait, for each loader process; fewer where they would need more memory than that.
+# Batches that each loader process has ready or loads. All together have at most this size, but one for each process.
 PREFETCHED_BATCHES = 4
 SHARED_BYTES = 2 << 30
 # Seconds after which a process that waits looks around: for a signal, or for the end of the trainer.
@@ -99,6 +100,7 @@ def _load_in_processes(
     try:
         try:
             slots = np.frombuffer(mmap.mmap(-1, ahead * size), np.uint8).reshape(ahead, size)
+            close_cached_file_handles()  # processes that inherit a file share its position
             for _ in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(dataset, slots, theirs, os.getpid()), daemon=True)
