@@ -187,3 +187,4 @@ def _work(dataset: MultiCropDataset, slots: np.ndarray, connection: Connection, 
                 values[start : start + crops.numel()] = crops.numpy().ravel()
                 start += crops.numel()
             connection.send(([batch.global_crops.shape, batch.local_crops.shape], batch.ids, batch.skipped))
+            del batch, crops  # before the next is loaded
