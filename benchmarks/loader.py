@@ -4,7 +4,8 @@
     python benchmarks/loader.py [--workers 0 1 2] [--utterances 512]
 
 The limit is libsndfile alone: one process decodes every file once and does nothing else. The peer reads each of the
-five crops with a separate call, as many multi-crop data sets do.
+five crops with a separate call, as many multi-crop data sets do. The batches that loader processes keep ready are in
+memory that they share with the reader; it is printed, too.
 """
 
 import argparse
@@ -17,9 +18,10 @@ import soundfile
 from lhotse import Recording
 
 from sdpn_k2.config import load_config
+from sdpn_k2.data.crop_loader import multi_crop_loader
 from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.manifest_files import write_manifest
-from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches, multi_crop_loader
+from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches
 
 SECONDS, RATE, BATCH = 8, 16000, 64
 
@@ -42,6 +44,14 @@ def report(name: str, count: int, start: float) -> None:
     """Print the rate since ``start``."""
     seconds = time.perf_counter() - start
     print(f"{name:<40} {count / seconds:8.0f} utterances/s", flush=True)
+
+
+def shared_megabytes() -> float:
+    """Return the shared memory that this process has used (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssShmem:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
 
 
 def main() -> None:
@@ -69,10 +79,12 @@ def main() -> None:
         for workers in arguments.workers:
             table = CutTable(manifest)
             batches = StepBatches(table, BATCH, steps, seed=0)
-            loader = iter(multi_crop_loader(MultiCropDataset(table, config), batches, workers, pin=False))
+            loader = multi_crop_loader(MultiCropDataset(table, config), batches, workers, pin=False)
             next(loader)
             start = time.perf_counter()
-            report(f"ours, {workers} loader processes", BATCH * sum(1 for _ in loader), start)
+            held = [shared_megabytes() for _ in loader]
+            report(f"ours, {workers} loader processes", BATCH * len(held), start)
+            print(f"{'':<40} {max(held):8.0f} MB shared with them")
 
 
 if __name__ == "__main__":

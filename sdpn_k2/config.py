@@ -140,7 +140,7 @@ class AugmentConfig(Section):
     mask_prob: Fraction = 0.2  # per utterance
     time_mask_frames: Whole = 9  # widths are uniform in 0..this
     freq_mask_bins: Whole = 5
-    bank_gb: Positive = 2.0  # device memory for noise, as int16; a larger collection is used part by part
+    bank_gb: Positive = 2.0  # device memory for noise and impulse responses; more noise is used part by part
     rotate_steps: Count = 1000  # steps for which a part is used
     rir_seconds: Positive = 1.5  # longer impulse responses are cut
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from sdpn_k2.errors import InputError
+from sdpn_k2.processors import usable_processors
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def usable_device(device: Union[str, torch.device]) -> torch.device:
 def start_process(device: str = "auto") -> Process:
     """Join the processes that ``torchrun`` started (by its environment variables), or start as the only one.
 
+    Unless OMP_NUM_THREADS is set, torch uses as many threads as there are processors for each process of this machine.
+
     Args:
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
@@ -49,6 +52,9 @@ def start_process(device: str = "auto") -> Process:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: torch finds no GPU on this machine; use --device cpu")
+    if "OMP_NUM_THREADS" not in os.environ:
+        share = usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), share)))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1:
         if device == "cuda":

@@ -21,7 +21,7 @@ def test_noise_beyond_the_budget_rotates(tiny_cuts, tmp_path):
     recordings = [cut.recording for cut in CutSet.from_file(tiny_cuts)]
     write_manifest(recordings, manifests / "recordings_noise.jsonl.gz")
     write_manifest(recordings[:2], manifests / "recordings_music.jsonl.gz")  # fits whole
-    seconds = 6.0  # for both kinds
+    seconds = 8.0  # for both kinds
     config = load_config(None, TINY + [f"augment.bank_gb={seconds * 32000 / 2**30}", "augment.rotate_steps=2"])
     whole = sum(cut.recording.num_samples for cut in CutSet.from_file(tiny_cuts))
     banks = Banks(manifests, config, torch.device("cpu"))
@@ -30,7 +30,7 @@ def test_noise_beyond_the_budget_rotates(tiny_cuts, tmp_path):
     for step in range(6):
         banks.rotate(step)
         contents.append(banks.augment.banks["noise"].recordings.clone())
-    assert all(3 * 16000 <= len(content) <= 5 * 16000 < whole for content in contents)
+    assert all(0.5 * 16000 < len(content) <= 2 * 16000 < whole for content in contents)
     assert torch.equal(contents[0], contents[1]) and torch.equal(contents[2], contents[3])
     assert len({content.numpy().tobytes() for content in contents}) == 3
     assert banks.augment.banks["music"] is music
@@ -38,6 +38,28 @@ def test_noise_beyond_the_budget_rotates(tiny_cuts, tmp_path):
     assert torch.equal(again["noise"].recordings, contents[5]) and torch.equal(
         again["music"].recordings, music.recordings
     )
+
+
+@pytest.mark.parametrize("kind", ["waveform", "fbank"])
+def test_all_that_is_kept_fits_the_budget(tiny_fbank_cuts, tmp_path, kind):
+    """Noise, impulse responses and the part that is read meanwhile; a single recording that is too long is cut."""
+    cuts = list(CutSet.from_file(tiny_fbank_cuts))
+    write_manifest(cuts, tmp_path / "cuts_noise.jsonl.gz")
+    for name in ("noise", "music", "speech", "rir"):
+        write_manifest([cut.recording for cut in cuts], tmp_path / f"recordings_{name}.jsonl.gz")
+    budget = 40000 * (3 if kind == "fbank" else 4)
+    settings = [f"augment.bank_gb={budget / 2**30}", "augment.rotate_steps=2", "augment.rir_seconds=0.1"]
+    banks = Banks(tmp_path, load_config(None, [*TINY, *settings, f"input={kind}"]), torch.device("cpu"))
+    augment = banks.augment
+    assert (augment.rirs is None) == (kind == "fbank")
+    responses = 0 if augment.rirs is None else augment.rirs.taps.numpy().nbytes
+    assert responses <= 40000
+    for step in range(0, 6, 2):
+        banks.rotate(step)
+        banks.rotate(step + 1)
+        kept = [augment.bank(name) for name in ("noise", "music", "speech")] + list(banks._next.result().values())
+        sizes = [bank.recordings.numpy().nbytes for bank in kept]
+        assert len(sizes) == 6 and min(sizes) > 0 and sum(sizes) + responses <= budget
 
 
 def test_noise_that_fits_does_not_rotate(tiny_cuts, tmp_path):

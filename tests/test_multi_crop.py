@@ -11,10 +11,11 @@ from tiny_config import TINY
 
 from sdpn_k2.config import load_config
 from sdpn_k2.data import multi_crop
+from sdpn_k2.data.crop_loader import multi_crop_loader
 from sdpn_k2.data.cut_selection import select_cuts
 from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.manifest_files import write_manifest
-from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches, multi_crop_loader
+from sdpn_k2.data.multi_crop import MultiCropDataset, StepBatches
 from sdpn_k2.errors import InputError
 
 

@@ -12,7 +12,8 @@ from sdpn_k2.config import AugmentConfig, FeaturesConfig
 from sdpn_k2.errors import InputError
 from sdpn_k2.pcm import INT16_SCALE
 from sdpn_k2.signal.augment import Augment, NoiseBank, RirBank, add_noise, align_direct_path, perturb_speed
-from sdpn_k2.signal.fbank import Fbank, instance_norm
+from sdpn_k2.signal.fbank import CPU_BLOCK_FRAMES, Fbank, instance_norm
+from sdpn_k2.signal.front_end import front_end
 
 RATE = 16000
 
@@ -33,10 +34,14 @@ def test_fbank_equals_kaldi_native_fbank(samples):
         np.testing.assert_allclose(ours, np.stack(expected), atol=2e-3)
 
 
-def test_block_size_does_not_change_fbank():
-    waveforms = torch.randn(40, 32000)
-    fbank = Fbank(FeaturesConfig())
-    torch.testing.assert_close(fbank(waveforms), torch.cat([fbank(w[None]) for w in waveforms]), rtol=0, atol=1e-4)
+@pytest.mark.parametrize("kind", ["fbank", "melspec"])
+def test_features_are_computed_in_blocks_of_bounded_memory(kind, monkeypatch):
+    waveforms, blocks, rfft = 0.1 * torch.randn(40, 32000), [], torch.fft.rfft
+    features = front_end(FeaturesConfig(kind=kind, low_freq=0.0))
+    expected = torch.cat([features(w[None]) for w in waveforms])
+    monkeypatch.setattr(torch.fft, "rfft", lambda x, *rest, **options: blocks.append(x) or rfft(x, *rest, **options))
+    torch.testing.assert_close(features(waveforms), expected, rtol=0, atol=1e-4)
+    assert sum(map(len, blocks)) == 40 and max(block.shape[:2].numel() for block in blocks) <= CPU_BLOCK_FRAMES
 
 
 def test_silence_is_finite():
@@ -194,7 +199,7 @@ def test_energies_mix_at_the_drawn_snr():
     """Compare crops of fbank with the per-item reference on energies."""
     rng = np.random.default_rng(0)
     recordings = [rng.normal(8, 2, size=(n, 10)).astype(np.float32) for n in (30, 90)]
-    augment = Augment(AugmentConfig(), nn.ModuleDict({"noise": NoiseBank(recordings)}))
+    augment = Augment(AugmentConfig(), nn.ModuleDict({"noise": NoiseBank(list(recordings))}))
     clean = torch.from_numpy(rng.normal(10, 2, size=(16, 40, 10)).astype(np.float32))
     plan = augment.draw(2, 8, np.random.default_rng(1))
     expected = np.exp(clean.double().numpy())

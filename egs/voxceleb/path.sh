@@ -17,3 +17,5 @@ case ":$PATH:" in
     ;;
 esac
 export LC_ALL=C
+# Threads that wait must not take time from other processes.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}

@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus=demo            # demo, audio-dir, kaldi-dir or voxceleb
 stage=0                # first stage to run
 stop_stage=7           # last stage to run
-nj=$(nproc)            # parallel jobs
+nj=$(utils/usable_processors.py)  # parallel jobs
 data=                  # folder of the data (default: data/<corpus>)
 exp=                   # folder of the experiment (default: exp/<corpus>)
 config=                # training configuration (default: conf/sdpn.yaml for voxceleb, else conf/sdpn_small.yaml)
@@ -117,6 +117,8 @@ manifests=$data/manifests
 backend=$exp/backend
 stamps=$exp/stamps
 mkdir -p "$data" "$exp"
+# Containers may have no other temporary folder.
+if [ ! -w "${TMPDIR:-/tmp}" ]; then TMPDIR=$(cd "$exp" && pwd); export TMPDIR; fi
 
 # The command of stage 0, whose first option (--nj) does not change the result, and the tables that it reads.
 case $corpus in

@@ -4,6 +4,7 @@ A command's module is imported when it is asked for, and imports the package's h
 """
 
 import importlib
+import os
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -88,6 +89,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run ``sdpn-k2``; bad input gives one line on stderr and exit status 1."""
+    # Before torch is imported: its threads must not take time from other processes while they wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         cli()
     except InputError as error:

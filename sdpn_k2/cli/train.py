@@ -1,7 +1,9 @@
 """``sdpn-k2 train``: the encoder of an experiment."""
 
 import logging
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -52,6 +54,10 @@ def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str,
     config = load_config(config_path, overrides)
     process = start_process(device)
     make_folder(exp)
+    try:
+        tempfile.gettempdir()  # torch's optimisers need one, which a container may lack
+    except FileNotFoundError:
+        os.environ["TMPDIR"] = str(exp.resolve())
     if process.is_main:
         log_to(exp / "train.log")
     try:

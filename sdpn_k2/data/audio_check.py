@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sdpn_k2.data.audio_files import SAMPLE_RATE
 from sdpn_k2.data.recordings import Audio
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
+from sdpn_k2.processors import usable_processors
 
 MIN_SECONDS = 0.065  # shorter audio has fewer than the 5 frames that an embedding needs
 NUM_REPORTED = 10  # skipped files named in the log; the manifest skipped_<set> names all
@@ -67,7 +68,7 @@ def scan_audio(
     if not locations:
         raise InputError(f"{what}: there is no audio")
     scan = Scan({}, [])
-    for result in _map_in_threads(check, list(locations.items()), num_jobs or os.cpu_count() or 1, what):
+    for result in _map_in_threads(check, list(locations.items()), num_jobs or usable_processors(), what):
         if isinstance(result, Skipped):
             scan.skipped.append(result)
         else:

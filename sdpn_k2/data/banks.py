@@ -22,14 +22,14 @@ from sdpn_k2.signal.fbank import Fbank
 log = logging.getLogger(__name__)
 
 NOISE_KINDS = ("noise", "speech", "music")
-NO_LIMIT = 1 << 40
 
 
 class Banks:
     """The audio of ``recordings_{noise,speech,music,rir}.jsonl.gz`` in a folder; each manifest is optional.
 
-    A collection larger than its share of ``augment.bank_gb`` rotates: the device holds a random part of it for
-    ``augment.rotate_steps`` steps, while the next part is read in the background. The parts depend on the seed.
+    Each has an equal share of ``augment.bank_gb``. Noise larger than its share rotates: the device holds a random part
+    for ``augment.rotate_steps`` steps, while the next part is read in the background. Both fit the share. The parts
+    depend on the seed.
 
     With ``input: fbank``, noise is converted to fbank on reading, or read as such from
     ``cuts_{noise,speech,music}.jsonl.gz`` if there are cuts with stored features. Impulse responses are not used then.
@@ -52,15 +52,15 @@ class Banks:
                 self.sources[kind] = recorded
         if not self.sources:
             log.info("no noise recordings: babble is mixed from other utterances of the batch")
-        # Seconds of each kind that fit. An fbank frame of 80 floats has as many bytes as its 160 int16 samples.
-        sample_bytes = 2 * config.features.sample_rate
-        self.max_seconds = config.augment.bank_gb * 2**30 / sample_bytes / max(1, len(self.sources))
+        responses = manifests / "recordings_rir.jsonl.gz"
+        has_responses = responses.is_file() and config.input == "waveform"
+        self.share = int(config.augment.bank_gb * 2**30 / max(1, len(self.sources) + has_responses))  # bytes
         self.turn = self._turn(step)
         self.partial: Set[Path] = set()  # manifests too large to be on the device as a whole
         banks = self._read_noise(self.turn, self.sources)
         for kind, bank in banks.items():
             log.info("%s: %d recordings", kind, len(bank.lengths))
-        rirs = self._read_rirs(manifests / "recordings_rir.jsonl.gz")
+        rirs = self._read_rirs(responses) if has_responses else None
         self.augment = Augment(config.augment, nn.ModuleDict(banks), rirs).to(device)
         self._reader = ThreadPoolExecutor(1)
         self._next: Optional[Future] = None
@@ -83,48 +83,39 @@ class Banks:
 
     def _read_noise(self, turn: int, kinds: Iterable[str]) -> Dict[str, NoiseBank]:
         """Read the banks of ``turn`` on the host; for a GPU into pinned memory, so that copies do not delay a step."""
-        banks = {kind: NoiseBank(self._read(self.sources[kind], turn, max_seconds=self.max_seconds)) for kind in kinds}
+        banks = {kind: NoiseBank(self._read(self.sources[kind], turn)) for kind in kinds}
         if self.device.type == "cuda":
             for bank in banks.values():
                 bank.recordings = bank.recordings.pin_memory()
         return banks
 
-    def _read_rirs(self, path: Path) -> Optional[RirBank]:
-        if not path.is_file() or self.config.input == "fbank":
-            return None
+    def _read_rirs(self, path: Path) -> RirBank:
         augment, sample_rate = self.config.augment, self.config.features.sample_rate
         # They are float32, and padded to a common length of at most augment.rir_seconds.
-        most = int(augment.bank_gb * 2**30 / 4 / (augment.rir_seconds * sample_rate))
-        responses = self._read(path, 0, max_count=max(1, most), as_waveform=True)
+        most = max(1, int(self.share / 4 / (augment.rir_seconds * sample_rate)))
+        responses = self._read(path, 0, max_responses=most)
         log.info("rir: %d impulse responses", len(responses))
         return RirBank(responses, round(augment.rir_seconds * sample_rate))
 
-    def _read(
-        self,
-        path: Path,
-        turn: int,
-        *,
-        max_seconds: float = float("inf"),
-        max_count: int = NO_LIMIT,
-        as_waveform: bool = False,
-    ) -> List[np.ndarray]:
+    def _read(self, path: Path, turn: int, max_responses: Optional[int] = None) -> List[np.ndarray]:
         """Read recordings of a manifest in a random order that depends on ``turn``, as many as fit.
 
-        If all fit, the order is always that of turn 0.
+        They are noise in its stored form or, with ``max_responses``, waveforms. If all noise fits, the order is always
+        that of turn 0. A recording that does not fit alone is cut.
         """
         stored = path.name.startswith("cuts")
         items = list(load_manifest(path, CutSet if stored else RecordingSet))
         load = self._load_fbank if stored else self._load_waveform
         usable: List[np.ndarray] = []
         skipped: List[Skipped] = []
-        seconds = 0.0
-        if sum(item.duration for item in items) > max_seconds:
+        held, limit = 0, self.share
+        if max_responses is None and sum(item.duration for item in items) * self._bytes_per_second() > limit:
             self.partial.add(path)
+            limit //= 2  # for this part, and for the next
         else:
             turn = 0
-        for position, index in enumerate(np.random.default_rng([self.config.seed, turn]).permutation(len(items))):
-            if seconds >= max_seconds or len(usable) >= max_count:
-                log.info("%s: %d of %d recordings fit augment.bank_gb", path, position, len(items))
+        for index in np.random.default_rng([self.config.seed, turn]).permutation(len(items)):
+            if len(usable) == max_responses or held >= limit:
                 break
             try:
                 values = load(items[index])
@@ -133,14 +124,28 @@ class Banks:
             except Exception as error:  # lhotse's backends raise many kinds
                 skipped.append(Skipped(items[index].id, " ".join(str(error).split())[:200]))
                 continue
-            usable.append(values if stored or as_waveform else self._stored_form(values))
-            seconds += items[index].duration
+            if max_responses is None:
+                values = values if stored else self._stored_form(values)
+                if usable and held + values.nbytes > limit:
+                    break
+                values = values[: max(1, limit // values[0].nbytes)]
+                held += values.nbytes
+            usable.append(values)
         check_skipped(skipped, len(items), where=path, what="recordings")
         if skipped:
             log.warning("%s: skipped %d of %d recordings; the first: %s", path, len(skipped), len(items), skipped[0])
         if not usable:
             raise InputError(f"{path}: the manifest has no recordings; remove it to train without them")
+        if len(usable) + len(skipped) < len(items):
+            log.info("%s: %d of %d recordings fit augment.bank_gb", path, len(usable), len(items))
         return usable
+
+    def _bytes_per_second(self) -> float:
+        """Return the size of a second of noise on the device."""
+        features = self.config.features
+        if self.config.input == "waveform":
+            return 2 * features.sample_rate  # int16
+        return 4 * features.num_mel_bins * 1000 / features.frame_shift_ms  # float32
 
     def _load_waveform(self, recording: Any) -> np.ndarray:
         """Read the first channel, float32 in ±1."""

@@ -1,4 +1,4 @@
-"""Load multi-crop batches: one decode per utterance, random global and local crops, int16 waveforms.
+"""Multi-crop batches: one decode per utterance, random global and local crops, int16 waveforms.
 
 Nothing here keeps state: the utterances of step ``s`` and their crops depend only on the seed and ``s``. So a run can
 resume anywhere, with any number of loader processes, and get the same batches.
@@ -6,20 +6,13 @@ resume anywhere, with any number of loader processes, and get the same batches.
 
 from __future__ import annotations
 
-import atexit
-import ctypes
-import functools
-import logging
-import multiprocessing
-import os
-import signal
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
 from lhotse import MonoCut
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from sdpn_k2.config import Config
 from sdpn_k2.data.cut_table import CutTable
@@ -30,8 +23,6 @@ from sdpn_k2.signal.fbank import Fbank
 
 # Crops of an utterance that lie within this many seconds are cut from one decoded span. Otherwise each is read alone.
 MAX_SPAN_SECONDS = 60.0
-# Batches that each loader process keeps ready.
-PREFETCHED_BATCHES = 4
 
 BatchKey = Tuple[int, Tuple[int, ...]]  # epoch, indices of utterances
 
@@ -126,6 +117,7 @@ class MultiCropDataset(Dataset):
     def __init__(self, cuts: Union[CutTable, SharTable], config: Config):
         """Read crops of ``cuts`` with the sizes, number and kind (waveforms or fbank) of the configuration."""
         self.cuts, self.num_local, self.seed = cuts, config.crops.num_local, config.seed
+        self.crops = config.crops
         self.source = (WaveformSource if config.input == "waveform" else FbankSource)(config)
         self.global_size, self.local_size = map(
             self.source.size, (config.crops.global_seconds, config.crops.local_seconds)
@@ -262,51 +254,3 @@ class FbankSource:
         if not np.isfinite(fbank).all():
             raise InputError("NaN or infinite features")
         return fbank
-
-
-def multi_crop_loader(
-    dataset: MultiCropDataset, batches: StepBatches, workers: int, pin: bool
-) -> Iterator[MultiCropBatch]:
-    """Yield the batches in the order of ``batches``.
-
-    Args:
-        dataset: reads the crops.
-        batches: chooses the utterances.
-        workers: number of loader processes; with 0, batches are loaded in this process.
-        pin: pin the batches in memory, for a GPU.
-
-    Raises:
-        InputError: too few usable utterances are left to fill a batch.
-    """
-    options: Dict[str, Any] = {}
-    if workers:
-        ending = multiprocessing.Value(ctypes.c_bool, False, lock=False)
-        # Registered after multiprocessing's own handler, hence called before that ends and joins the workers.
-        atexit.register(setattr, ending, "value", True)
-        options = {
-            "num_workers": workers,
-            "worker_init_fn": functools.partial(_start_worker, ending),
-            "prefetch_factor": PREFETCHED_BATCHES,
-        }
-    for batch in DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pin, **options):
-        if len(batch.ids) < batches.share:
-            raise InputError(
-                f"{dataset.cuts.path}: too few usable utterances are left to fill a batch; "
-                f"the first skipped is {batch.skipped[0]}"
-            )
-        yield batch
-
-
-def _start_worker(ending: Any, worker: int) -> None:
-    """Prepare a loader process; the main process sets the shared ``ending`` when it exits."""
-    torch.set_num_threads(1)
-
-    def leave_with_the_trainer(*_) -> None:
-        if ending.value:
-            os._exit(0)
-
-    # A grid stops a job by signalling all its processes; the trainer saves first and then ends its workers.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, leave_with_the_trainer)
-    leave_with_the_trainer()  # the signal may have come before
-    logging.getLogger().setLevel(logging.ERROR)

@@ -36,11 +36,12 @@ class NoiseBank(nn.Module):
 
     recordings: Tensor
 
-    def __init__(self, recordings: Sequence[np.ndarray]):
+    def __init__(self, recordings: List[np.ndarray]):
         """Concatenate the recordings.
 
         Args:
-            recordings: int16 waveforms ``(samples,)``, or float32 fbank ``(frames, bins)``; none is empty.
+            recordings: int16 waveforms ``(samples,)``, or float32 fbank ``(frames, bins)``; none is empty. The list is
+                emptied, so that they are in memory once.
 
         Raises:
             InputError: no recordings.
@@ -50,7 +51,11 @@ class NoiseBank(nn.Module):
             raise InputError("a noise bank needs at least one recording")
         self.lengths = np.array([len(recording) for recording in recordings])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
-        self.register_buffer("recordings", torch.from_numpy(np.concatenate(recordings)), persistent=False)
+        joined = np.empty((self.lengths.sum(), *recordings[0].shape[1:]), recordings[0].dtype)
+        for start in self.starts[::-1]:
+            recording = recordings.pop()
+            joined[start : start + len(recording)] = recording
+        self.register_buffer("recordings", torch.from_numpy(joined), persistent=False)
 
     def draw(self, shape: Union[int, Tuple[int, ...]], rng: np.random.Generator) -> np.ndarray:
         """Draw random pieces, int64 ``(*shape, 3)``: start of a recording, offset of the piece in it, its length."""

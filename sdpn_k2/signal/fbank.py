@@ -1,5 +1,7 @@
 """Kaldi's log-mel filter bank on batches of waveforms, on any device; and instance normalisation."""
 
+from typing import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -42,15 +44,10 @@ class Fbank(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return log-mel energies ``(batch, frames, bins)`` of waveforms ``(batch, samples)``."""
         with torch.autocast(waveforms.device.type, enabled=False):
-            frames = (waveforms.float() * INT16_SCALE).unfold(1, self.length, self.shift)
-            batch, num_frames, _ = frames.shape
-            output = waveforms.new_empty(batch, num_frames, self.banks.shape[1], dtype=torch.float32)
-            rows = max(1, (GPU_BLOCK_FRAMES if waveforms.is_cuda else CPU_BLOCK_FRAMES) // max(1, num_frames))
-            for start in range(0, batch, rows):
-                output[start : start + rows] = self._log_mel(frames[start : start + rows])
-            return output
+            return in_blocks(self._log_mel, waveforms, self.num_frames(waveforms.shape[1]), self.banks.shape[1])
 
-    def _log_mel(self, frames: Tensor) -> Tensor:
+    def _log_mel(self, waveforms: Tensor) -> Tensor:
+        frames = (waveforms.float() * INT16_SCALE).unfold(1, self.length, self.shift)
         frames = frames - frames.mean(dim=-1, keepdim=True)
         # Pre-emphasis; as in Kaldi, the first sample is its own predecessor.
         emphasised = torch.empty_like(frames)
@@ -60,6 +57,15 @@ class Fbank(nn.Module):
         parts = torch.view_as_real(spectrum)
         energies = parts.square_().sum(dim=-1) @ self.banks
         return energies.clamp_min_(torch.finfo(torch.float32).eps).log_()
+
+
+def in_blocks(front_end: Callable[[Tensor], Tensor], waveforms: Tensor, num_frames: int, num_mel_bins: int) -> Tensor:
+    """Return ``front_end`` of waveforms ``(batch, samples)``, float32 ``(batch, frames, bins)``, block by block."""
+    output = waveforms.new_empty(len(waveforms), num_frames, num_mel_bins, dtype=torch.float32)
+    rows = max(1, (GPU_BLOCK_FRAMES if waveforms.is_cuda else CPU_BLOCK_FRAMES) // max(1, num_frames))
+    for start in range(0, len(waveforms), rows):
+        output[start : start + rows] = front_end(waveforms[start : start + rows])
+    return output
 
 
 def instance_norm(fbank: Tensor) -> Tensor:

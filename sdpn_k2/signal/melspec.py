@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdpn_k2.config import FeaturesConfig
+from sdpn_k2.signal.fbank import in_blocks
 
 POWER_OFFSET = 1e-6
 
@@ -53,15 +54,18 @@ class MelSpectrogram(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return log-mel powers ``(batch, frames, bins)`` of waveforms ``(batch, samples)``."""
         with torch.autocast(waveforms.device.type, enabled=False):
-            return torch.log(self.mel_powers(waveforms.float()) + POWER_OFFSET)
+            return in_blocks(self._log_mel, waveforms, self.num_frames(waveforms.shape[1]), self.banks.shape[1])
+
+    def _log_mel(self, waveforms: Tensor) -> Tensor:
+        return self.mel_powers(waveforms.float()).add_(POWER_OFFSET).log_()
 
     def mel_powers(self, waveforms: Tensor) -> Tensor:
         """Return mel powers ``(batch, frames, bins)``, before offset and logarithm."""
         reflection = self.fft_size // 2
         padded = F.pad(waveforms * self.scale, (reflection, reflection), mode="reflect")
         frames = padded.unfold(1, self.fft_size, self.shift) * self.window
-        spectrum = torch.view_as_real(torch.fft.rfft(frames))
-        return spectrum.square().sum(dim=-1) @ self.banks
+        parts = torch.view_as_real(torch.fft.rfft(frames))
+        return parts.square_().sum(dim=-1) @ self.banks
 
 
 def htk_mel_banks(num_bins: int, fft_size: int, sample_rate: int, low_freq: float, high_freq: float) -> Tensor:

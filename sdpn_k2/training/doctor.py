@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sdpn_k2.config import Config
-from sdpn_k2.data.multi_crop import PREFETCHED_BATCHES, MultiCropBatch, multi_crop_loader
+from sdpn_k2.data.crop_loader import batch_bytes, batches_ahead, multi_crop_loader
 from sdpn_k2.device import Process
 from sdpn_k2.errors import InputError
 from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
@@ -25,7 +25,6 @@ from sdpn_k2.training.trainer import Trainer
 TIMED_STEPS = 3
 # Above this share of a step's time, loading is likely to hold training up.
 MAX_LOADING_SHARE = 0.8
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class Finding(NamedTuple):
@@ -93,7 +92,7 @@ def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, e
         step_seconds = trainer.time_steps(batch, TIMED_STEPS)
         speed = f"{step_seconds:.2f} s, {trainer.batches.share / step_seconds:.0f} utterances/s"
         yield Finding("ok", f"one step: {speed}; peak memory {trainer.peak_memory_gb():.1f} GB")
-        yield from _loading(config, batch, loading_seconds, step_seconds)
+        yield from _loading(trainer, loading_seconds, step_seconds)
         yield Finding("ok", f"whole run: about {step_seconds * trainer.num_steps / 3600:.1f} h")
         yield _checkpoints(trainer, Path(folder) / "size.pt", exp)
 
@@ -113,23 +112,19 @@ def _data(trainer: Trainer) -> Iterator[Finding]:
         yield Finding("note", "no noise and no impulse responses; the only noise is babble from the batch")
 
 
-def _loading(config: Config, batch: MultiCropBatch, loading_seconds: float, step_seconds: float) -> Iterator[Finding]:
-    """Compare the time and shared memory that loader processes need with what is available."""
-    workers = config.train.workers
+def _loading(trainer: Trainer, loading_seconds: float, step_seconds: float) -> Iterator[Finding]:
+    """Compare the time that loader processes need with that of a step, and say how much memory they share."""
+    workers = trainer.config.train.workers
     share = loading_seconds / max(1, workers) / step_seconds
     yield _judge(
         share < MAX_LOADING_SHARE,
         f"loading a batch: {loading_seconds:.2f} s in one process; {max(1, workers)} need {share:.0%} of a step",
         advice="raise train.workers",
     )
-    if workers and SHARED_MEMORY.is_dir():
-        batch_bytes = sum(crops.numel() * crops.element_size() for crops in (batch.global_crops, batch.local_crops))
-        need, free = workers * PREFETCHED_BATCHES * batch_bytes / 2**30, _free_gb(SHARED_MEMORY)
-        yield _judge(
-            need < free,
-            f"batches waiting in {SHARED_MEMORY}: {need:.2f} GB at most, {free:.1f} GB free",
-            advice="lower train.workers, or give the container more shared memory",
-        )
+    if workers:
+        size = batch_bytes(trainer.dataset, trainer.batches.share)
+        ahead = batches_ahead(workers, size)
+        yield Finding("ok", f"loaded ahead: at most {ahead} batches, {ahead * size / 2**30:.2f} GB of memory")
 
 
 def _checkpoints(trainer: Trainer, path: Path, exp: Path) -> Finding:

@@ -15,7 +15,7 @@ import time
 import zlib
 from collections import deque
 from pathlib import Path
-from typing import Any, Deque, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Deque, Dict, Iterator, List, NoReturn, Optional, Tuple
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from torch import Tensor
 
 from sdpn_k2.config import Config, config_to_yaml
 from sdpn_k2.data.banks import Banks
+from sdpn_k2.data.crop_loader import multi_crop_loader
 from sdpn_k2.data.cut_selection import check_crop_lengths
 from sdpn_k2.data.cut_table import CutTable
-from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches, multi_crop_loader
+from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches
 from sdpn_k2.data.shar import SharTable
 from sdpn_k2.device import Process
 from sdpn_k2.errors import InputError, Skipped, check_skipped
@@ -222,7 +223,8 @@ class Trainer:
 
     def _train(self) -> None:
         train, process = self.config.train, self.process
-        loader = multi_crop_loader(self.dataset, self.batches, train.workers, pin=process.device.type == "cuda")
+        on_gpu, stopping = process.device.type == "cuda", lambda: self._stop_signal is not None
+        loader = multi_crop_loader(self.dataset, self.batches, train.workers, pin=on_gpu, stopping=stopping)
         batches = on_device(loader, process.device)
         metrics = MetricsLog(self.exp, self.step) if process.is_main else None
         progress = Progress(self.num_steps, "training, steps", self.step) if process.is_main else None
@@ -246,7 +248,10 @@ class Trainer:
         throughput = Throughput()
         while self.step < self.num_steps:
             with throughput.waiting():
-                batch = next(batches)
+                batch = next(batches, None)
+            if self._together.any(batch is None or self._stop_signal is not None):
+                self._interrupt()
+            assert batch is not None
             self._note_skipped(batch)
             last = self.step + 1 == self.num_steps
             logging_step = (self.step + 1) % train.log_every == 0 or last
@@ -263,21 +268,24 @@ class Trainer:
             if progress is not None:
                 progress.update(values={"loss": f"{float(statistics['loss']):.4f}"} if logging_step else {})
 
-            stopping = self._together.any(self._stop_signal is not None)
-            if self.step % train.checkpoint_every == 0 or last or stopping:
+            if self.step % train.checkpoint_every == 0 or last:
                 self._check_finite(statistics)
                 self._save()
-            if last or stopping:
+            if last:
                 self._together.wait()  # a launcher ends the other processes when one exits
             evaluating = self.step % (train.evaluate_every or train.checkpoint_every) == 0 or last
             if self.dev is not None and metrics is not None and evaluating:
                 self._evaluate(self.dev, metrics)
-            if stopping and not last:
-                name = signal.Signals(self._stop_signal).name if self._stop_signal else "another process's signal"
-                raise Interrupted(
-                    f"stopped by {name} after step {self.step}; run the same command again to continue from "
-                    f"{self.folder.checkpoint(self.step)}"
-                )
+
+    def _interrupt(self) -> NoReturn:
+        """Save, wait for the other processes, and raise Interrupted."""
+        self._save()
+        self._together.wait()  # a launcher ends the other processes when one exits
+        name = signal.Signals(self._stop_signal).name if self._stop_signal else "another process's signal"
+        raise Interrupted(
+            f"stopped by {name} after step {self.step}; run the same command again to continue from "
+            f"{self.folder.checkpoint(self.step)}"
+        )
 
     def _train_step(self, batch: MultiCropBatch, diagnose: bool) -> Dict[str, Any]:
         """Do one step. Return its statistics: scalars on the device, or numbers."""
@@ -378,7 +386,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals_remembered(self) -> Iterator[None]:
-        """Record SIGTERM and SIGUSR1, so that the run ends after the current step."""
+        """Record SIGTERM and SIGUSR1, so that the run ends before the next step."""
 
         def remember(number: int, _: object) -> None:
             self._stop_signal = number

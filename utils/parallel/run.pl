@@ -94,8 +94,9 @@ class Running(NamedTuple):
 def start(launch: launcher.Launch, job: int, gpus: List[str]) -> subprocess.Popen:
     """Start one job in its own process group, whose id is that of the process."""
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES=",".join(gpus)) if gpus else None
-    # A file, since a command may be longer than the limit of an argument.
-    with tempfile.TemporaryFile("w+") as script:
+    # A file, since a command may be longer than the limit of an argument. It is beside the log, since a container may
+    # allow no other temporary folder.
+    with tempfile.TemporaryFile("w+", dir=os.path.dirname(launch.log_of(job)) or ".") as script:
         script.write(f"_job={job}\n{launch.script()}exit $_code\n")
         script.seek(0)
         return subprocess.Popen(["bash"], stdin=script, env=environment, start_new_session=True)

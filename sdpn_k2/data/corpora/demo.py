@@ -33,6 +33,7 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
 from sdpn_k2.pcm import INT16_SCALE, from_int16
+from sdpn_k2.processors import usable_processors
 
 SAMPLE_RATE = 16000
 MIN_SECONDS, MAX_SECONDS = 3.0, 8.0
@@ -148,7 +149,7 @@ def make_demo(
             for first in range(0, len(speakers), SPEAKERS_PER_PROCESS)
         ]
         jobs += [functools.partial(_write_noises, partial, seed), functools.partial(_write_rirs, partial, seed)]
-        _run_in_fresh_processes(jobs, num_jobs or os.cpu_count() or 1)
+        _run_in_fresh_processes(jobs, num_jobs or usable_processors())
 
         test = [(s.name, f"{s.name}-{n:02d}") for s in speakers if s.subset == "test" for n in range(num_utterances)]
         trials = list(itertools.combinations(test, 2))
