@@ -93,7 +93,8 @@ except (ValueError, InputError) as error:
 
 
 @pytest.mark.parametrize(
-    "how, main, other", [("error", "ValueError it broke", "process 0 failed: it broke"), ("exit", "", "process 0 ended")]
+    "how, main, other",
+    [("error", "ValueError it broke", "process 0 failed: it broke"), ("exit", "", "process 0 ended")],
 )
 def test_what_ends_rank_0_ends_those_that_wait_for_it(how, main, other):
     arguments = [sys.executable, "-c", ON_MAIN, how]
