@@ -109,6 +109,7 @@ class Extractor:
         return compute_features(self.front_end, waveform)
 
     @torch.inference_mode()
+    @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 would change embeddings by 1e-3
     def embed_fbank(self, utterances: Sequence[Union[np.ndarray, Tensor]]) -> np.ndarray:
         """Return the embeddings ``(utterances, dim)`` float32 of features ``(frames, bins)`` of 5 frames or more."""
         pieces: Dict[int, List[Tuple[int, Tensor]]] = defaultdict(list)
