@@ -222,6 +222,7 @@ class TrainConfig(Section):
     ema_momentum: Tuple[Fraction, Fraction] = (0.996, 1.0)  # cosine from, to
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies it
     compile: Literal["auto", "on", "off"] = "auto"  # auto: on GPUs, in runs long enough to pay for it
+    deterministic: Literal["on", "off"] = "off"  # on: repeat a run bit by bit on GPUs too, at some cost
     workers: Whole = 2  # loader processes per training process
     log_every: Count = 10  # steps
     checkpoint_every: Count = 1000  # steps

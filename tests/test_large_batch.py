@@ -11,9 +11,12 @@ from tiny_config import TINY_MODEL
 from torch import nn
 
 from sdpn_k2.config import load_config
+from sdpn_k2.device import Process
 from sdpn_k2.methods.dino import DINO
 from sdpn_k2.methods.sdpn import SDPN
+from sdpn_k2.training.distributed import average_gradients, synchronised
 from sdpn_k2.training.gradient_cache import micro_batch_gradients
+from sdpn_k2.training.optimizer import make_optimizer, set_learning_rate
 
 
 def make(method, *overrides):
@@ -122,24 +125,43 @@ def test_memory_depends_on_the_chunk_not_the_batch():
     assert larger_batch < 1.3 * chunked
 
 
-CASES = [("SDPN", "koleo", None), ("SDPN", "koleo", 2), ("SDPN", "frobenius", None), ("DINO", "koleo", 3)]
 METHODS = {"SDPN": SDPN, "DINO": DINO}
+CASES = [("SDPN", "koleo", None), ("SDPN", "koleo", 2), ("SDPN", "frobenius", None), ("DINO", "koleo", 3)]
+PROCESS = Process(0, 1, torch.device("cpu"))
+
+
+def two_steps(case, mode, size, inputs, process):
+    """Train for two steps; return the losses, the gradients of both steps, and the state dict."""
+    method, dim_reg, _ = case
+    model = synchronised(make(METHODS[method], f"objective.dim_reg={dim_reg}").train(mode == "train"), process)
+    optimizer = make_optimizer(model, model_config(case).train)
+    set_learning_rate(optimizer, 1e-3)
+    losses, parts = [], []
+    for _ in range(2):
+        loss, _ = gradients(model, size, inputs)
+        average_gradients(model.parameters(), process)
+        losses.append(float(loss))
+        parts.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        optimizer.step()
+        model.update_teacher(0.9)
+    return losses, parts, model.state_dict()
+
+
+def model_config(case):
+    return load_config(None, [*TINY_MODEL, f"objective.dim_reg={case[1]}"])
+
+
 WORKER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import torch, torch.distributed as dist
-from test_large_batch import CASES, METHODS, gradients, make, views
+from test_large_batch import CASES, two_steps, views
 from sdpn_k2.device import start_process
-from sdpn_k2.training.distributed import average_gradients
 process = start_process("cpu")
-results = []
-for method, dim_reg, size in CASES:
-    model = make(METHODS[method], f"objective.dim_reg={dim_reg}").eval()
-    global_view, local_views = views()
-    part = slice(process.rank * 6, process.rank * 6 + 6)
-    loss, _ = gradients(model, size, (global_view[part], local_views[:, part]))
-    average_gradients(model.parameters(), process)
-    results.append([loss, [p.grad for p in model.parameters() if p.grad is not None]])
+global_view, local_views = views()
+part = slice(process.rank * 6, process.rank * 6 + 6)
+inputs = global_view[part], local_views[:, part]
+results = [two_steps(case, mode, case[2], inputs, process) for case in CASES for mode in ("eval", "train")]
 if process.is_main:
     torch.save(results, sys.argv[2])
 dist.destroy_process_group()
@@ -148,14 +170,25 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
+    """In training mode, micro-batch k of both processes together is normalised as one."""
     environment = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
     (tmp_path / "worker.py").write_text(WORKER)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = [str(tmp_path / "worker.py"), os.path.dirname(__file__), str(tmp_path / "out.pt")]
     result = subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
-    results = torch.load(tmp_path / "out.pt", weights_only=True)
-    for (method, dim_reg, _), (loss, parts) in zip(CASES, results):
-        expected_loss, expected = gradients(make(METHODS[method], f"objective.dim_reg={dim_reg}").eval(), None)
-        assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
-        assert relative(torch.cat([p.flatten() for p in parts]), expected) < 1e-5
+    results = iter(torch.load(tmp_path / "out.pt", weights_only=True))
+    for case in CASES:
+        for mode in ("eval", "train"):
+            size = case[2] or 6
+            # The utterances in this order, in micro-batches twice as large: the k-th of one process, then of the other.
+            order = torch.arange(12).view(2, 6 // size, size).transpose(0, 1).flatten()
+            global_view, local_views = views()
+            inputs = global_view[order], local_views[:, order]
+            losses, parts, state = two_steps(case, mode, None if case[2] is None else 2 * size, inputs, PROCESS)
+            our_losses, our_parts, our_state = next(results)
+            assert our_losses == pytest.approx(losses, rel=1e-4)
+            assert max(relative(a, b) for a, b in zip(our_parts, parts)) < 3e-4
+            for name, tensor in state.items():
+                difference = (our_state[name] - tensor).float().norm()
+                assert difference <= 1e-4 * tensor.float().norm() + 1e-6, f"{case} {mode} {name}"

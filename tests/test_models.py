@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sdpn_k2.config import ModelConfig
+from sdpn_k2.models import ecapa_tdnn
 from sdpn_k2.models.ecapa_tdnn import AttentiveStatisticsPooling, EcapaTdnn
 from sdpn_k2.models.projection import ProjectionMLP, Prototypes
 
@@ -66,6 +67,20 @@ def test_convolutions_reflect_at_both_ends():
     conv = encoder.conv0.conv
     reflected = torch.cat([x[:, :, [2, 1]], x, x[:, :, [-2, -3]]], dim=2)
     torch.testing.assert_close(conv(x), F.conv1d(reflected, conv.weight, conv.bias))
+
+
+def test_deterministic_reflection_is_the_same():
+    results = []
+    for deterministic in (False, True):
+        x = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            padded = ecapa_tdnn._reflect(x, 4)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        (padded * torch.arange(17.0)).sum().backward()
+        results.append((padded, x.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
 @pytest.mark.parametrize("frames", [EcapaTdnn.MIN_FRAMES, 18, 100])

@@ -119,6 +119,22 @@ def test_embedding_statistics_in_closed_form():
     assert float(statistics["mean_cosine"]) == pytest.approx(-2 / 6, rel=1e-5)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_embedding_statistics_that_cannot_be_computed_are_nan(bad):
+    embeddings = torch.randn(6, 4)
+    embeddings[2, 1] = bad
+    assert all(torch.isnan(value) for value in regularisation.embedding_statistics(embeddings).values())
+
+
+def test_embedding_statistics_of_ill_conditioned_embeddings():
+    one = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    # All but equal, then along one line, with sizes from 1e-12 to 1e12.
+    for embeddings in (one.repeat(40, 1) * 1e12, one * torch.logspace(-12, 12, 40).unsqueeze(1)):
+        statistics = regularisation.embedding_statistics(embeddings)
+        assert 0.99 < float(statistics["effective_rank"]) < 40
+        assert float(statistics["mean_cosine"]) == pytest.approx(1, abs=1e-4)
+
+
 def test_teacher_follows_the_student_in_closed_form():
     model = make()
     start = [p.clone() for p in model.teacher.parameters()]

@@ -8,7 +8,10 @@ from tiny_config import TINY
 
 from sdpn_k2.config import load_config
 from sdpn_k2.errors import InputError
+from sdpn_k2.inference import extraction
+from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.formats.tables import TableWriter
+from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.training.dev_trials import DevTrials
 
 
@@ -42,3 +45,27 @@ def test_an_utterance_without_usable_audio_is_refused(tmp_path):
     (tmp_path / "trials").write_text("a b target\na c nontarget\n")
     with pytest.raises(InputError, match=f"{tmp_path}: .*'c': 300 samples"):
         DevTrials(tmp_path, load_config(None, TINY), torch.device("cpu"))
+
+
+def test_features_are_read_in_blocks_at_each_evaluation(tmp_path, monkeypatch):
+    names = [f"s{speaker}-{index}" for speaker in range(3) for index in range(3)]
+    rng = np.random.default_rng(0)
+    with TableWriter(f"ark,scp:{tmp_path}/feats.ark,{tmp_path}/feats.scp", "matrix") as writer:
+        for name in names:
+            writer.write(name, rng.normal(size=(60, 80)).astype(np.float32))
+    pairs = [(a, b) for a in names for b in names if a < b]
+    lines = [f"{a} {b} {'target' if a[:2] == b[:2] else 'nontarget'}\n" for a, b in pairs]
+    (tmp_path / "trials").write_text("".join(lines))
+    config = load_config(None, TINY)
+    torch.manual_seed(0)
+    encoder = EcapaTdnn(80, config.model).train()
+    dev = DevTrials(tmp_path, config, torch.device("cpu"))
+    expected = dev.eer(encoder)
+
+    sizes = []
+    embed = Extractor.embed_fbank
+    monkeypatch.setattr(
+        Extractor, "embed_fbank", lambda extractor, block: sizes.append(len(block)) or embed(extractor, block)
+    )
+    monkeypatch.setattr(extraction, "BLOCK_UTTERANCES", 4)
+    assert dev.eer(encoder) == expected and sizes == [4, 4, 1] and encoder.training

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from typing import List
 
 import pytest
@@ -62,6 +63,43 @@ def test_rank_0_chooses_the_checkpoint_and_writes(tiny_cuts, tmp_path):
     assert "resumed from" in errors[0] and load_checkpoint(tmp_path / "exp" / "final.pt").step == 8
     steps = [json.loads(line)["step"] for line in (tmp_path / "exp" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6, 8] and not list((tmp_path / "empty").rglob("*.pt"))
+
+
+def test_a_dev_set_that_rank_0_cannot_read_ends_all(tiny_cuts, tmp_path):
+    arguments = [*command(tiny_cuts, tmp_path / "exp"), "--dev", str(tmp_path)]
+    processes = start(arguments, arguments)
+    for rank, errors in enumerate(finish(processes)):
+        assert processes[rank].returncode == 1 and f"{tmp_path}/trials: no such file" in errors
+        assert ("process 0 failed: " in errors) == (rank == 1) and "Traceback" not in errors
+
+
+ON_MAIN = """
+import os, sys, time
+from sdpn_k2.device import start_process
+from sdpn_k2.errors import InputError
+from sdpn_k2.training.distributed import Agreement
+process = start_process("cpu")
+together = Agreement(process)
+assert together.on_main(lambda: process.rank) == (0 if process.is_main else None)
+def end():
+    if sys.argv[1] == "error":
+        raise ValueError("it broke")
+    os._exit(3)
+try:
+    together.on_main(end)
+except (ValueError, InputError) as error:
+    print(type(error).__name__, error, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "how, main, other",
+    [("error", "ValueError it broke", "process 0 failed: it broke"), ("exit", "", "process 0 ended")],
+)
+def test_what_ends_rank_0_ends_those_that_wait_for_it(how, main, other):
+    arguments = [sys.executable, "-c", ON_MAIN, how]
+    errors = finish(start(arguments, arguments))
+    assert main in errors[0] and f"InputError {other}" in errors[1]
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tiny_cuts, tmp_path):

@@ -1,6 +1,7 @@
 """The training loop on a tiny corpus: the files of a run, reproducible numbers, and errors that stop it."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -102,6 +103,32 @@ def test_dev_trials_are_evaluated_and_the_best_checkpoint_stays(tiny_cuts, tiny_
     assert eers[best] == min(eers.values()) and best == min(step for step in eers if eers[step] == eers[best])
     # Evaluation does not change the run.
     assert same_weights(final, tiny_run)
+
+
+def test_weights_of_one_process_are_not_summed(tiny_cuts, tmp_path, monkeypatch):
+    monkeypatch.setattr("sdpn_k2.training.trainer._checksum", lambda _: pytest.fail("takes time"))
+    make_trainer(tiny_cuts, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny_cuts, tmp_path):
+    run = make_trainer(tiny_cuts, tmp_path, "train.log_every=1")
+    run.model.student.encoder.linear.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="the loss is not finite at step 1; last good checkpoint: none yet"):
+        run.run()
+
+
+def test_a_deterministic_run_repeats(tiny_cuts, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        runs = [make_trainer(tiny_cuts, tmp_path / name, "train.deterministic=true").run() for name in ("a", "b")]
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert same_weights(*runs)
+    ours, others = (load_checkpoint(run).model for run in (runs[0], tiny_run))
+    for name, tensor in others.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-2, atol=1e-3)
 
 
 # Settings and data that do not fit are found before anything is built.

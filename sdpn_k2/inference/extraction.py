@@ -109,6 +109,7 @@ class Extractor:
         return compute_features(self.front_end, waveform)
 
     @torch.inference_mode()
+    @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 would change embeddings by 1e-3
     def embed_fbank(self, utterances: Sequence[Union[np.ndarray, Tensor]]) -> np.ndarray:
         """Return the embeddings ``(utterances, dim)`` float32 of features ``(frames, bins)`` of 5 frames or more."""
         pieces: Dict[int, List[Tuple[int, Tensor]]] = defaultdict(list)
@@ -151,7 +152,7 @@ def extract(extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool
     skipped: List[Skipped] = []
     progress = Progress(total, f"extracting {data_dir.name}, utterances")
     with TableWriter(wspecifier, "vector") as writer:
-        for block in _blocks(_usable(utterances, extractor.features, vad_scp)):
+        for block in blocks(_usable(utterances, extractor.features, vad_scp)):
             if isinstance(block, Skipped):
                 skipped.append(block)
                 progress.update()
@@ -203,8 +204,11 @@ def _speech_frames(decisions: Optional[np.ndarray], num_frames: int, config: Fea
     return speech
 
 
-def _blocks(utterances: Iterable[Features]) -> Iterator[Union[List[Tuple[str, Tensor]], Skipped]]:
-    """Yield blocks of ``BLOCK_UTTERANCES`` utterances, or of ``BLOCK_FRAMES`` frames and more; pass on the skipped."""
+def blocks(utterances: Iterable[Features]) -> Iterator[Union[List[Tuple[str, Tensor]], Skipped]]:
+    """Yield the utterances in blocks of bounded size: ``BLOCK_UTTERANCES``, or ``BLOCK_FRAMES`` frames and more.
+
+    Skipped ones are passed on.
+    """
     block: List[Tuple[str, Tensor]] = []
     frames = 0
     for utterance in utterances:

@@ -18,18 +18,25 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, None]:
-        # Every process computes the same objective over the whole batch, so each already holds the whole gradient.
-        # Its own rows are multiplied by the number of processes, because parameter gradients are averaged over them.
-        rows = gradient.narrow(ctx.dim, dist.get_rank() * ctx.size, ctx.size)
-        return rows * dist.get_world_size(), None
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.narrow(ctx.dim, dist.get_rank() * ctx.size, ctx.size), None
 
 
 def gather(tensor: Tensor, dim: int = 0) -> Tensor:
     """Concatenate ``tensor`` of every process along ``dim``, in rank order. Shapes must agree.
 
-    Use it where every process computes the whole objective on the gathered batch, and parameter gradients are then
-    averaged over processes. The result is the gradient of the single-process batch.
+    The gradient of ``tensor`` is that of the sum of all processes' losses. If each process computes the whole objective
+    on the gathered batch, that sum is the objective times the number of processes, and so is the gradient. Averaging
+    the parameters' gradients over processes then gives the gradient of one process with the whole batch.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return tensor
+    if hasattr(torch, "compiler") and torch.compiler.is_compiling():
+        # The same, in a form that compiles without a graph break.
+        from torch.distributed._functional_collectives import all_gather_tensor_autograd
+
+        world = dist.group.WORLD
+        assert world is not None
+        return all_gather_tensor_autograd(tensor, dim, world)
     return _Gather.apply(tensor, dim)

@@ -64,14 +64,26 @@ def embedding_statistics(embeddings: Tensor) -> Dict[str, Tensor]:
     """Measure the spread of embeddings ``(utterances, dim)``.
 
     ``effective_rank`` is exp of the entropy of the covariance's normalised eigenvalues (Roy & Vetterli, 2007), and
-    ``mean_cosine`` is the mean cosine of two different utterances.
+    ``mean_cosine`` is the mean cosine of two different utterances. Both are NaN for embeddings that are not finite.
     """
     count = embeddings.shape[0]
     centred = embeddings - embeddings.mean(dim=0)
     # The smaller Gram matrix has the covariance's non-zero eigenvalues.
     gram = centred @ centred.t() if count < embeddings.shape[1] else centred.t() @ centred
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp_min(0)
+    eigenvalues = _eigenvalues(gram).clamp_min(0)
     share = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(eigenvalues.dtype).tiny)
     unit = F.normalize(embeddings, dim=1)
     mean_cosine = (unit.sum(dim=0).square().sum() - count) / (count * (count - 1))
     return {"effective_rank": torch.exp(-torch.xlogy(share, share).sum()), "mean_cosine": mean_cosine}
+
+
+def _eigenvalues(symmetric: Tensor) -> Tensor:
+    """Return the eigenvalues of a symmetric matrix ``(n, n)``, float64 on the CPU; NaN where there are none.
+
+    On GPUs, and in float32, the decomposition can fail for ill-conditioned matrices.
+    """
+    symmetric = symmetric.double().cpu()
+    try:
+        return torch.linalg.eigvalsh(symmetric)
+    except torch.linalg.LinAlgError:  # elements that are not finite
+        return torch.full_like(symmetric[0], float("nan"))

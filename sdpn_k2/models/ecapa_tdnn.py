@@ -26,9 +26,15 @@ class Conv(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, in_channels, frames)`` to ``(batch, out_channels, frames)``."""
-        if self.reflection:
-            x = F.pad(x, (self.reflection, self.reflection), mode="reflect")
-        return super().forward(x)
+        return super().forward(_reflect(x, self.reflection) if self.reflection else x)
+
+
+def _reflect(x: Tensor, width: int) -> Tensor:
+    """Pad the last dimension by ``width`` at both ends, by reflection."""
+    if torch.are_deterministic_algorithms_enabled():
+        # On GPUs, the gradient of the other form is added in any order.
+        return torch.cat([x[..., 1 : width + 1].flip(-1), x, x[..., -width - 1 : -1].flip(-1)], dim=-1)
+    return F.pad(x, (width, width), mode="reflect")
 
 
 class TDNN(nn.Module):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Union
+from typing import Iterator, List, Tuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sdpn_k2.config import Config
 from sdpn_k2.errors import InputError, Skipped, error_context
-from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.inference.extraction import Extractor, blocks
 from sdpn_k2.inference.utterance_features import check_embeddable, read_features
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring.cosine import score_trials
@@ -22,10 +23,10 @@ from sdpn_k2.signal.front_end import front_end
 
 
 class DevTrials:
-    """The trials of a Kaldi data directory and the features of its utterances."""
+    """The trials of a Kaldi data directory, whose features are read block by block at every evaluation."""
 
     def __init__(self, data_dir: Path, config: Config, device: torch.device):
-        """Read trials and features.
+        """Read the trials, and the features once to check them.
 
         Raises:
             InputError: no trials, or only targets or only nontargets; neither features nor audio; an utterance that
@@ -34,28 +35,37 @@ class DevTrials:
         trials = data_dir / "trials"
         if not trials.is_file():
             raise InputError(f"{trials}: no such file (dev evaluation needs it)")
-        self.config, self.device = config, device
+        self.data_dir, self.config, self.device = data_dir, config, device
         self.trials = read_trials(trials)
-        self.ids: List[str] = []
-        self.fbanks: List[Union[np.ndarray, torch.Tensor]] = []
-        _, utterances = read_features(data_dir, config.features, front_end(config.features).to(device))
-        for item in utterances:
-            if isinstance(item, Skipped):
-                raise InputError(f"{data_dir}: utterance '{item.key}': {item.reason}")
-            name, features = item
-            with error_context(f"{data_dir}: utterance '{name}'"):
-                check_embeddable(features)
-            self.ids.append(name)
-            self.fbanks.append(features.cpu())
+        self.front_end = front_end(config.features).to(device)
+        self.ids = [name for name, _ in self._features()]
         # Score random vectors, so that unusable trials are an error before the run starts.
         self._score(np.random.default_rng(0).normal(size=(len(self.ids), 2)).astype(np.float32))
 
     def eer(self, encoder: EcapaTdnn) -> float:
-        """Return the EER of plain cosine scores in per cent; the encoder keeps its mode."""
+        """Return the EER of plain cosine scores in per cent; the encoder keeps its mode.
+
+        Raises:
+            InputError: an utterance that cannot be used any more.
+        """
         training = encoder.training
-        vectors = Extractor(encoder, self.config, self.device).embed_fbank(self.fbanks)
+        extractor = Extractor(encoder, self.config, self.device)
+        vectors: List[np.ndarray] = []
+        for block in blocks(self._features()):
+            assert not isinstance(block, Skipped)
+            vectors.append(extractor.embed_fbank([features for _, features in block]))
         encoder.train(training)
-        return self._score(vectors)
+        return self._score(np.concatenate(vectors))
+
+    def _features(self) -> Iterator[Tuple[str, Tensor]]:
+        """Yield the utterances and their features. Raise InputError for one that cannot be used."""
+        _, utterances = read_features(self.data_dir, self.config.features, self.front_end)
+        for item in utterances:
+            if isinstance(item, Skipped):
+                raise InputError(f"{self.data_dir}: utterance '{item.key}': {item.reason}")
+            with error_context(f"{self.data_dir}: utterance '{item[0]}'"):
+                check_embeddable(item[1])
+            yield item
 
     def _score(self, vectors: np.ndarray) -> float:
         embeddings = Embeddings(self.ids, vectors, "dev embeddings")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, TypeVar
+from datetime import timedelta
+from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,8 +11,13 @@ from torch import Tensor, nn
 
 from sdpn_k2.device import Process
 from sdpn_k2.errors import InputError
+from sdpn_k2.methods.batch_norm import synchronise_batch_norm
 
+Value = TypeVar("Value")
 Model = TypeVar("Model", bound=nn.Module)
+
+# Reading and embedding a large dev set can take hours.
+PATIENCE = timedelta(days=1)
 
 
 class Agreement:
@@ -19,7 +25,7 @@ class Agreement:
 
     def __init__(self, process: Process):
         self._process = process
-        self._group = dist.new_group(backend="gloo") if process.world_size > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if process.world_size > 1 else None
 
     def from_main(self, value: Any) -> Any:
         """Return rank 0's ``value`` (anything that can be pickled)."""
@@ -27,6 +33,30 @@ class Agreement:
         if self._group is not None:
             dist.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
+
+    def on_main(self, function: Callable[[], Value]) -> Optional[Value]:
+        """Return the value of ``function``, which only rank 0 calls while the others wait; there it is None.
+
+        Raises:
+            InputError: in the other processes, if the call failed or rank 0 ended.
+        """
+        if self._group is None:
+            return function()
+        if not self._process.is_main:
+            try:
+                failure = self.from_main(None)
+            except RuntimeError as error:
+                raise InputError("process 0 ended while the others waited for it") from error
+            if failure is not None:
+                raise InputError(f"process 0 failed: {failure}")
+            return None
+        try:
+            value = function()
+        except BaseException as error:
+            self.from_main(str(error) or type(error).__name__)
+            raise
+        self.from_main(None)
+        return value
 
     def any(self, flag: bool) -> bool:
         """Return whether ``flag`` is true in any process."""
@@ -57,10 +87,8 @@ class Agreement:
 
 
 def synchronised(model: Model, process: Process) -> Model:
-    """Return ``model`` with batch normalisation over all processes on GPUs; torch has none for CPUs."""
-    if process.world_size > 1 and process.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model
+    """Return ``model`` with batch normalisation over all processes."""
+    return synchronise_batch_norm(model) if process.world_size > 1 else model
 
 
 @torch.no_grad()

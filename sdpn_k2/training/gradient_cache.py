@@ -6,6 +6,7 @@ gradient at the embeddings once. Then embed each micro-batch again, with its gra
 gradient.
 
 Batch normalisation sees one micro-batch at a time, the same in both passes; running statistics move only in the second.
+With several processes it sees the k-th micro-batches of all of them together.
 """
 
 import contextlib

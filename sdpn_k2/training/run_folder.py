@@ -32,6 +32,7 @@ RESUME_MAY_CHANGE = {
     "train.keep_every",
     "train.evaluate_every",
     "train.compile",
+    "train.deterministic",
     "train.micro_batch_size",
 }
 

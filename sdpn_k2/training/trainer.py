@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import resource
 import signal
 import time
@@ -57,6 +58,8 @@ log = logging.getLogger(__name__)
 SKIPPED_GRACE_UTTERANCES = 200
 # Compilation takes a minute or two, which pays off in runs of at least this many steps.
 COMPILE_MIN_STEPS = 2000
+# Every crop length has graphs of its own; at this number, further ones would run uncompiled.
+MAX_GRAPHS = 64
 
 
 class Interrupted(Exception):
@@ -96,14 +99,17 @@ class Trainer:
                 ``exp`` of another configuration or of other data.
         """
         self.config, self.exp, self.process = config, exp, process
+        if config.train.deterministic == "on":
+            _require_deterministic_algorithms()
         self._stop_signal: Optional[int] = None
         self._skipped: Dict[str, Skipped] = {}
         self._recent_ids: Deque[List[str]] = deque(maxlen=config.train.log_every)
         self._open_data(cuts)
         self._check_settings(dev)
+        self._together = Agreement(process)
         self.folder = RunFolder(exp, config, self.data)
-        self.dev = DevTrials(dev, config, process.device) if dev is not None and process.is_main else None
         self._make_model()
+        self._open_dev(dev)
         self._resume(resume, init)
         self._require_same_start()
         self._compile()
@@ -159,7 +165,13 @@ class Trainer:
         self.model = synchronised(method, self.process).to(self.process.device)
         self.optimizer = make_optimizer(self.model, self.config.train)
         self.step = 0
-        self._together = Agreement(self.process)
+
+    def _open_dev(self, dev: Optional[Path]) -> None:
+        """Open the dev trials in rank 0, which alone evaluates."""
+        self.evaluates = dev is not None
+        self.dev: Optional[DevTrials] = None
+        if dev is not None:
+            self.dev = self._together.on_main(lambda: DevTrials(dev, self.config, self.process.device))
 
     def _resume(self, resume: str, init: Optional[Path]) -> None:
         """Load the checkpoint to continue from, or the weights that a new run starts with."""
@@ -180,6 +192,8 @@ class Trainer:
 
     def _require_same_start(self) -> None:
         """Raise InputError unless all processes have the same configuration, data, step and weights."""
+        if self.process.world_size == 1:
+            return  # the checksum of the weights takes time
         comparable = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, workers=0))
         self._together.require_same(
             {
@@ -191,12 +205,14 @@ class Trainer:
         )
 
     def _compile(self) -> None:
-        """Compile the networks where it pays off. Names of parameters stay the same."""
+        """Compile the networks where it pays off, each for its own shapes. Names of parameters stay the same."""
         choice = self.config.train.compile
         pays = self.process.device.type == "cuda" and self.num_steps - self.step >= COMPILE_MIN_STEPS
         if choice == "on" or (choice == "auto" and pays and _can_compile()):
-            self.model.student.compile()
-            self.model.teacher.compile()
+            # Both networks share the limit, and micro-batches run the student in two ways.
+            torch._dynamo.config.cache_size_limit = MAX_GRAPHS
+            self.model.student.compile(dynamic=False)
+            self.model.teacher.compile(dynamic=False)
 
     def _make_views(self, manifests: Path) -> None:
         self.banks = Banks(manifests, self.config, self.process.device, self.step)
@@ -273,9 +289,8 @@ class Trainer:
                 self._save()
             if last:
                 self._together.wait()  # a launcher ends the other processes when one exits
-            evaluating = self.step % (train.evaluate_every or train.checkpoint_every) == 0 or last
-            if self.dev is not None and metrics is not None and evaluating:
-                self._evaluate(self.dev, metrics)
+            if self.evaluates and (self.step % (train.evaluate_every or train.checkpoint_every) == 0 or last):
+                self._together.on_main(lambda: self._evaluate(metrics))
 
     def _interrupt(self) -> NoReturn:
         """Save, wait for the other processes, and raise Interrupted."""
@@ -369,17 +384,17 @@ class Trainer:
                 f"the weights are not finite after step {self.step} ({bad[0]}, {len(bad)} in all); "
                 f"{self._last_good()}; lower train.base_lr"
             )
-        if self.process.is_main:
-            momentum = momentum_buffers(self.optimizer, self.model)
-            checkpoint = Checkpoint(self.step, self.config, self.model.state_dict(), momentum, self.data)
-            self.folder.save(checkpoint, self.batches.steps_per_epoch)
+        momentum = momentum_buffers(self.optimizer, self.model)
+        checkpoint = Checkpoint(self.step, self.config, self.model.state_dict(), momentum, self.data)
+        self._together.on_main(lambda: self.folder.save(checkpoint, self.batches.steps_per_epoch))
 
     def _last_good(self) -> str:
         return f"last good checkpoint: {self.folder.newest or 'none yet'}"
 
-    def _evaluate(self, dev: DevTrials, metrics: MetricsLog) -> None:
-        """Log the EER of the teacher on the dev trials, and keep the best checkpoint."""
-        value = dev.eer(self.model.teacher.encoder)
+    def _evaluate(self, metrics: Optional[MetricsLog]) -> None:
+        """Log the EER of the teacher on the dev trials, and keep the best checkpoint (rank 0)."""
+        assert self.dev is not None and metrics is not None
+        value = self.dev.eer(self.model.teacher.encoder)
         metrics.write(self.step, {"dev_eer": value})
         log.info("step %d: dev EER %.2f %%", self.step, value)
         self.folder.keep_best(self.step, value)
@@ -431,6 +446,13 @@ class Trainer:
         if self.process.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.process.device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _require_deterministic_algorithms() -> None:
+    """Make torch use deterministic algorithms, and raise RuntimeError for an operation that has none."""
+    # cuBLAS reads this when CUDA computes the first matrix product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
 
 
 def _can_compile() -> bool:
