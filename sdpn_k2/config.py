@@ -49,7 +49,9 @@ Real = Annotated[float, Range(least=-LARGEST, most=LARGEST)]
 NonNegative = Annotated[float, Range(least=0, most=LARGEST)]
 Positive = Annotated[float, Range(above=0, most=LARGEST)]
 Fraction = Annotated[float, Range(least=0, most=1)]
-CropSeconds = Annotated[float, Range(least=0.2, most=LARGEST)]
+Share = Annotated[float, Range(above=0, most=1)]
+MIN_CROP_SECONDS = 0.2
+CropSeconds = Annotated[float, Range(least=MIN_CROP_SECONDS, most=LARGEST)]
 SpeedFactor = Annotated[float, Range(least=0.5, most=2)]
 
 
@@ -115,12 +117,19 @@ class CropsConfig(Section):
     num_local: Count = 4
     local_seconds: CropSeconds = 2.0
     min_seconds: NonNegative = 1.0  # shorter utterances are not used for training
+    growth: Tuple[Share, ...] = (1.0,)  # shares of these lengths, each for an equal part of the run
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(
             self.num_global == 1,
             f"crops.num_global is {self.num_global}; SDPN's teacher sees exactly 1 global crop",
+        )
+        _require(bool(self.growth), "crops.growth is empty; [1.0] means crops of full length throughout")
+        shortest = min(self.growth) * min(self.global_seconds, self.local_seconds)
+        _require(
+            shortest >= MIN_CROP_SECONDS,
+            f"crops.growth makes crops of {shortest:g} s; they should be at least {MIN_CROP_SECONDS:g} s",
         )
 
 

@@ -102,6 +102,19 @@ def test_stored_fbank_gives_crops_of_the_same_frames(tiny_fbank_cuts):
             np.testing.assert_array_equal(crop.numpy(), expected)
 
 
+@pytest.mark.parametrize("input, sizes", [("waveform", (16000, 8000)), ("fbank", (98, 48))])
+def test_crops_grow_in_equal_parts_of_the_run(tiny_fbank_cuts, input, sizes):
+    config = load_config(None, [*TINY, f"input={input}", "crops.growth=[0.5, 0.75, 1]"])
+    dataset = MultiCropDataset(CutTable(tiny_fbank_cuts), config)
+    keys = list(StepBatches(dataset.cuts, 2, 7, seed=0, growth=config.crops.growth))
+    assert [key.share for key in keys] == [0.5, 0.5, 0.5, 0.75, 0.75, 1, 1]
+    assert list(StepBatches(dataset.cuts, 2, 7, seed=0, growth=config.crops.growth, first_step=3)) == keys[3:]
+    lengths = [(batch.global_crops.shape[1], batch.local_crops.shape[2]) for batch in map(dataset.__getitem__, keys)]
+    # A frame is 10 ms; the window of the last one takes 15 ms more.
+    half = {"waveform": (8000, 4000), "fbank": (48, 23)}[input]
+    assert lengths[0] == half and lengths[-1] == sizes
+
+
 class Numbers(CutTable):
     """A table of which only the length matters."""
 
@@ -115,10 +128,10 @@ class Numbers(CutTable):
 def test_every_utterance_occurs_once_per_epoch_and_processes_share_batches():
     whole = list(StepBatches(Numbers(20), 6, 9, seed=3))
     parts = [list(StepBatches(Numbers(20), 6, 9, seed=3, rank=rank, world_size=2)) for rank in range(2)]
-    for (_, indices), (_, first), (_, second) in zip(whole, *parts):
-        assert indices == first + second
+    for together, first, second in zip(whole, *parts):
+        assert together.indices == first.indices + second.indices
     for epoch in range(3):
-        seen = [index for e, indices in whole if e == epoch for index in indices]
+        seen = [index for key in whole if key.epoch == epoch for index in key.indices]
         assert len(seen) == len(set(seen)) == 18
     assert whole[:3] != whole[3:6]
     assert list(StepBatches(Numbers(20), 6, 9, seed=3, first_step=4)) == whole[4:]

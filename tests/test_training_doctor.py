@@ -41,7 +41,7 @@ def test_doctor_finds_what_would_stop_the_run(tiny_cuts, tmp_path):
     assert "14 utterances" in problem and "train.batch_size = 64" in problem
     manifest = write_corpus(tmp_path, count=9)
     table = CutTable(manifest)
-    _, (first, *_) = next(iter(StepBatches(table, 6, 1, seed=0)))
+    first, *_ = next(iter(StepBatches(table, 6, 1, seed=0))).indices
     Path(table[first].recording.sources[0].source).write_bytes(b"no audio")
     result = doctor("--set", "train.batch_size=6", manifest)
     assert result.exit_code == 1

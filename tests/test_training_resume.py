@@ -49,6 +49,13 @@ def test_training_from_shards_is_resumed_to_the_same_bits(tiny_shards, tmp_path,
     assert same_weights(whole, again.run())
 
 
+def test_a_run_resumes_to_the_same_bits_where_crops_grow(tiny_cuts, tmp_path):
+    settings = ("crops.growth=[0.5, 1]", "train.checkpoint_every=3")  # resumes at step 3; crops grow after step 4
+    whole = make_trainer(tiny_cuts, tmp_path / "whole", *settings).run()
+    first = list_checkpoints(whole.parent / "checkpoints")[0]
+    assert same_weights(whole, make_trainer(tiny_cuts, tmp_path / "again", *settings, resume=str(first)).run())
+
+
 def test_checkpoint_of_another_configuration_is_refused(tiny_run, tiny_cuts):
     with pytest.raises(InputError, match=r"step-00000008.pt .*objective.temperature \(0.1 there, 0.2 now\)"):
         make_trainer(tiny_cuts, tiny_run.parent, "objective.temperature=0.2")

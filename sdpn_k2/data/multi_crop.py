@@ -7,7 +7,7 @@ resume anywhere, with any number of loader processes, and get the same batches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Iterator, List, Optional, Tuple, Union
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -24,7 +24,13 @@ from sdpn_k2.signal.fbank import Fbank
 # Crops of an utterance that lie within this many seconds are cut from one decoded span. Otherwise each is read alone.
 MAX_SPAN_SECONDS = 60.0
 
-BatchKey = Tuple[int, Tuple[int, ...]]  # epoch, indices of utterances
+
+class BatchKey(NamedTuple):
+    """What decides a batch."""
+
+    epoch: int
+    indices: Tuple[int, ...]  # of utterances
+    share: float = 1.0  # of the lengths of the crops
 
 
 class StepBatches(Sampler):
@@ -44,6 +50,7 @@ class StepBatches(Sampler):
         first_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        growth: Sequence[float] = (1.0,),
     ):
         """Prepare the batches of one process.
 
@@ -55,6 +62,7 @@ class StepBatches(Sampler):
             first_step: step to start with.
             rank: number of this process.
             world_size: number of processes.
+            growth: shares of the crops' lengths, each for an equal part of the run.
 
         Raises:
             InputError: fewer utterances than a batch, or a batch size that is not a multiple of ``world_size``.
@@ -66,7 +74,7 @@ class StepBatches(Sampler):
             )
         if batch_size % world_size:
             raise InputError(f"train.batch_size = {batch_size} is not a multiple of the {world_size} processes")
-        self.table, self.batch_size, self.seed = table, batch_size, seed
+        self.table, self.batch_size, self.seed, self.growth = table, batch_size, seed, growth
         self.first_step, self.num_steps = first_step, num_steps
         self.steps_per_epoch = len(table) // batch_size
         self.share = batch_size // world_size
@@ -82,7 +90,8 @@ class StepBatches(Sampler):
                 epoch = step // self.steps_per_epoch
                 order = self.table.permutation(np.random.default_rng([self.seed, epoch]))
             start = step % self.steps_per_epoch * self.batch_size
-            yield epoch, tuple(order[start : start + self.batch_size][self.part].tolist())
+            indices = tuple(order[start : start + self.batch_size][self.part].tolist())
+            yield BatchKey(epoch, indices, self.growth[step * len(self.growth) // self.num_steps])
 
 
 @dataclass
@@ -116,18 +125,15 @@ class MultiCropDataset(Dataset):
 
     def __init__(self, cuts: Union[CutTable, SharTable], config: Config):
         """Read crops of ``cuts`` with the sizes, number and kind (waveforms or fbank) of the configuration."""
-        self.cuts, self.num_local, self.seed = cuts, config.crops.num_local, config.seed
-        self.crops = config.crops
+        self.cuts, self.crops, self.seed = cuts, config.crops, config.seed
         self.source = (WaveformSource if config.input == "waveform" else FbankSource)(config)
-        self.global_size, self.local_size = map(
-            self.source.size, (config.crops.global_seconds, config.crops.local_seconds)
-        )
 
     def __getitem__(self, key: BatchKey) -> MultiCropBatch:
-        epoch, indices = key
+        epoch, indices, share = BatchKey(*key)
+        sizes = [self.source.size(share * seconds) for seconds in (self.crops.global_seconds, self.crops.local_seconds)]
         used = set(indices)
-        global_crops = np.empty((len(indices), self.global_size, *self.source.shape), self.source.dtype)
-        local_crops = np.empty((self.num_local, len(indices), self.local_size, *self.source.shape), self.source.dtype)
+        global_crops = np.empty((len(indices), sizes[0], *self.source.shape), self.source.dtype)
+        local_crops = np.empty((self.crops.num_local, len(indices), sizes[1], *self.source.shape), self.source.dtype)
         ids: List[str] = []
         skipped: List[Skipped] = []
         for first_choice in indices:
@@ -137,7 +143,7 @@ class MultiCropDataset(Dataset):
                 try:
                     cut = self.cuts[index]
                     name = cut.id
-                    crops = self.read_crops(cut, np.random.default_rng([self.seed, epoch, index]))
+                    crops = self.read_crops(cut, sizes, np.random.default_rng([self.seed, epoch, index]))
                 except Exception as error:  # lhotse's backends raise many kinds
                     skipped.append(Skipped(name, " ".join(str(error).split())[:200]))
                     index = self._substitute(index, used)
@@ -160,14 +166,19 @@ class MultiCropDataset(Dataset):
                 return candidate
         return None
 
-    def read_crops(self, cut: MonoCut, rng: np.random.Generator) -> List[np.ndarray]:
+    def read_crops(self, cut: MonoCut, sizes: Sequence[int], rng: np.random.Generator) -> List[np.ndarray]:
         """Return the global crop, then the local crops of ``cut``. Crops longer than the utterance wrap around.
+
+        Args:
+            cut: the utterance.
+            sizes: samples or frames of the global crop, and of each local crop.
+            rng: decides where the crops lie.
 
         Raises:
             InputError: NaN, or nothing but silence was read. Also whatever lhotse raises if it cannot decode the cut.
         """
         total = self.source.length(cut)
-        sizes = [self.global_size] + [self.local_size] * self.num_local
+        sizes = [sizes[0]] + [sizes[1]] * self.crops.num_local
         starts = [int(rng.integers(total - size + 1 if total >= size else total)) for size in sizes]
         spans = [(start, start + size) if total >= size else (0, total) for start, size in zip(starts, sizes)]
         first, last = min(start for start, _ in spans), max(end for _, end in spans)

@@ -70,5 +70,6 @@ def in_blocks(front_end: Callable[[Tensor], Tensor], waveforms: Tensor, num_fram
 
 def instance_norm(fbank: Tensor) -> Tensor:
     """Normalise each bin to zero mean and unit (biased) variance over time: ``(…, frames, bins)``, eps 1e-5."""
-    variance, mean = torch.var_mean(fbank, dim=-2, unbiased=False, keepdim=True)
-    return (fbank - mean) * torch.rsqrt(variance + INSTANCE_NORM_EPS)
+    centred = fbank - fbank.mean(dim=-2, keepdim=True)
+    variance = centred.square().mean(dim=-2, keepdim=True)  # much faster than torch.var_mean on CPUs
+    return centred * torch.rsqrt(variance + INSTANCE_NORM_EPS)

@@ -89,12 +89,21 @@ def examine_run(config: Config, cuts: Path, manifests: Path, process: Process, e
             text = f"{len(batch.skipped)} unusable utterances in the first batch; the first is '{key}': {reason}"
             yield Finding("problem", text)
 
-        step_seconds = trainer.time_steps(batch, TIMED_STEPS)
+        step_seconds = _mean_step_seconds(trainer)
         speed = f"{step_seconds:.2f} s, {trainer.batches.share / step_seconds:.0f} utterances/s"
         yield Finding("ok", f"one step: {speed}; peak memory {trainer.peak_memory_gb():.1f} GB")
         yield from _loading(trainer, loading_seconds, step_seconds)
         yield Finding("ok", f"whole run: about {step_seconds * trainer.num_steps / 3600:.1f} h")
         yield _checkpoints(trainer, Path(folder) / "size.pt", exp)
+
+
+def _mean_step_seconds(trainer: Trainer) -> float:
+    """Return the seconds of a step, as the mean over the run's lengths of crops."""
+    key, growth = next(iter(trainer.batches)), trainer.config.crops.growth
+    seconds = {
+        share: trainer.time_steps(trainer.dataset[key._replace(share=share)], TIMED_STEPS) for share in set(growth)
+    }
+    return sum(seconds[share] for share in growth) / len(growth)
 
 
 def _data(trainer: Trainer) -> Iterator[Finding]:

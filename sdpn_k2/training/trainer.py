@@ -134,6 +134,7 @@ class Trainer:
             seed=config.seed,
             rank=process.rank,
             world_size=process.world_size,
+            growth=config.crops.growth,
         )
 
     def _check_settings(self, dev: Optional[Path]) -> None:
