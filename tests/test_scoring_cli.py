@@ -6,10 +6,12 @@ import weakref
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from operation_count import count_calls
 
 from sdpn_k2.cli.apply_calibration import apply_calibration
 from sdpn_k2.cli.calibrate import calibrate
 from sdpn_k2.cli.evaluate import evaluate
+from sdpn_k2.cli.plda_labels import plda_labels
 from sdpn_k2.cli.score import score
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend import trials as reader
@@ -168,6 +170,18 @@ def test_enrolment_from_several_utterances(corpus):
     model = unit["test00-0"] + unit["test00-1"]
     expected = [model @ unit["test00-2"] / np.linalg.norm(model), unit["test01-0"] @ unit["test00-2"]]
     np.testing.assert_allclose(read_scores(corpus / "out").values, expected, atol=1e-6)
+
+
+def test_labels_of_twice_the_embeddings_need_at_most_2_2_times_the_operations(tmp_path):
+    counts = []
+    for n in (2000, 4000):
+        vectors = np.random.default_rng(0).standard_normal((n, 4)).astype(np.float32)
+        with TableWriter(f"ark,scp:{tmp_path}/{n}.ark,{tmp_path}/{n}.scp", "vector") as writer:
+            for i, vector in enumerate(vectors):
+                writer.write(f"u{i:04d}", vector)
+        arguments = f"scp:{tmp_path}/{n}.scp", tmp_path / f"utt2spk{n}", None, 0
+        counts.append(count_calls(lambda arguments=arguments: plda_labels.callback(*arguments)))
+    assert counts[1] <= 2.2 * counts[0]
 
 
 def test_options_that_do_not_go_together(corpus):
