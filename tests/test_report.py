@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from chromium import Browser, find_chromium
 from click.testing import CliRunner
+from operation_count import count_calls
 
 from sdpn_k2.cli import cli
 from sdpn_k2.config import config_to_yaml, load_config
@@ -44,6 +45,8 @@ def make_experiment(exp: Path, data: Path, noise: float, *overrides: str) -> Pat
     rng = np.random.default_rng(0)
     folder = exp / "xvectors_test"
     folder.mkdir(parents=True)
+    (exp / "xvectors_train").mkdir()
+    (exp / "xvectors_train" / "xvector.scp").write_text("a million training vectors, which are not read\n")
     centres = rng.standard_normal((SPEAKERS, 8))
     vectors = {name: (centres[int(name[1])] + noise * rng.standard_normal(8)).astype(np.float32) for name in UTTERANCES}
     with TableWriter(f"ark,scp:{folder}/xvector.ark,{folder}/xvector.scp", "vector") as writer:
@@ -438,6 +441,23 @@ def test_panels_hold_the_same_utterances_of_every_system(data, first, second):
     assert [panel.title for panel in panels] == ["a", "b"]
     assert panels[0].speakers == panels[1].speakers == ["s0"] * 4 + ["s1"] * 4 + ["s2"] * 4
     assert panels[0].vectors.shape == (12, 8) and not np.array_equal(panels[0].vectors, panels[1].vectors)
+
+
+def test_twice_the_utterances_need_at_most_2_2_times_the_operations(tmp_path):
+    counts = []
+    for n in (2000, 4000):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        names = [f"s{i % 500:03d}-u{i}" for i in range(n)]
+        (folder / "utt2spk").write_text("".join(f"{name} {name[:4]}\n" for name in names))
+        (folder / "utt2dur").write_text("".join(f"{name} 4.5\n" for name in names))
+        with TableWriter(f"ark,scp:{folder}/xvector.ark,{folder}/xvector.scp", "vector") as writer:
+            for i, name in enumerate(names):
+                writer.write(name, np.float32([i, 1]))
+        parts = (lambda: summarise_set(folder), lambda: speaker_panels({"a": folder}, folder / "utt2spk"))  # noqa: B023
+        counts.append([count_calls(part) for part in parts])
+    few, many = counts
+    assert many[0] <= 2.2 * few[0] and many[1] <= 2.2 * few[1]
 
 
 def test_embeddings_are_found_beside_their_script_after_a_move(data, first, tmp_path):

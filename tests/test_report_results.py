@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
+from operation_count import count_calls
 
 from sdpn_k2.cli.evaluate import evaluate
 from sdpn_k2.cli.results import results as results_command
@@ -47,6 +48,23 @@ def test_results_of_every_list_and_scoring(folders):
     assert (plda.eer, plda.min_dcf_01) == (0.0, 0.0)
     assert report.missing == ["test/trials_o: no plda scores"]
     assert report.plda_labels == "clusters"
+
+
+def test_twice_the_trials_need_at_most_2_2_times_the_operations(tmp_path):
+    counts = []
+    for n in (2000, 4000):
+        data, exp = tmp_path / f"data{n}", tmp_path / f"exp{n}"
+        (data / "test").mkdir(parents=True)
+        (exp / "scores" / "test").mkdir(parents=True)
+        names = [f"s{i % 20:02d}-{i}" for i in range(n)]
+        pairs = [(name, names[(i * 7 + 20 * (i % 2)) % n]) for i, name in enumerate(names)]
+        (data / "test" / "trials").write_text("".join(f"{a} {b} {'non' * (a[:3] != b[:3])}target\n" for a, b in pairs))
+        (data / "test" / "utt2spk").write_text("".join(f"{name} {name[:3]}\n" for name in names))
+        (exp / "scores" / "test" / "trials.cosine").write_text(
+            "".join(f"{a} {b} {(i * 31 % 97) / 97}\n" for i, (a, b) in enumerate(pairs))
+        )
+        counts.append(count_calls(lambda data=data, exp=exp: results.collect(data, exp)))
+    assert counts[1] <= 2.2 * counts[0]
 
 
 def test_result_files(folders):

@@ -1,18 +1,22 @@
 """``sdpn-k2 score``, ``calibrate`` and ``apply-calibration`` from files to files."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from operation_count import count_calls
 
 from sdpn_k2.cli.apply_calibration import apply_calibration
 from sdpn_k2.cli.calibrate import calibrate
 from sdpn_k2.cli.evaluate import evaluate
+from sdpn_k2.cli.plda_labels import plda_labels
 from sdpn_k2.cli.score import score
 from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.backend import trials as reader
 from sdpn_k2.kaldi.formats.tables import TableWriter
-from sdpn_k2.scoring import metrics
+from sdpn_k2.scoring import cosine, metrics, normalization, trial_arrays
 from sdpn_k2.scoring.embeddings import read_embeddings
 from sdpn_k2.scoring.trial_arrays import match_scores, read_scores, read_trials
 
@@ -86,6 +90,50 @@ def test_pipes_and_unlabelled_trials(corpus):
     assert -1.0 <= float(line.split()[2]) <= 1.0
 
 
+@pytest.fixture
+def blocks(monkeypatch):
+    """Read 64 bytes and score 100 trials at a time; return the sizes of the blocks that are scored."""
+    monkeypatch.setattr(reader, "BLOCK_BYTES", 64)
+    for module in (trial_arrays, cosine):
+        monkeypatch.setattr(module, "BLOCK_TRIALS", 100)
+    sizes, alive = [], weakref.WeakSet()
+    score_trials = cosine.score_trials
+
+    def record(enroll, test, trials):
+        sizes.append(len(trials))
+        alive.add(trials)
+        assert len(alive) <= 2, "earlier blocks are still in memory"
+        return score_trials(enroll, test, trials)
+
+    monkeypatch.setattr(cosine, "score_trials", record)
+    monkeypatch.setattr(normalization, "score_trials", record)
+    return sizes
+
+
+@pytest.mark.parametrize("norm", [[], ["--norm", "as-norm", "--top-n", 30], ["--norm", "s-norm"]])
+@pytest.mark.parametrize("listed", [True, False])
+def test_long_lists_are_scored_in_blocks(corpus, norm, listed, request):
+    options = ["--enroll", corpus / "test.scp", *(["--trials", corpus / "trials"] if listed else []), *norm]
+    options += ["--cohort", corpus / "train.scp"] if norm else []
+    run(score, *options, corpus / "whole")
+    sizes = request.getfixturevalue("blocks")
+    run(score, *options, corpus / "out")
+    n = len((corpus / "whole").read_text().splitlines())
+    assert n == (72 * 71 // 2 if listed else 72 * 72)
+    assert sum(sizes) == n and max(sizes) < 110
+    whole, out = (read_scores(corpus / name) for name in ("whole", "out"))
+    assert [out.trials.pair(i) for i in range(n)] == [whole.trials.pair(i) for i in range(n)]
+    np.testing.assert_allclose(out.values, whole.values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trial_far_down_a_list_is_named_by_its_number(corpus, blocks):
+    with (corpus / "trials").open("a") as stream:
+        stream.write("nobody test00-0 nontarget\n")
+    with pytest.raises(InputError, match=r"trials: trial 2557: nobody .*; 1 of \d+ trials \(lines \d+ to 2557\)"):
+        run(score, "--enroll", corpus / "test.scp", "--trials", corpus / "trials", corpus / "out")
+    assert len(blocks) > 10 and not (corpus / "out").exists()
+
+
 def test_score_matrix(corpus):
     run(score, "--enroll", corpus / "test.scp", "--test", corpus / "train.scp", corpus / "matrix.npy")
     matrix = np.load(corpus / "matrix.npy")
@@ -122,6 +170,18 @@ def test_enrolment_from_several_utterances(corpus):
     model = unit["test00-0"] + unit["test00-1"]
     expected = [model @ unit["test00-2"] / np.linalg.norm(model), unit["test01-0"] @ unit["test00-2"]]
     np.testing.assert_allclose(read_scores(corpus / "out").values, expected, atol=1e-6)
+
+
+def test_labels_of_twice_the_embeddings_need_at_most_2_2_times_the_operations(tmp_path):
+    counts = []
+    for n in (2000, 4000):
+        vectors = np.random.default_rng(0).standard_normal((n, 4)).astype(np.float32)
+        with TableWriter(f"ark,scp:{tmp_path}/{n}.ark,{tmp_path}/{n}.scp", "vector") as writer:
+            for i, vector in enumerate(vectors):
+                writer.write(f"u{i:04d}", vector)
+        arguments = f"scp:{tmp_path}/{n}.scp", tmp_path / f"utt2spk{n}", None, 0
+        counts.append(count_calls(lambda arguments=arguments: plda_labels.callback(*arguments)))
+    assert counts[1] <= 2.2 * counts[0]
 
 
 def test_options_that_do_not_go_together(corpus):

@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
+from operation_count import count_calls
+from sklearn.metrics import adjusted_mutual_info_score
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring import cosine, kmeans, normalization
 from sdpn_k2.scoring.embeddings import Embeddings
 from sdpn_k2.scoring.kmeans import pseudo_speakers, spherical_kmeans
-from sdpn_k2.scoring.normalization import METHODS, cohort_statistics, normalized_scores
+from sdpn_k2.scoring.normalization import METHODS, Normalizer, cohort_statistics, normalized_scores
+from sdpn_k2.scoring.trial_arrays import Trials
 
 
 def make(n, dim=16, seed=0):
@@ -121,6 +125,34 @@ def test_a_cohort_of_one_member_repeated_is_refused(top_n, seed):
         cohort_statistics(make(50, 512, seed + 10), cohort, top_n)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_blocks_of_trials_meet_the_cohort_once(method, monkeypatch):
+    enroll, test, cohort = make(6), make(9, seed=1), make(40, seed=2)
+    whole = cosine.all_pairs(enroll, test)
+    compared = []
+    prepare = normalization._top_of_cohort if method != "s-norm" else normalization._whole_cohort
+
+    def counted(*arguments):
+        statistics = prepare(*arguments)
+
+        def record(vectors):
+            compared.append(len(vectors))
+            return statistics(vectors)
+
+        return record
+
+    monkeypatch.setattr(normalization, prepare.__name__, counted)
+    normalizer = Normalizer(enroll, test, cohort, method, 7)
+    blocks = [
+        Trials(whole.enroll_ids, whole.test_ids, whole.enroll[start : start + 10], whole.test[start : start + 10])
+        for start in range(0, len(whole), 10)
+    ]
+    scores = np.concatenate([normalizer.scores(block) for block in blocks])
+    assert sum(compared) == {"z-norm": 6, "t-norm": 9}.get(method, 15)
+    expected = normalized_scores(enroll, test, whole, cohort, method=method, top_n=7)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+
+
 def blobs(n_blobs=12, members=15, dim=24, seed=0):
     rng = np.random.default_rng(seed)
     centres = np.linalg.qr(rng.standard_normal((dim, dim)))[0][:n_blobs]
@@ -155,6 +187,84 @@ def test_kmeans_is_reproducible_and_leaves_no_cluster_empty():
         clusters = spherical_kmeans(twins, 45, seed)
         assert len(set(clusters.labels)) == 45
         np.testing.assert_array_equal(clusters.labels, spherical_kmeans(twins, 45, seed).labels)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Let every number of embeddings be large."""
+    monkeypatch.setattr(kmeans, "EXACT_CELLS", 0)
+    monkeypatch.setattr(kmeans, "_gpu", lambda: None)
+    monkeypatch.setattr(kmeans, "NEARBY", 16)
+    monkeypatch.setattr(kmeans, "BLOCK_CELLS", 1000)  # several blocks
+
+
+def speakers(n, n_speakers, dim=12, seed=0):
+    """Overlapping speakers of equal size, and the speaker of each embedding."""
+    rng = np.random.default_rng(seed)
+    truth = np.arange(n) % n_speakers
+    vectors = rng.standard_normal((n_speakers, dim))[truth] + 0.5 * rng.standard_normal((n, dim))
+    return Embeddings([f"u{i}" for i in range(n)], vectors.astype(np.float32)), truth
+
+
+def test_kmeans_of_many_embeddings_is_as_good_as_lloyds(large, monkeypatch):
+    embeddings, truth = speakers(4000, 80)
+    found = {"large": spherical_kmeans(embeddings, 80, seed=1)}
+    monkeypatch.setattr(kmeans, "EXACT_CELLS", 1 << 29)
+    found["exact"] = spherical_kmeans(embeddings, 80, seed=1)
+    cosine, information = (
+        {name: measure(*each) for name, each in found.items()}
+        for measure in (
+            lambda centres, labels: np.einsum("ij,ij->i", unit(embeddings), centres[labels]).mean(),
+            lambda centres, labels: adjusted_mutual_info_score(truth, labels),
+        )
+    )
+    assert cosine["large"] > 0.99 * cosine["exact"]
+    assert information["large"] > 0.95 * information["exact"]  # starts differ by some per cent
+    assert len(set(found["large"].labels)) == 80
+
+
+def test_near_centres_that_are_all_centres_give_the_nearest(large, monkeypatch):
+    monkeypatch.setattr(kmeans, "NEARBY", 50)
+    points = unit(make(300)).astype(np.float32)
+    centres, labels = points[:50], np.random.default_rng(0).integers(0, 50, 300)
+    nearest, similarity = kmeans._assign_nearby(points, centres, labels)
+    np.testing.assert_array_equal(nearest, (points @ centres.T).argmax(axis=1))
+    np.testing.assert_allclose(similarity, (points @ centres.T).max(axis=1), atol=1e-6)
+
+
+def test_only_clusters_near_its_own_are_open_to_an_embedding(large, monkeypatch):
+    monkeypatch.setattr(kmeans, "NEARBY", 3)
+    points = unit(make(300)).astype(np.float32)
+    centres, labels = points[:50], np.random.default_rng(0).integers(0, 50, 300)
+    open_to = np.argsort(-(centres @ centres.T), axis=1)[:, :3][labels]
+    scores = np.take_along_axis(points @ centres.T, open_to, axis=1)
+    nearest, _ = kmeans._assign_nearby(points, centres, labels)
+    np.testing.assert_array_equal(nearest, open_to[np.arange(300), scores.argmax(axis=1)])
+
+
+def test_large_kmeans_leaves_no_cluster_empty(large):
+    embeddings = make(30)
+    twins = Embeddings(embeddings.ids * 2, np.tile(embeddings.vectors, (2, 1)))
+    for n_clusters in (1, 45, 60):
+        assert len(set(spherical_kmeans(twins, n_clusters, 3).labels)) == n_clusters
+
+
+def test_a_device_gives_the_clusters_of_lloyds_algorithm(large, monkeypatch):
+    """A device that every machine has stands for the GPU."""
+    embeddings, _ = blobs()
+    monkeypatch.setattr(kmeans, "_gpu", lambda: torch.device("cpu"))
+    monkeypatch.setattr(kmeans, "GPU_BLOCK_CELLS", 100)
+    on_device = spherical_kmeans(embeddings, 12, seed=3)
+    monkeypatch.setattr(kmeans, "EXACT_CELLS", 1 << 29)
+    exact = spherical_kmeans(embeddings, 12, seed=3)
+    np.testing.assert_array_equal(on_device.labels, exact.labels)
+    np.testing.assert_allclose(on_device.centres, exact.centres, atol=1e-5)
+
+
+def test_large_kmeans_needs_twice_the_operations_for_twice_the_embeddings(large, monkeypatch):
+    monkeypatch.setattr(kmeans, "BLOCK_CELLS", 20_000)
+    few, many = (count_calls(lambda n=n: pseudo_speakers(speakers(n, 100)[0], 100)) for n in (2000, 4000))
+    assert many <= 2.2 * few
 
 
 @pytest.mark.parametrize("n_clusters", [0, 31])

@@ -1,12 +1,12 @@
 """Cosine scores of trials, in blocks: gathered rows for sparse trial lists, one matrix product for dense ones."""
 
-from typing import NamedTuple, Tuple
+from typing import Iterator, NamedTuple, Tuple
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
-from sdpn_k2.scoring.trial_arrays import Trials
+from sdpn_k2.scoring.trial_arrays import BLOCK_TRIALS, Trials
 
 GATHER_BLOCK = 256  # trials per block: both blocks of 512-d embeddings stay in the second-level cache
 PRODUCT_BLOCK = 1 << 24  # cells of the score matrix per block
@@ -38,9 +38,11 @@ def trial_rows(enroll: Embeddings, test: Embeddings, trials: Trials) -> TrialRow
             if rows.enroll[first] < 0
             else (trials.test_ids[trials.test[first]], test.source)
         )
+        end = trials.start + len(trials)
+        lines = f" (lines {trials.start + 1} to {end})" if end >= BLOCK_TRIALS else ""
         raise InputError(
-            f"{trials.source}: trial {first + 1}: {name} has no embedding in {source}; {len(missing)} of {len(trials)} "
-            "trials have no embedding"
+            f"{trials.source}: trial {trials.start + first + 1}: {name} has no embedding in {source}; "
+            f"{len(missing)} of {len(trials)} trials{lines} have no embedding"
         )
     return rows
 
@@ -60,7 +62,7 @@ def score_trials(enroll: Embeddings, test: Embeddings, trials: Trials) -> np.nda
         InputError: see :func:`trial_rows`; an embedding in use has zero norm, NaN or infinity.
     """
     rows = trial_rows(enroll, test, trials)
-    used_enroll, used_test = np.unique(rows.enroll), np.unique(rows.test)
+    used_enroll, used_test = distinct_rows(rows.enroll, len(enroll)), distinct_rows(rows.test, len(test))
     enroll_norms, test_norms = _both_norms(enroll, test, used_enroll, used_test)
     if len(trials) >= DENSE * len(used_enroll) * len(used_test):
         scores = _products(enroll.vectors, test.vectors, rows, used_enroll, used_test)
@@ -90,6 +92,21 @@ def all_pairs(enroll: Embeddings, test: Embeddings) -> Trials:
     rows = np.repeat(np.arange(len(enroll), dtype=np.int32), len(test))
     columns = np.tile(np.arange(len(test), dtype=np.int32), len(enroll))
     return Trials(enroll.ids, test.ids, rows, columns, source="all pairs")
+
+
+def pair_blocks(enroll: Embeddings, test: Embeddings) -> Iterator[Trials]:
+    """Yield the trials of :func:`all_pairs` in bounded memory, those of some enrolment embeddings at a time."""
+    size = max(1, BLOCK_TRIALS // len(test))
+    for start in range(0, len(enroll), size):
+        part = Embeddings(enroll.ids[start : start + size], enroll.vectors[start : start + size], enroll.source)
+        yield all_pairs(part, test)
+
+
+def distinct_rows(rows: np.ndarray, n: int) -> np.ndarray:
+    """Return the distinct values of ``rows``, of any shape and all below ``n``, in increasing order."""
+    present = np.zeros(n, bool)
+    present[rows] = True
+    return np.flatnonzero(present)
 
 
 def _check_dims(enroll: Embeddings, test: Embeddings) -> None:

@@ -19,12 +19,12 @@ References:
 [Matejka17]   P. Matějka et al., "Analysis of score normalization", Interspeech 2017: adaptive S-norm ("AS-norm1").
 """
 
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.scoring.cosine import TrialRows, score_matrix, score_trials, trial_rows
+from sdpn_k2.scoring.cosine import TrialRows, distinct_rows, score_matrix, score_trials, trial_rows
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
 from sdpn_k2.scoring.trial_arrays import Trials
 
@@ -40,6 +40,61 @@ class CohortStatistics(NamedTuple):
     std: np.ndarray
 
 
+class Normalizer:
+    """Compute normalised cosine scores, of a trial list as a whole or in blocks.
+
+    Each embedding is compared with the cohort when a trial first needs it, and once only.
+
+    Args:
+        enroll: embeddings of the enrolment ids.
+        test: embeddings of the test ids; the same object is allowed.
+        cohort: embeddings of the cohort, prepared (centred, whitened) like the others.
+        method: one of ``METHODS``.
+        top_n: size of the adaptive cohort; None for the whole one. ``as-norm`` requires it, ``s-norm`` ignores it.
+
+    Raises:
+        InputError: an unknown method, or an unusable cohort: see :func:`cohort_statistics`.
+    """
+
+    def __init__(
+        self,
+        enroll: Embeddings,
+        test: Embeddings,
+        cohort: Embeddings,
+        method: str = "as-norm",
+        top_n: Optional[int] = 300,
+    ) -> None:
+        if method not in METHODS:
+            raise InputError(f"{method!r} is not a valid normalisation (use one of {', '.join(METHODS)})")
+        if method == "as-norm" and top_n is None:
+            raise InputError("as-norm requires a top-n, the number of cohort members to use")
+        self._enroll, self._test = enroll, test
+        prepared = _Cohort(cohort, None if method == "s-norm" else top_n)
+        of_enroll = _Side(enroll, prepared)
+        of_test = of_enroll if enroll is test else _Side(test, prepared)
+        self._sides = None if method == "t-norm" else of_enroll, None if method == "z-norm" else of_test
+
+    def scores(self, trials: Optional[Trials]) -> np.ndarray:
+        """Return the scores of trials, shape (len(trials),), or of all pairs, shape (len(enroll), len(test)).
+
+        Raises:
+            InputError: all that ``score_trials`` and :func:`cohort_statistics` raise.
+        """
+        if trials is None:
+            scores = score_matrix(self._enroll, self._test)
+            rows = TrialRows(np.arange(len(self._enroll))[:, None], np.arange(len(self._test)))
+        else:
+            scores = score_trials(self._enroll, self._test, trials)
+            rows = trial_rows(self._enroll, self._test, trials)
+        sides = [(side, used) for side, used in zip(self._sides, rows) if side is not None]
+        normalized: np.ndarray = np.zeros_like(scores)
+        for side, used in sides:
+            mean, std = side.statistics(distinct_rows(used, len(side.mean)))
+            normalized += (scores - mean[used]) / std[used]
+        normalized /= np.float32(len(sides))
+        return normalized
+
+
 def normalized_scores(
     enroll: Embeddings,
     test: Embeddings,
@@ -49,47 +104,11 @@ def normalized_scores(
     method: str = "as-norm",
     top_n: Optional[int] = 300,
 ) -> np.ndarray:
-    """Return normalised cosine scores of trials.
+    """Return normalised cosine scores of trials, or of every enrolment with every test embedding (None).
 
-    Args:
-        enroll: embeddings of the enrolment ids.
-        test: embeddings of the test ids; the same object is allowed.
-        trials: the pairs; None for every enrolment with every test embedding.
-        cohort: embeddings of the cohort, prepared (centred, whitened) like the others.
-        method: one of ``METHODS``.
-        top_n: size of the adaptive cohort; None for the whole one. ``as-norm`` requires it, ``s-norm`` ignores it.
-
-    Returns:
-        shape (len(trials),), or (len(enroll), len(test)) when ``trials`` is None; float32.
-
-    Raises:
-        InputError: an unknown method, a cohort smaller than ``top_n``, and all that ``score_trials`` raises.
+    See :class:`Normalizer` for the other arguments, the shapes and the errors; the scores are float32.
     """
-    if method not in METHODS:
-        raise InputError(f"{method!r} is not a valid normalisation (use one of {', '.join(METHODS)})")
-    if method == "as-norm" and top_n is None:
-        raise InputError("as-norm requires a top-n, the number of cohort members to use")
-    if method == "s-norm":
-        top_n = None
-    if trials is None:
-        scores, rows = score_matrix(enroll, test), TrialRows(np.arange(len(enroll))[:, None], np.arange(len(test)))
-    else:
-        scores, rows = score_trials(enroll, test, trials), trial_rows(enroll, test, trials)
-    sides: List[Tuple[Embeddings, np.ndarray]] = []
-    if method != "t-norm":
-        sides.append((enroll, rows.enroll))
-    if method != "z-norm":
-        sides.append((test, rows.test))
-    if enroll is test:
-        used = np.unique(np.concatenate([np.unique(rows) for _, rows in sides]))
-        statistics = [cohort_statistics(enroll, cohort, top_n, used)] * len(sides)
-    else:
-        statistics = [cohort_statistics(side, cohort, top_n, np.unique(rows)) for side, rows in sides]
-    normalized = np.zeros_like(scores)
-    for (_, used), side in zip(sides, statistics):
-        normalized += (scores - side.mean[used]) / side.std[used]
-    normalized /= np.float32(len(sides))
-    return normalized
+    return Normalizer(enroll, test, cohort, method, top_n).scores(trials)
 
 
 def cohort_statistics(
@@ -107,36 +126,57 @@ def cohort_statistics(
         InputError: different dimensions, fewer than two cohort members, a cohort smaller than ``top_n``, a ``top_n``
             below two, zero norms, or equal scores against the whole cohort.
     """
-    if cohort.dim != embeddings.dim:
-        raise InputError(
-            f"the cohort ({cohort.source}) has {cohort.dim} dimensions, but the embeddings ({embeddings.source}) "
-            f"have {embeddings.dim}"
-        )
-    if top_n is not None and top_n < 2:
-        raise InputError(f"top-n must be at least 2, not {top_n}")
-    if len(cohort) < (top_n or 2):
-        raise InputError(
-            f"the cohort ({cohort.source}) has {len(cohort)} embeddings, but at least {top_n or 2} are needed: use a "
-            "larger cohort or a smaller top-n"
-        )
-    used = np.arange(len(embeddings)) if used is None else used
-    norms = vector_norms(embeddings, used)
-    members = cohort.vectors / vector_norms(cohort)[:, None]
-    mean, std = np.full((2, len(embeddings)), np.nan, np.float32)
-    if top_n is None or top_n == len(cohort):
-        block_statistics, block = _whole_cohort(members), 1 << 14
-    else:
-        block_statistics, block = _top_of_cohort(members, top_n), max(1, BLOCK_CELLS // len(cohort))
-    for start in range(0, len(used), block):
-        rows = used[start : start + block]
-        mean[rows], std[rows] = block_statistics(embeddings.vectors[rows] / norms[rows, None])
-    flat = np.flatnonzero(~(std[used] > MIN_STD))
-    if len(flat):
-        raise InputError(
-            f"all scores of {embeddings.ids[used[flat[0]]]} against the cohort ({cohort.source}) are equal; this "
-            f"affects {len(flat)} of {len(used)} embeddings"
-        )
-    return CohortStatistics(mean, std)
+    return _Side(embeddings, _Cohort(cohort, top_n)).statistics(np.arange(len(embeddings)) if used is None else used)
+
+
+class _Cohort:
+    """A cohort, ready to be scored against."""
+
+    def __init__(self, cohort: Embeddings, top_n: Optional[int]) -> None:
+        if top_n is not None and top_n < 2:
+            raise InputError(f"top-n must be at least 2, not {top_n}")
+        if len(cohort) < (top_n or 2):
+            raise InputError(
+                f"the cohort ({cohort.source}) has {len(cohort)} embeddings, but at least {top_n or 2} are needed: use "
+                "a larger cohort or a smaller top-n"
+            )
+        self.dim, self.source = cohort.dim, cohort.source
+        members = cohort.vectors / vector_norms(cohort)[:, None]
+        if top_n is None or top_n == len(cohort):
+            self.statistics, self.block = _whole_cohort(members), 1 << 14
+        else:
+            self.statistics, self.block = _top_of_cohort(members, top_n), max(1, BLOCK_CELLS // len(cohort))
+
+
+class _Side:
+    """The statistics of the embeddings on one side of the trials, NaN where no trial has needed them yet."""
+
+    def __init__(self, embeddings: Embeddings, cohort: _Cohort) -> None:
+        if cohort.dim != embeddings.dim:
+            raise InputError(
+                f"the cohort ({cohort.source}) has {cohort.dim} dimensions, but the embeddings ({embeddings.source}) "
+                f"have {embeddings.dim}"
+            )
+        self._embeddings, self._cohort = embeddings, cohort
+        self.mean, self.std = np.full((2, len(embeddings)), np.nan, np.float32)
+
+    def statistics(self, used: np.ndarray) -> CohortStatistics:
+        """Compute the rows ``used`` that are not known yet; return all that is known."""
+        new = used[np.isnan(self.std[used])]
+        if not len(new):
+            return CohortStatistics(self.mean, self.std)
+        embeddings, cohort = self._embeddings, self._cohort
+        norms = vector_norms(embeddings, new)
+        for start in range(0, len(new), cohort.block):
+            rows = new[start : start + cohort.block]
+            self.mean[rows], self.std[rows] = cohort.statistics(embeddings.vectors[rows] / norms[rows, None])
+        flat = np.flatnonzero(~(self.std[new] > MIN_STD))
+        if len(flat):
+            raise InputError(
+                f"all scores of {embeddings.ids[new[flat[0]]]} against the cohort ({cohort.source}) are equal; this "
+                f"affects {len(flat)} of {len(new)} embeddings"
+            )
+        return CohortStatistics(self.mean, self.std)
 
 
 # Statistics of a block of unit vectors x, shape (n, dim): mean and standard deviation, shape (n,) each.

@@ -1,6 +1,7 @@
 """From embedding tables to a score file, for ``sdpn-k2 score``."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, Optional
 
 import numpy as np
@@ -20,7 +21,7 @@ from sdpn_k2.scoring.embeddings import (
     whiten,
 )
 from sdpn_k2.scoring.kmeans import spherical_kmeans
-from sdpn_k2.scoring.trial_arrays import Scores, Trials, read_trials, write_scores
+from sdpn_k2.scoring.trial_arrays import Scores, trial_blocks, write_score_blocks
 
 DEFAULT_TOP_N = 300
 
@@ -76,20 +77,16 @@ class Normalization:
     top_n: Optional[int] = None
     seed: int = 0
 
-    def scores(
-        self,
-        enrolled: Embeddings,
-        tested: Embeddings,
-        trials: Optional[Trials],
-        prepare: Callable[[Embeddings], Embeddings],
-    ) -> np.ndarray:
-        """Return normalised scores of the trials, or of all pairs; ``prepare`` prepares the cohort."""
+    def load(
+        self, enrolled: Embeddings, tested: Embeddings, prepare: Callable[[Embeddings], Embeddings]
+    ) -> normalization.Normalizer:
+        """Read the cohort, which ``prepare`` prepares, for scores between ``enrolled`` and ``tested``."""
         members = prepare(read_embeddings(self.cohort))
         if self.n_clusters is not None:
             centres = spherical_kmeans(members, self.n_clusters, self.seed).centres
             members = Embeddings([f"cluster{i}" for i in range(len(centres))], centres, members.source)
         top_n = DEFAULT_TOP_N if self.method == "as-norm" and self.top_n is None else self.top_n
-        return normalization.normalized_scores(enrolled, tested, trials, members, method=self.method, top_n=top_n)
+        return normalization.Normalizer(enrolled, tested, members, self.method, top_n)
 
 
 def score_tables(
@@ -103,6 +100,8 @@ def score_tables(
     norm: Optional[Normalization] = None,
 ) -> int:
     """Score trials between two tables of embeddings and write the scores.
+
+    The trials are read, scored and written in blocks, so memory does not grow with their number.
 
     Args:
         enroll: rspecifier of the enrolment embeddings.
@@ -127,16 +126,12 @@ def score_tables(
     tested = enrolled if test is None else prepare(read_embeddings(test))
     if enroll_spk2utt is not None:
         enrolled = enroll_models(enrolled, read_lists(enroll_spk2utt))
-    pairs = None if trials is None else read_trials(trials)
-    if norm is not None:
-        values = norm.scores(enrolled, tested, pairs, prepare)
-    elif pairs is None:
-        values = cosine.score_matrix(enrolled, tested)
-    else:
-        values = cosine.score_trials(enrolled, tested, pairs)
+    normalizer = None if norm is None else norm.load(enrolled, tested, prepare)
     if as_matrix:
+        values = normalizer.scores(None) if normalizer else cosine.score_matrix(enrolled, tested)
         with atomic_output(output) as stream:
             np.save(stream, values)
-    else:
-        write_scores(output, Scores(cosine.all_pairs(enrolled, tested) if pairs is None else pairs, values.ravel()))
-    return values.size
+        return values.size
+    score = normalizer.scores if normalizer else partial(cosine.score_trials, enrolled, tested)
+    blocks = cosine.pair_blocks(enrolled, tested) if trials is None else trial_blocks(trials)
+    return write_score_blocks(output, (Scores(block, score(block)) for block in blocks))

@@ -9,7 +9,7 @@ arrays.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Container, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import IO, Container, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from sdpn_k2.kaldi.backend.trials import (
 from sdpn_k2.kaldi.formats.io import open_input
 
 ALL_LABELS = {**LABELS, b"1": True, b"0": False}
+BLOCK_TRIALS = 1 << 20  # at least so many trials at a time, where a list is not read as a whole
 WRITE_LINES = 1 << 16
 
 
@@ -42,6 +43,7 @@ class Trials:
         test: index of each trial into ``test_ids``, int32, shape (n,).
         is_target: label of each trial, bool, shape (n,); None when the list has no labels.
         source: name of the file, for messages.
+        start: number of trials before these in the file, for messages.
     """
 
     enroll_ids: List[str]
@@ -50,6 +52,7 @@ class Trials:
     test: np.ndarray
     is_target: Optional[np.ndarray] = None
     source: str = "trials"
+    start: int = 0
 
     def __len__(self) -> int:
         return len(self.enroll)
@@ -83,13 +86,32 @@ def read_trials(path: Union[str, Path]) -> Trials:
         InputError: the file is unreadable or empty, or a line has other than 2 or 3 words, an unknown label, or another
             number of words than the first. The message names the line.
     """
-    ids = _Interned()
+    (trials,) = _trial_blocks(path, None)
+    return trials
+
+
+def trial_blocks(path: Union[str, Path]) -> Iterator[Trials]:
+    """Read a trial list of any length in bounded memory, as blocks of ``BLOCK_TRIALS`` trials or a few more.
+
+    Raises:
+        InputError: (while iterating) as :func:`read_trials`.
+    """
+    return _trial_blocks(path, BLOCK_TRIALS)
+
+
+def _trial_blocks(path: Union[str, Path], size: Optional[int]) -> Iterator[Trials]:
+    """Yield the trials in blocks of at least ``size``, or all at once."""
+    ids, start = _Interned(), 0
     labels: List[np.ndarray] = []
     for name, first_line, columns in _blocks(path, PAIR, LABELLED):
+        if size is not None and len(ids) >= size:
+            yield ids.trials(np.concatenate(labels) if labels else None, _source(path), start)
+            start += len(ids)
+            ids, labels = _Interned(), []
         ids.add(columns)
         if len(columns) == 3:
             labels.append(parse_labels(name, first_line, columns[2], ALL_LABELS))
-    return ids.trials(np.concatenate(labels) if labels else None, _source(path))
+    yield ids.trials(np.concatenate(labels) if labels else None, _source(path), start)
 
 
 def read_scores(path: Union[str, Path]) -> Scores:
@@ -109,7 +131,7 @@ def read_scores(path: Union[str, Path]) -> Scores:
             at = int(np.argmin(finite))
             raise InputError(f"{name}:{first_line + at}: {quoted(columns[2][at])} is not a valid score (not finite)")
         values.append(block)
-    return Scores(ids.trials(None, _source(path)), np.concatenate(values))
+    return Scores(ids.trials(None, _source(path), 0), np.concatenate(values))
 
 
 def write_scores(path: Union[str, Path], scores: Scores) -> None:
@@ -120,11 +142,15 @@ def write_scores(path: Union[str, Path], scores: Scores) -> None:
     Raises:
         InputError: the file cannot be written.
     """
+    write_score_blocks(path, [scores])
+
+
+def write_score_blocks(path: Union[str, Path], blocks: Iterable[Scores]) -> int:
+    """Write blocks of scores to one file as :func:`write_scores` does, and return the number of scores."""
     if str(path) == "-":
-        _write_lines(sys.stdout, scores)
-        return
+        return sum(_write_lines(sys.stdout, scores) for scores in blocks)
     with atomic_output(path, "w") as stream:
-        _write_lines(stream, scores)
+        return sum(_write_lines(stream, scores) for scores in blocks)
 
 
 def match_scores(scores: Scores, trials: Trials) -> np.ndarray:
@@ -228,15 +254,20 @@ class _Interned:
         self._enroll: Dict[bytes, int] = {}
         self._test: Dict[bytes, int] = {}
         self._pieces: List[Tuple[np.ndarray, np.ndarray]] = []
+        self._count = 0
 
     def add(self, columns: List[List[bytes]]) -> None:
         self._pieces.append((_intern(columns[0], self._enroll), _intern(columns[1], self._test)))
+        self._count += len(columns[0])
 
-    def trials(self, is_target: Optional[np.ndarray], source: str) -> Trials:
+    def __len__(self) -> int:
+        return self._count
+
+    def trials(self, is_target: Optional[np.ndarray], source: str, start: int) -> Trials:
         enroll, test = (np.concatenate(side) for side in zip(*self._pieces))
         with error_context(source):
             enroll_ids, test_ids = _decoded(self._enroll), _decoded(self._test)
-        return Trials(enroll_ids, test_ids, enroll, test, is_target, source)
+        return Trials(enroll_ids, test_ids, enroll, test, is_target, source, start)
 
 
 def _intern(names: Sequence[bytes], table: Dict[bytes, int]) -> np.ndarray:
@@ -252,13 +283,15 @@ def _decoded(names: Dict[bytes, int]) -> List[str]:
         raise InputError(f"the id {quoted(error.object)} is not UTF-8") from None
 
 
-def _write_lines(stream: IO[str], scores: Scores) -> None:
+def _write_lines(stream: IO[str], scores: Scores) -> int:
+    """Write the scores; return their number."""
     trials = scores.trials
     enroll_ids, test_ids = np.array(trials.enroll_ids, object), np.array(trials.test_ids, object)
     for start in range(0, len(trials), WRITE_LINES):
         part = slice(start, start + WRITE_LINES)
         rows = zip(enroll_ids[trials.enroll[part]], test_ids[trials.test[part]], scores.values[part].tolist())
         stream.write("".join(map("%s %s %.7g\n".__mod__, rows)))
+    return len(scores)
 
 
 def _keys(enroll: np.ndarray, test: np.ndarray, n_test: int) -> np.ndarray:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from vector_tools import KEYS, VECTORS, parse_scores, random_trials, run, warnings, write_vectors
 
+from sdpn_k2.kaldi.backend import trials
+
 
 def test_dot_products(table):
     pairs = random_trials(1500)
@@ -49,3 +51,30 @@ def test_at_most_a_hundred_unknown_keys_are_named(table, capfd):
         stream.writelines(f"{KEYS[0]} nobody{i}\n" for i in range(300))
     assert run("ivector-compute-dot-products", "trials", table, table, "scores") == 0
     assert len(warnings(capfd)) == 101
+
+
+def test_a_long_list_is_scored_in_blocks(table, monkeypatch):
+    pairs = random_trials(1500)
+    with open("trials", "w") as stream:
+        stream.writelines(f"{first} {second}\n" for first, second in pairs)
+    assert run("ivector-compute-dot-products", "trials", table, table, "whole") == 0
+    sizes = []
+    dot_products = trials.dot_products
+
+    def record(left, left_rows, *others):
+        sizes.append(len(left_rows))
+        return dot_products(left, left_rows, *others)
+
+    monkeypatch.setattr(trials, "dot_products", record)
+    monkeypatch.setattr(trials, "BLOCK_BYTES", 1000)
+    assert run("ivector-compute-dot-products", "trials", table, table, "scores") == 0
+    assert sum(sizes) == 1500 and max(sizes) < 300
+    assert open("scores").read() == open("whole").read()
+
+
+def test_one_table_on_both_sides_is_read_once(table):
+    with open("trials", "w") as stream:
+        stream.write(f"{KEYS[0]} {KEYS[1]}\n")
+    pipe = f"ark:echo read >> log; cat {table[len('ark:') :]} |"
+    assert run("ivector-compute-dot-products", "trials", pipe, pipe, "scores") == 0
+    assert open("log").read() == "read\n"

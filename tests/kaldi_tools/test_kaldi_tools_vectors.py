@@ -1,12 +1,14 @@
 """The tools for tables of vectors: means, centring, length normalisation and transforms, against NumPy."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
 from vector_tools import KEYS, RNG, VECTORS, complaint, run, vectors_of, warnings, write_lists, write_vectors
 
 from sdpn_k2.kaldi.backend.plda import read_plda
+from sdpn_k2.kaldi.backend.vectors import vector_batches
 from sdpn_k2.kaldi.formats.tables import read_object, write_object
 
 
@@ -82,6 +84,28 @@ def test_subtract_global_mean(table):
     write_object("mean", np.arange(5.0), "vector", binary=False)
     assert run("ivector-subtract-global-mean", "mean", table, "ark:given") == 0
     np.testing.assert_allclose(vectors_of("given")[1], VECTORS - np.arange(5), atol=1e-6)
+
+
+def test_only_a_table_that_can_be_read_once_is_held_to_subtract_its_mean(table, monkeypatch):
+    held = []
+
+    def record(rspecifier):
+        for keys, vectors in vector_batches(rspecifier):
+            batches.append(weakref.ref(vectors))
+            held.append(sum(batch() is not None for batch in batches))
+            yield keys, vectors
+
+    monkeypatch.setattr("sdpn_k2.kaldi.backend.vectors.BATCH_SIZE", 2)
+    monkeypatch.setattr("sdpn_k2.kaldi.tools.vectors.vector_batches", record)
+    outputs, most = [], []
+    for source in (table, f"ark:cat {table[len('ark:') :]} |"):
+        batches = []
+        held.clear()
+        assert run("ivector-subtract-global-mean", source, "ark:out") == 0
+        outputs.append(vectors_of("out")[1])
+        most.append(max(held))
+    np.testing.assert_array_equal(*outputs)
+    assert most[0] <= 3 and most[1] == -(-len(KEYS) // 2)
 
 
 def test_a_mean_of_another_dimension_is_refused(table, capfd):

@@ -124,12 +124,15 @@ class Plda:
         """
         psi = self.psi
         utts = np.broadcast_to(np.asarray(num_utts, np.float64), len(enroll))[:, None]
+        same = len(np.unique(utts)) == 1
+        if same:  # then one variance serves all rows
+            utts = utts[:1]
         mean = utts * psi / (utts * psi + 1.0) * enroll
         variance = 1.0 + psi / (utts * psi + 1.0)
         enroll_only = 0.5 * (np.log1p(psi) - np.log(variance) - mean**2 / variance).sum(axis=1)
         test_only = 0.5 * test**2 @ (1.0 / (1.0 + psi))
         enroll_columns, test_columns = [mean / variance], [test]
-        if len(np.unique(utts)) == 1:
+        if same:
             test_only -= 0.5 * test**2 @ (1.0 / variance[0])
         else:
             enroll_columns.append(-0.5 / variance)

@@ -435,19 +435,24 @@ def load_vectors(rspecifier: str, dtype: npt.DTypeLike = np.float32) -> Tuple[Li
         InputError: a vector differs from the first in dimension (with the option ``p`` it is skipped with a warning).
     """
     keys: List[str] = []
-    vectors: List[np.ndarray] = []
+    vectors = np.empty((0, 0), dtype)  # grows by doubling: a list of a million small arrays would stay in the heap
     permissive = "p" in parse_rspecifier(rspecifier).options
     reader = read_table(rspecifier, "double_vector" if dtype == np.float64 else "vector")
     for key, vector in reader:
-        if vectors and len(vector) != len(vectors[0]):
-            message = f"{reader.where}: key {key}: {len(vector)} dimensions, but the first has {len(vectors[0])}"
+        if keys and len(vector) != vectors.shape[1]:
+            message = f"{reader.where}: key {key}: {len(vector)} dimensions, but the first has {vectors.shape[1]}"
             if not permissive:
                 raise InputError(message)
             log.warn(message + "; skipped (option p)")
             continue
+        if len(keys) == len(vectors):
+            larger = np.empty((max(1024, 2 * len(keys)), len(vector)), dtype)
+            if keys:
+                larger[: len(keys)] = vectors
+            vectors = larger
+        vectors[len(keys)] = vector
         keys.append(key)
-        vectors.append(vector)
-    return keys, np.array(vectors, dtype) if vectors else np.empty((0, 0), dtype)
+    return keys, vectors[: len(keys)]
 
 
 # Writing

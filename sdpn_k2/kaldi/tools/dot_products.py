@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
-
 from sdpn_k2.kaldi.backend.trials import Side, score_trials
 from sdpn_k2.kaldi.backend.vectors import all_vectors
 from sdpn_k2.kaldi.formats import log
@@ -27,11 +25,10 @@ def ivector_compute_dot_products(
     Usage: ivector-compute-dot-products <trials-in> <ivector1-rspecifier> <ivector2-rspecifier> <scores-out>
      e.g.: ivector-compute-dot-products trials ark:train_ivectors.ark ark:test_ivectors.ark trials.scored
     """
-    sides = []
-    for rspecifier, name in ((first_rspecifier, "1st table of ivectors"), (second_rspecifier, "2nd table of ivectors")):
-        keys, vectors = all_vectors(rspecifier)
-        sides.append(Side(keys, vectors.astype(np.float64), name))
-    result = score_trials(trials_rxfilename, scores_wxfilename, *sides)
+    first = Side(*all_vectors(first_rspecifier), "1st table of ivectors")
+    # The recipe names the same table, often a pipe, on both sides: read it once.
+    rows = first[:2] if second_rspecifier == first_rspecifier else all_vectors(second_rspecifier)
+    result = score_trials(trials_rxfilename, scores_wxfilename, first, Side(*rows, "2nd table of ivectors"))
     log.log(f"Mean dot-product was {result.mean:g}, standard deviation was {result.stddev:g}")
     log.log(f"Processed {result.num_done} trials {result.num_dropped} had errors.")
     return result.num_done

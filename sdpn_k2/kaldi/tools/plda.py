@@ -180,7 +180,7 @@ def ivector_plda_scoring(
     """
     plda = read_plda(plda_rxfilename)
     log.log("Reading train iVectors")
-    train_keys, train = all_vectors(train_rspecifier)
+    train_keys, train = table_keys, table = all_vectors(train_rspecifier)
     _check_dimension(plda, plda_rxfilename, train, train_rspecifier)
     num_utts = np.ones(len(train_keys), np.int64)
     if options.num_utts:
@@ -189,7 +189,8 @@ def ivector_plda_scoring(
     log.log(f"Read {len(train_keys)} training iVectors")
     train = _transform(plda, options, train, num_utts, "training")
     log.log("Reading test iVectors")
-    test_keys, test = all_vectors(test_rspecifier)
+    # The recipe names the same table, often a pipe, on both sides: read it once.
+    test_keys, test = all_vectors(test_rspecifier) if test_rspecifier != train_rspecifier else (table_keys, table)
     _check_dimension(plda, plda_rxfilename, test, test_rspecifier)
     log.log(f"Read {len(test_keys)} test iVectors.")
     test = _transform(plda, options, test, 1, "test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from types import SimpleNamespace
 from typing import Iterable, Iterator, List, Optional, Tuple
 
@@ -12,7 +13,8 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend.vectors import SpeakerSums, SpeakerTable, vector_batches
 from sdpn_k2.kaldi.formats import log
-from sdpn_k2.kaldi.formats.tables import TableWriter, read_object, write_object
+from sdpn_k2.kaldi.formats.io import split_offset
+from sdpn_k2.kaldi.formats.tables import TableWriter, parse_rspecifier, read_object, write_object
 from sdpn_k2.kaldi.tools.command_line import Option, tool
 
 Batches = Iterable[Tuple[List[str], np.ndarray]]
@@ -154,8 +156,13 @@ def ivector_subtract_global_mean(options: SimpleNamespace, *arguments: str) -> i
             raise InputError(f"{arguments[0]}: the mean has NaN or infinite values")
         batches = vector_batches(ivector_rspecifier)
     else:
-        batches = list(vector_batches(ivector_rspecifier))
-        total, count = _sum(batches)
+        # A table that can be read twice is not held in memory.
+        batches = vector_batches(ivector_rspecifier)
+        if _is_file(ivector_rspecifier):
+            total, count = _sum(vector_batches(ivector_rspecifier))
+        else:
+            batches = list(batches)
+            total, count = _sum(batches)
         log.log(f"Read {count} iVectors.")
         mean = total / max(count, 1)
         if count:
@@ -172,6 +179,12 @@ def ivector_subtract_global_mean(options: SimpleNamespace, *arguments: str) -> i
             count += len(keys)
     log.log(f"Wrote {count} mean-subtracted iVectors")
     return count
+
+
+def _is_file(rspecifier: str) -> bool:
+    """Return whether a table is an ordinary file, neither a pipe nor the standard input."""
+    specifier = parse_rspecifier(rspecifier)
+    return os.path.isfile(split_offset(specifier.archive or specifier.script or "")[0])
 
 
 def _transformed(transform_rxfilename: str, rspecifier: str) -> Iterator[Tuple[List[str], np.ndarray]]:
