@@ -338,6 +338,61 @@ def test_extract_xvectors(call, corpus, model, tmp_path):
     np.testing.assert_array_equal(vectors(f"scp:{tmp_path}/xvectors/xvector.scp")["s2-u6"], before)
 
 
+# In place of sdpn-k2: logs the number of its part and writes an embedding of its frames for each utterance.
+FAKE_EXTRACT = r"""#!/usr/bin/env bash
+set -euo pipefail
+while [ $# -gt 2 ]; do shift; done
+echo "${1##*/}" >> calls
+[ ! -e "broken${1##*/}" ]
+awk '{ print $1, "[", NR, $2, "]" }' "$1/utt2num_frames" | copy-vector ark,t:- "$2"
+"""
+
+
+def test_extraction_continues_after_a_failed_job(call, corpus, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sdpn-k2").write_text(FAKE_EXTRACT)
+    (tmp_path / "bin/sdpn-k2").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    (tmp_path / "final.pt").write_text("a model")
+    (corpus / "utt2num_frames").write_text("".join(f"{name} {num_frames(name)}\n" for name in data_dir.read_map(corpus / "utt2spk")))
+    command = ["sid/nnet3/xvector/extract_xvectors.sh", "--nj", 3, ".", "data"]
+
+    def jobs():
+        """Return the numbers of the jobs that ran since the last call."""
+        calls = tmp_path / "calls"
+        ran = sorted(calls.read_text().split()) if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return ran
+
+    (tmp_path / "broken2").touch()
+    result = call(*command, "xvectors")
+    assert result.returncode == 1 and "1 / 3 failed" in result.stderr
+    assert jobs() == ["1", "2", "3"]
+    (tmp_path / "broken2").unlink()
+    succeeds(call(*command, "xvectors"))
+    assert jobs() == ["2"]
+    succeeds(call(*command, "xvectors"))
+    assert not jobs()
+    succeeds(call(*command, "undisturbed"))
+    assert jobs() == ["1", "2", "3"]
+    expected = vectors(f"scp:{tmp_path}/undisturbed/xvector.scp")
+    embeddings = vectors(f"scp:{tmp_path}/xvectors/xvector.scp")
+    assert list(embeddings) == list(expected) and len(expected) == 21
+    for name in expected:
+        np.testing.assert_array_equal(embeddings[name], expected[name])
+
+    # Another option, other data, another model: every job runs again.
+    command[1:1] = ["--max-duration", "0.3"]
+    succeeds(call(*command, "xvectors"))
+    assert jobs() == ["1", "2", "3"]
+    (corpus / "wav.scp").touch()
+    succeeds(call(*command, "xvectors"))
+    assert jobs() == ["1", "2", "3"]
+    (tmp_path / "final.pt").write_text("another model")
+    succeeds(call(*command, "xvectors"))
+    assert jobs() == ["1", "2", "3"]
+
+
 def test_extract_xvectors_from_speech_frames(call, corpus, model, tmp_path):
     from sdpn_k2.inference.extraction import Extractor
 
