@@ -129,8 +129,8 @@ def lay_down(root, sources, utterances):
         folder = make_folder(path.parent, folder)
         os.link(sources / f"{source_of('-'.join(parts))}.wav", f"{path}.wav")
     for name, published in TRIALS.items():
-        least, most = (0, tested * per_speaker) if name == "veri_test" else (0, count)
-        write_trials(root / "vox1" / f"{name}.txt", scaled(published, utterances, 200), most, per_speaker, parts_of)
+        used = tested * per_speaker if name == "veri_test" else count
+        write_trials(root / "vox1" / f"{name}.txt", scaled(published, utterances, 200), used, per_speaker, parts_of)
 
     for kind, source in {"noise": "free-sound", "music": "fma", "speech": "librivox"}.items():
         folder = root / "musan" / kind / source
@@ -262,7 +262,8 @@ class Rehearsal:
         self.data_directories(train)
         self.stage(2, "2 select cuts")
         self.stage(3, "3 start of training")
-        for path in (self.exp / "stamps/stage3.done", self.exp / "final.pt", *self.checkpoints()[STEPS // 2 :][-1:]):
+        last = max((self.exp / "checkpoints").iterdir())
+        for path in (self.exp / "stamps/stage3.done", self.exp / "final.pt", last):
             path.unlink()
         self.stage(3, "3 resumption of training")
         if self.options.skip_extraction:
@@ -292,10 +293,8 @@ class Rehearsal:
         self.measure("combine_data.sh", utils / "combine_data.sh", parts / "both", parts / "half", train)
         shutil.rmtree(parts)
 
-    def checkpoints(self):
-        return sorted((self.exp / "checkpoints").iterdir())
-
     def stage(self, number, name):
+        """Run one stage of run.sh and print its row."""
         options = {
             "--corpus": "voxceleb",
             "--voxceleb1-root": self.folder / "vox1",

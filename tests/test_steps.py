@@ -354,7 +354,9 @@ def test_extraction_continues_after_a_failed_job(call, corpus, tmp_path, monkeyp
     (tmp_path / "bin/sdpn-k2").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     (tmp_path / "final.pt").write_text("a model")
-    (corpus / "utt2num_frames").write_text("".join(f"{name} {num_frames(name)}\n" for name in data_dir.read_map(corpus / "utt2spk")))
+    (corpus / "utt2num_frames").write_text(
+        "".join(f"{name} {num_frames(name)}\n" for name in data_dir.read_map(corpus / "utt2spk"))
+    )
     command = ["sid/nnet3/xvector/extract_xvectors.sh", "--nj", 3, ".", "data"]
 
     def jobs():
