@@ -12,10 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lhotse import RecordingSet, SupervisionSet
 from operation_count import count_calls
 
 from sdpn_k2.data.corpora.audio_dir import prepare_audio_dir
+from sdpn_k2.data.corpora.kaldi_dir import prepare_kaldi_dirs
 from sdpn_k2.data.corpora.voxceleb import prepare_voxceleb
+from sdpn_k2.data.kaldi_exchange import write_kaldi_dir
+from sdpn_k2.data.manifest_files import load_manifest
 from sdpn_k2.kaldi.datadir import data_dir_ops, repair, validation
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 
@@ -58,6 +62,16 @@ def counted(full_size, tmp_path_factory):
         chosen = list(read_map(train / "utt2spk"))[::2]
         count("subset", lambda train=train, half=chosen: data_dir_ops.subset(train, train.parent / "half", half))
         count("combine", lambda data=data: data_dir_ops.combine(data / "both", [data / "half", data / "train"]))
+        count(
+            "prepare_kaldi_dirs", lambda data=data: prepare_kaldi_dirs(data / "train", {}, data / "kaldi", num_jobs=1)
+        )
+        manifests = data / "manifests"
+        recordings, supervisions = (
+            list(load_manifest(manifests / f"{name}_train.jsonl.gz", kind))
+            for name, kind in (("recordings", RecordingSet), ("supervisions", SupervisionSet))
+        )
+        items = recordings, supervisions, data / "exported"
+        count("write_kaldi_dir", lambda items=items: write_kaldi_dir(*items))
         (root / "vox2/dev/aac").rename(root / "train")
         count("prepare_audio_dir", lambda root=root, data=data: prepare_audio_dir(root, data / "plain", num_jobs=1))
     return counts
@@ -65,7 +79,7 @@ def counted(full_size, tmp_path_factory):
 
 def test_operations_grow_with_the_utterances(counted):
     growth = {name: larger / smaller for name, (smaller, larger) in counted.items()}
-    assert len(growth) == 9
+    assert len(growth) == 11
     # Fixed costs make it smaller than 2, but a function that was not counted would not grow at all.
     assert {name for name, value in growth.items() if not 1.5 < value < LARGEST_GROWTH} == set()
 
