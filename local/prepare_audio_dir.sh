@@ -27,4 +27,4 @@ data=$2
 sdpn-k2 prepare audio-dir --nj "$nj" --channel "$channel" --max-bad "$max_bad" \
   ${train_dir:+--train-dir "$train_dir"} ${test_dir:+--test-dir "$test_dir"} \
   ${noise_dir:+--noise-dir "$noise_dir"} ${rir_dir:+--rir-dir "$rir_dir"} "$root" "$data"
-"$(dirname "$(readlink -f "$0")")/validate_manifests.sh" "$data"
+"$(dirname "$(readlink -f "$0")")/validate_manifests.py" "$data"

@@ -25,4 +25,4 @@ done
 
 sdpn-k2 prepare kaldi-dir --nj "$nj" --max-bad "$max_bad" ${eval_dirs[@]+"${eval_dirs[@]}"} \
   ${noise_dir:+--noise-dir "$noise_dir"} ${rir_dir:+--rir-dir "$rir_dir"} "$train" "$data"
-"$(dirname "$(readlink -f "$0")")/validate_manifests.sh" "$data"
+"$(dirname "$(readlink -f "$0")")/validate_manifests.py" "$data"

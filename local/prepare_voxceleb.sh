@@ -21,4 +21,4 @@ rirs_root=      # optional: RIRS_NOISES
 
 sdpn-k2 prepare voxceleb --nj "$nj" --max-bad "$max_bad" ${trials_dir:+--trials-dir "$trials_dir"} \
   ${musan_root:+--musan-root "$musan_root"} ${rirs_root:+--rirs-root "$rirs_root"} "$1" "$2" "$3"
-"$(dirname "$(readlink -f "$0")")/validate_manifests.sh" "$3"
+"$(dirname "$(readlink -f "$0")")/validate_manifests.py" "$3"

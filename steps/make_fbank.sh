@@ -10,6 +10,7 @@
 # With --vad-config, the same pass over the audio also writes vad.scp: the VAD decisions of
 # sid/compute_vad_decision.sh, from the log energy of each frame.
 # Utterances that cannot be read are skipped; the script fails if more than 5 % are skipped.
+# If it was stopped, or if jobs failed, the same command runs the other jobs only.
 
 nj=4
 cmd=run.pl

@@ -47,6 +47,17 @@ for ((job = 1; job <= nj; job++)); do
 done
 "$root/utils/split_scp.pl" "$data/$list" "${parts[@]}"
 
+# Jobs that an earlier call completed are not run again, unless their input or an option is another. An archive alone
+# does not show that: it also ends when the audio cannot be read any more.
+done=$logdir/complete_${kind}_$name
+inputs=("$data/$list" "$data/wav.scp" "$config" ${vad_config:+"$vad_config"})
+for file in "$data"/{utt2warp,spk2warp}; do [ ! -f "$file" ] || inputs+=("$file"); done
+settings="$(cat "${inputs[@]}" | cksum) $nj $ark_dir $compress $write_utt2num_frames $write_utt2dur $vad_config"
+if [ "$(cat "$done.settings" 2> /dev/null)" != "$settings" ]; then
+  rm -f "$done".*
+  echo "$settings" > "$done.settings"
+fi
+
 # The job: read the audio | compute features | store them.
 compute=("compute-$kind-feats")
 if [ -f "$data/utt2warp" ]; then
@@ -54,11 +65,11 @@ if [ -f "$data/utt2warp" ]; then
 elif [ -f "$data/spk2warp" ]; then
   compute+=("--vtln-map=ark:$data/spk2warp" "--utt2spk=ark:$data/utt2spk")
 fi
-if $write_utt2dur; then compute+=("--write-utt2dur=ark,t:$logdir/utt2dur.JOB"); fi
+if $write_utt2dur; then compute+=("--write-utt2dur=ark,t:$logdir/utt2dur_$name.JOB"); fi
 compute+=(--verbose=2 "--config=$config")
 
 store=(copy-feats "--compress=$compress")
-if $write_utt2num_frames; then store+=("--write-num-frames=ark,t:$logdir/utt2num_frames.JOB"); fi
+if $write_utt2num_frames; then store+=("--write-num-frames=ark,t:$logdir/utt2num_frames_$name.JOB"); fi
 ark=$ark_dir/raw_${kind}_$name.JOB
 store+=(ark:- "ark,scp:$ark.ark,$ark.scp")
 
@@ -79,15 +90,16 @@ if [ "$vad_config" ]; then
   vad=$ark_dir/vad_$name.JOB
   energy=$logdir/energy_$name.JOB
   bins=$(setting num-mel-bins)
-  $cmd JOB=1:"$nj" "$logdir/make_${kind}_$name.JOB.log" \
-    rm -f "$energy" \&\& mkfifo "$energy" \&\& \( \
-    \( select-feats 0 ark:- ark:- \| copy-feats "--compress=$compress" ark:- ark:- \| \
-    compute-vad "--config=$vad_config" ark:- "ark,scp:$vad.ark,$vad.scp" \) \< "$energy" \& \
-    "${compute[@]}" \| tee "$energy" \| select-feats "1-${bins:-23}" ark:- ark:- \| "${store[@]}" \; \
-    features=\$? \; wait \$! \&\& exit \$features \)
+  job=(rm -f "$energy" \&\& mkfifo "$energy" \&\& \(
+    \( select-feats 0 ark:- ark:- \| copy-feats "--compress=$compress" ark:- ark:- \|
+    compute-vad "--config=$vad_config" ark:- "ark,scp:$vad.ark,$vad.scp" \) \< "$energy" \&
+    "${compute[@]}" \| tee "$energy" \| select-feats "1-${bins:-23}" ark:- ark:- \| "${store[@]}" \;
+    features=\$? \; wait \$! \&\& exit \$features \))
 else
-  $cmd JOB=1:"$nj" "$logdir/make_${kind}_$name.JOB.log" "${compute[@]}" \| "${store[@]}"
+  job=("${compute[@]}" \| "${store[@]}")
 fi
+$cmd JOB=1:"$nj" "$logdir/make_${kind}_$name.JOB.log" \
+  test -f "$done.JOB" \&\& echo "complete since an earlier call" \|\| \( "${job[@]}" \&\& touch "$done.JOB" \)
 
 gather() { # pattern output
   local job
@@ -96,12 +108,12 @@ gather() { # pattern output
 }
 gather "$ark.scp" "$data/feats.scp"
 if [ "$vad_config" ]; then gather "$vad.scp" "$data/vad.scp"; fi
-if $write_utt2num_frames; then gather "$logdir/utt2num_frames.JOB" "$data/utt2num_frames"; fi
-if $write_utt2dur; then gather "$logdir/utt2dur.JOB" "$data/utt2dur"; fi
+if $write_utt2num_frames; then gather "$logdir/utt2num_frames_$name.JOB" "$data/utt2num_frames"; fi
+if $write_utt2dur; then gather "$logdir/utt2dur_$name.JOB" "$data/utt2dur"; fi
 awk -v ms="$(setting frame-shift)" 'BEGIN { printf "%.6g\n", (ms ? ms : 10) / 1000 }' > "$data/frame_shift"
 mkdir -p "$data/conf"
 cp "$config" "$data/conf/$kind.conf"
-rm -f "${parts[@]}" "$logdir"/utt2num_frames.[0-9]* "$logdir"/utt2dur.[0-9]* "$logdir/energy_$name".[0-9]*
+rm -f "${parts[@]}" "$logdir"/{utt2num_frames,utt2dur,energy}_"$name".[0-9]* "$done".*
 
 made=$(wc -l < "$data/feats.scp")
 if [ "$made" -lt "$utterances" ]; then

@@ -8,6 +8,7 @@
 # <log-dir> (default: <data-dir>/log). Writes feats.scp, frame_shift, conf/mfcc.conf, utt2num_frames and utt2dur into
 # the data directory.
 # Utterances that cannot be read are skipped; the script fails if more than 5 % are skipped.
+# If it was stopped, or if jobs failed, the same command runs the other jobs only.
 
 nj=4
 cmd=run.pl

@@ -94,7 +94,7 @@ def test_fbank(call, corpus, tmp_path, nj):
     assert (corpus / "conf/fbank.conf").read_text() == (tmp_path / "conf/fbank.conf").read_text()
     archives = {entry.rpartition(":")[0] for entry in data_dir.read_map(corpus / "feats.scp").values()}
     assert archives == {str(tmp_path / f"feats/raw_fbank_data.{job}.ark") for job in range(1, nj + 1)}
-    assert (tmp_path / "exp/log/make_fbank_data.1.log").read_text().startswith("# compute-fbank-feats ")
+    assert " compute-fbank-feats " in (tmp_path / "exp/log/make_fbank_data.1.log").read_text().splitlines()[0]
     assert validation.validate(corpus, text=False) == 21
 
 
@@ -169,6 +169,43 @@ def test_an_unreadable_recording_is_skipped(call, corpus, tmp_path):
         (tmp_path / f"audio/{name}.wav").unlink()
     result = call("steps/make_fbank.sh", "--nj", 2, "data", "log")
     assert result.returncode == 1 and result.stderr.endswith("make_fbank.sh: more than 5 % failed\n")
+
+
+def test_features_continue_after_a_failed_job(call, corpus, tmp_path):
+    command = ["steps/make_fbank.sh", "--nj", 3, "--vad-config", "conf/vad.conf", "data", "log", "feats"]
+    succeeds(call(*command))
+    tables = ("feats.scp", "vad.scp", "utt2num_frames", "utt2dur")
+    expected = {name: (corpus / name).read_bytes() for name in tables}
+    archives = {path.name: path.read_bytes() for path in (tmp_path / "feats").glob("*.ark")}
+
+    audio = [tmp_path / f"audio/s1-u{index}.wav" for index in range(7)]
+    for path in audio:
+        path.rename(path.with_suffix(".away"))
+    result = call(*command)
+    assert result.returncode == 1 and "1 / 3 failed" in result.stderr
+    for path in audio:
+        path.with_suffix(".away").rename(path)
+    said = succeeds(call(*command))
+    assert said.endswith("made fbank features for 21 utterances of data\n")
+    assert {name: (corpus / name).read_bytes() for name in tables} == expected
+    assert {path.name: path.read_bytes() for path in (tmp_path / "feats").glob("*.ark")} == archives
+
+    def skipped():
+        """Return the numbers of the jobs that the last call did not run."""
+        logs = (tmp_path / "log").glob("make_fbank_data.?.log")
+        return sorted(path.name[16] for path in logs if "\ncomplete since" in path.read_text())
+
+    assert skipped() == ["1", "3"]
+    # Another call runs them all, also if the one before failed with another option.
+    succeeds(call(*command))
+    assert skipped() == []
+    for path in audio:
+        path.rename(path.with_suffix(".away"))
+    assert call(*command).returncode == 1
+    for path in audio:
+        path.with_suffix(".away").rename(path)
+    succeeds(call(command[0], "--compress", "false", *command[1:]))
+    assert skipped() == []
 
 
 def test_archives_on_several_disks(call, corpus, tmp_path):
@@ -336,6 +373,63 @@ def test_extract_xvectors(call, corpus, model, tmp_path):
     assert not np.allclose(vectors(f"scp:{tmp_path}/xvectors_chunks/xvector.scp")["s2-u6"], before, rtol=1e-3)
     succeeds(call(*command, "--nj", 2, "--stage", 1, model, "data", "xvectors"))
     np.testing.assert_array_equal(vectors(f"scp:{tmp_path}/xvectors/xvector.scp")["s2-u6"], before)
+
+
+# In place of sdpn-k2: logs the number of its part and writes an embedding of its frames for each utterance.
+FAKE_EXTRACT = r"""#!/usr/bin/env bash
+set -euo pipefail
+while [ $# -gt 2 ]; do shift; done
+echo "${1##*/}" >> calls
+[ ! -e "broken${1##*/}" ]
+awk '{ print $1, "[", NR, $2, "]" }' "$1/utt2num_frames" | copy-vector ark,t:- "$2"
+"""
+
+
+def test_extraction_continues_after_a_failed_job(call, corpus, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sdpn-k2").write_text(FAKE_EXTRACT)
+    (tmp_path / "bin/sdpn-k2").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    (tmp_path / "final.pt").write_text("a model")
+    (corpus / "utt2num_frames").write_text(
+        "".join(f"{name} {num_frames(name)}\n" for name in data_dir.read_map(corpus / "utt2spk"))
+    )
+    command = ["sid/nnet3/xvector/extract_xvectors.sh", "--nj", 3, ".", "data"]
+
+    def jobs():
+        """Return the numbers of the jobs that ran since the last call."""
+        calls = tmp_path / "calls"
+        ran = sorted(calls.read_text().split()) if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return ran
+
+    (tmp_path / "broken2").touch()
+    result = call(*command, "xvectors")
+    assert result.returncode == 1 and "1 / 3 failed" in result.stderr
+    assert jobs() == ["1", "2", "3"]
+    (tmp_path / "broken2").unlink()
+    succeeds(call(*command, "xvectors"))
+    assert jobs() == ["2"]
+    succeeds(call(*command, "xvectors"))
+    assert not jobs()
+    succeeds(call(*command, "undisturbed"))
+    assert jobs() == ["1", "2", "3"]
+    expected = vectors(f"scp:{tmp_path}/undisturbed/xvector.scp")
+    embeddings = vectors(f"scp:{tmp_path}/xvectors/xvector.scp")
+    assert list(embeddings) == list(expected) and len(expected) == 21
+    for name in expected:
+        np.testing.assert_array_equal(embeddings[name], expected[name])
+
+    # Another option, other data, another model: every job runs again.
+    command[1:1] = ["--max-duration", "0.3"]
+    succeeds(call(*command, "xvectors"))
+    assert jobs() == ["1", "2", "3"]
+    (corpus / "wav.scp").touch()
+    succeeds(call(*command, "xvectors"))
+    assert jobs() == ["1", "2", "3"]
+    (tmp_path / "final.pt").write_text("another model")
+    succeeds(call(*command, "xvectors"))
+    assert jobs() == ["1", "2", "3"]
 
 
 def test_extract_xvectors_from_speech_frames(call, corpus, model, tmp_path):

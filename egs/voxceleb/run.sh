@@ -175,7 +175,7 @@ done
 if begin_stage 1 "fbank and energy VAD" "" \
     reads "${wavs[@]}" conf/fbank.conf conf/vad.conf \
     writes "${features[@]}" "${cuts[@]}"; then
-  for name in $sets; do
+  for name in $eval_sets train; do  # the small ones first: errors show early
     steps/make_fbank.sh --nj "$nj" --cmd "$train_cmd" --fbank-config conf/fbank.conf --vad-config conf/vad.conf \
       "$data/$name" "$exp/make_fbank/$name" "$data/$name/fbank"
     utils/fix_data_dir.sh "$data/$name"

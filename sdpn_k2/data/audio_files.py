@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import Iterator
 
 from sdpn_k2.errors import InputError
 
@@ -19,8 +20,8 @@ LIBSNDFILE_SUFFIXES = {
 FFMPEG_SUFFIXES = {".m4a", ".aac", ".mp4", ".webm", ".wma"}
 
 
-def find_audio(folder: str | Path) -> list[Path]:
-    """List all audio files under ``folder``, as absolute paths in a fixed order.
+def find_audio(folder: str | Path) -> Iterator[Path]:
+    """Yield all audio files under ``folder``, as absolute paths in a fixed order.
 
     Raises:
         InputError: no such folder, no audio in it, or a file name that is not UTF-8.
@@ -29,16 +30,19 @@ def find_audio(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     suffixes = LIBSNDFILE_SUFFIXES | FFMPEG_SUFFIXES
-    paths = []
+    found = False
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
-        paths += [Path(parent, name) for name in sorted(names) if os.path.splitext(name)[1].lower() in suffixes]
-    for path in paths:
-        if not str(path).isascii() and any("\ud800" <= letter <= "\udfff" for letter in str(path)):
-            raise InputError(f"{str(path)!a}: the file name is not valid UTF-8, which manifests require: rename it")
-    if not paths:
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() not in suffixes:
+                continue
+            path = Path(parent, name)
+            if not str(path).isascii() and any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+                raise InputError(f"{str(path)!a}: the file name is not valid UTF-8, which manifests require: rename it")
+            found = True
+            yield path
+    if not found:
         raise InputError(f"{folder}: no audio files found (looked for {' '.join(sorted(suffixes))})")
-    return paths
 
 
 def list_recordings(folder: str | Path) -> dict[str, str]:
@@ -64,19 +68,20 @@ def add_location(locations: dict[str, str], name: str, path: Path) -> None:
     locations[name] = locate(path)
 
 
-def locate(path: Path) -> str:
+def locate(path: str | Path) -> str:
     """Return how to read a file: its path, or an ffmpeg command ending in "|" if libsndfile cannot decode the format.
 
     Raises:
         InputError: ffmpeg is needed and not installed.
     """
-    if path.suffix.lower() not in FFMPEG_SUFFIXES:
-        return str(path)
+    path, suffix = str(path), os.path.splitext(path)[1]
+    if suffix.lower() not in FFMPEG_SUFFIXES:
+        return path
     if shutil.which("ffmpeg") is None:
         raise InputError(
-            f"{path}: decoding {path.suffix} needs ffmpeg, which is not installed: install it, or convert to wav"
+            f"{path}: decoding {suffix} needs ffmpeg, which is not installed: install it, or convert to wav"
         )
-    return f"ffmpeg -v 8 -i {shlex.quote(str(path))} -f wav -acodec pcm_s16le -ar {SAMPLE_RATE} -ac 1 - |"
+    return f"ffmpeg -v 8 -i {shlex.quote(path)} -f wav -acodec pcm_s16le -ar {SAMPLE_RATE} -ac 1 - |"
 
 
 def make_id(*parts: str) -> str:

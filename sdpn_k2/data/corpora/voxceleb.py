@@ -16,7 +16,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Iterable, Iterator
 
 from sdpn_k2.data.audio_check import scan_audio
 from sdpn_k2.data.audio_files import LIBSNDFILE_SUFFIXES, find_audio, locate, make_id
@@ -98,7 +98,7 @@ def prepare_voxceleb(
 # Speech
 
 
-def find_utterances(root: str | Path, leave_out_test: bool = False) -> dict[str, Path]:
+def find_utterances(root: str | Path, leave_out_test: bool = False) -> dict[str, str]:
     """List ``…/<speaker>/<video>/<file>`` under a root as utterance id → path, sorted by id.
 
     If an utterance exists both as m4a and converted, the file that needs no ffmpeg is used.
@@ -113,7 +113,7 @@ def find_utterances(root: str | Path, leave_out_test: bool = False) -> dict[str,
     """
     root = Path(os.path.abspath(root))
     test_speakers = _test_speakers(root / "vox2_meta.csv") if leave_out_test else set()
-    utterances: dict[str, Path] = {}
+    utterances: dict[str, str] = {}
     num_others = num_test = 0
     for path in find_audio(root):
         *above, speaker, video, _ = ("", "", *path.relative_to(root).parts)
@@ -124,7 +124,7 @@ def find_utterances(root: str | Path, leave_out_test: bool = False) -> dict[str,
         else:
             utterance = make_id(speaker, video, path.stem)
             if utterance not in utterances or path.suffix.lower() in LIBSNDFILE_SUFFIXES:
-                utterances[utterance] = path
+                utterances[utterance] = str(path)
     if not utterances:
         raise InputError(f"{root}: no audio in VoxCeleb's layout (id10270/5r0dWxy17C8/00001.wav)")
     if num_test:
@@ -151,7 +151,7 @@ def _test_speakers(meta: Path) -> set[str]:
     return {row[0].strip() for row in rows if row[-1].strip() == "test"}
 
 
-def _refuse_shared_speakers(train: Mapping[str, Path], evaluated: set[str], voxceleb2: str | Path) -> None:
+def _refuse_shared_speakers(train: Iterable[str], evaluated: set[str], voxceleb2: str | Path) -> None:
     """Raise InputError if a training speaker is also evaluated."""
     shared = {speaker_of(utterance) for utterance in train} & {speaker_of(utterance) for utterance in evaluated}
     if shared:

@@ -7,6 +7,8 @@
 # <model-dir> holds final.pt, a checkpoint of sdpn-k2 train. <data-dir> needs the features that it was trained on.
 # Writes xvector.scp and spk_xvector.scp with their archives, num_utts.ark (text) and log/ into <xvector-dir>.
 # Utterances that cannot be embedded are skipped; the script fails if more than 5 % are skipped.
+# A script that was stopped, or in which jobs failed, is taken up by the same command: jobs that are complete are not run
+# again, unless the model, the data or an option that changes the result is another. Remove <xvector-dir> to repeat all.
 #   --use-gpu true        give each job a graphics card
 #   --use-vad true        use only the frames that vad.scp marks as speech
 #   --max-duration S      split longer utterances into chunks of S seconds and average their embeddings
@@ -59,10 +61,20 @@ utterances=$(wc -l < "$data/utt2spk")
 if [ "$stage" -le 0 ]; then
   echo "extract_xvectors.sh: extracting embeddings of $data in $nj jobs"
   "$root/utils/split_data.sh" --per-utt "$data" "$nj"
+  # The jobs that an earlier call completed count if it had the same settings.
+  settings=$(printf '%s\n' "model $(cksum < "$model")" "data $(cd "$data" && pwd)" \
+    "use-vad $use_vad" "max-duration $max_duration" "nj $nj")
+  if [ "$(cat "$dir/extract.settings" 2> /dev/null)" != "$settings" ]; then
+    rm -f "$dir"/xvector.*.scp
+    printf '%s\n' "$settings" > "$dir/extract.settings"
+  fi
   if $use_gpu; then device=cuda resources=(--gpu 1); else device=cpu resources=(--num-threads "$num_threads"); fi
+  part=$data/split${nj}utt/JOB
+  # A script file appears when its archive is complete, and spk2utt is the last file of a part to be written.
   $cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/extract.JOB.log" \
+    test "$dir/xvector.JOB.scp" -nt "$part/spk2utt" \&\& echo "complete since an earlier call" \|\| \
     env OMP_NUM_THREADS="$num_threads" sdpn-k2 extract --device "$device" --max-duration "$max_duration" \
-    --use-vad "$use_vad" "$model" "$data/split${nj}utt/JOB" "ark,scp:$dir/xvector.JOB.ark,$dir/xvector.JOB.scp"
+    --use-vad "$use_vad" "$model" "$part" "ark,scp:$dir/xvector.JOB.ark,$dir/xvector.JOB.scp"
 fi
 
 if [ "$stage" -le 1 ]; then
