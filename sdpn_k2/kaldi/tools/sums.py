@@ -14,7 +14,7 @@ from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, re
 from sdpn_k2.kaldi.tools.command_line import BINARY, Option, tool
 
 
-@tool(options=[BINARY], arguments=(2, None))
+@tool(options=[Option("average", False, "Compute average instead of sum"), BINARY], arguments=(2, None))
 def vector_sum(options: SimpleNamespace, *names: str) -> int:
     """Add vectors (e.g. weights; speaker vectors). To scale them, use vector-scale on the inputs.
 
@@ -25,7 +25,7 @@ def vector_sum(options: SimpleNamespace, *names: str) -> int:
            vector-sum --binary=false ark:vecs.ark sum.vec
            vector-sum --binary=false 1.vec 2.vec 3.vec sum.vec
     """
-    return _sum(names, "vector", options.binary, average=False, scales={})
+    return _sum(names, "vector", options.binary, options.average, scales={})
 
 
 @tool(
