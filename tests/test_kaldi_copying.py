@@ -356,7 +356,12 @@ def test_copy_feats_reads_htk_and_sphinx(run, tmp_path):
 
 @pytest.mark.parametrize(
     "header, words",
-    [((4, 1, 104, 0o2007), "compressed"), ((4, 1, 104, 0), "waveforms"), ((-1, 1, 4, 6), "size"), ((4, 1, 6, 6), "size")],
+    [
+        ((4, 1, 104, 0o2007), "compressed"),
+        ((4, 1, 104, 0), "waveforms"),
+        ((-1, 1, 4, 6), "size"),
+        ((4, 1, 6, 6), "size"),
+    ],
 )
 def test_htk_files_without_features_are_refused(run, tmp_path, header, words):
     (tmp_path / "x").write_bytes(struct.pack(">iihH", *header) + bytes(416))

@@ -185,7 +185,7 @@ def test_unusable_command_lines(run, tmp_path, arguments, parts):
 def test_repeated_options(run, tmp_path):
     assert run("JOB=1:4", "JOB=2:3", "x.JOB.log", "echo", "JOB").returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.2.log", "x.3.log"]
-    count = 'echo x >> running; wc -l < running; sleep 0.2; sed -i 1d running'
+    count = "echo x >> running; wc -l < running; sleep 0.2; sed -i 1d running"
     for limits in (["--max-jobs-run", "3", "--max-jobs-run", "1"], ["-tc", "1", "--max-jobs-run=3"]):
         assert run(*limits, "JOB=1:3", "y.JOB.log", "eval", count).returncode == 0
         assert [body(tmp_path / f"y.{job}.log").split() for job in (1, 2, 3)] == [["1"]] * 3

@@ -230,7 +230,7 @@ def _find_chunk(stream: InputStream, name: bytes, endian: str) -> int:
     """Skip chunks up to the one named ``name``, and return its size."""
     padded = False
     while True:
-        if padded and stream.peek(1) == b"\0":  # a chunk of odd size may be followed by a byte, which no name begins with
+        if padded and stream.peek(1) == b"\0":  # the pad byte after a chunk of odd size; no name begins with it
             stream.read(1)
         found, size = struct.unpack(endian + "4sI", _read_part(stream, 8))
         if found == name:

@@ -61,6 +61,7 @@ _MODULES: Dict[str, Sequence[str]] = {
         "ivector-plda-scoring-dense",
     ),
     "dot_products": ("ivector-compute-dot-products",),
+    "nnet3": ("nnet3-copy", "nnet3-info", "nnet3-xvector-compute"),
     "clustering": ("agglomerative-cluster",),
     "eer": ("compute-eer",),
 }

@@ -78,7 +78,6 @@ def copy_vector(options: SimpleNamespace, source: str, target: str) -> Optional[
      e.g.: copy-vector --binary=false 1.vec -
            copy-vector scp:xvector.scp ark,t:-
     """
-
     scale = _scaling(options.scale)
 
     def change(vector: np.ndarray) -> np.ndarray:
