@@ -1,8 +1,8 @@
 """The components of nnet3 networks: their parameters as Kaldi stores them, and what they compute.
 
-A component is a type and a list of fields, ``<Dim> 40 <ValueAvg> [ ]``. All types share one syntax, so one reader serves
-them. The type of a value shows in the file, except that binary integers look like floats: ``_INTEGERS`` lists the
-names of the fields that hold integers. Dropout and the masks of SpecAugment do nothing outside of training.
+A component is a type and a list of fields, ``<Dim> 40 <ValueAvg> [ ]``. All types share one syntax, so one reader
+serves them. The type of a value shows in the file, except that binary integers look like floats: ``_INTEGERS`` lists
+the names of the fields that hold integers. Dropout and the masks of SpecAugment do nothing outside of training.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from sdpn_k2.kaldi.formats.io import InputStream
 
 # Fields that hold an int32, a list of int32, a double, or two numbers; other numbers are floats.
 _INTEGERS = frozenset(
-    "Dim InputDim OutputDim BlockDim Rank RankIn RankOut RankInOut UpdatePeriod NumBlocks NumRepeats InputPeriod "
-    "OutputPeriod LeftContext RightContext NumLogCountFeatures TimePeriod TimeMaskMaxFrames SpecAugmentMaxRegions "
-    "MaxRowsProcess NumComponents NumElementsClipped NumElementsProcessed".split()
+    (
+        *("Dim", "InputDim", "OutputDim", "BlockDim", "Rank", "RankIn", "RankOut", "RankInOut", "UpdatePeriod"),
+        *("NumBlocks", "NumRepeats", "InputPeriod", "OutputPeriod", "LeftContext", "RightContext", "TimePeriod"),
+        *("NumLogCountFeatures", "TimeMaskMaxFrames", "SpecAugmentMaxRegions", "MaxRowsProcess", "NumComponents"),
+        *("NumElementsClipped", "NumElementsProcessed"),
+    )
 )
 _INTEGER_LISTS = frozenset(("TimeOffsets", "ColumnMap", "Sizes"))
 _DOUBLES = frozenset(("Count", "OderivCount", "NumDimsSelfRepaired", "NumDimsProcessed"))
@@ -44,7 +47,7 @@ class Component(NamedTuple):
     name: str
     type: str
     fields: Dict[str, Any]
-    parts: List[Component]  # type: ignore[misc]
+    parts: List[Component]
 
     def get(self, field: str) -> Any:
         """Return the value of a field that must be there."""
@@ -156,7 +159,9 @@ def layer_of(component: Component) -> Layer:
     if component.type == "CompositeComponent":
         return _chain([layer_of(part) for part in component.parts], component)
     if component.type not in LAYERS:
-        raise InputError(f"component {component.name}: {component.type} inside of a CompositeComponent is not supported")
+        raise InputError(
+            f"component {component.name}: {component.type} inside of a CompositeComponent is not supported"
+        )
     return LAYERS[component.type](component)
 
 
@@ -231,7 +236,7 @@ def _blocks(weights: np.ndarray, bias: np.ndarray) -> Layer:
     return Layer(blocks * input_size, blocks * output_size, apply)
 
 
-def _elementwise(function: Callable[[np.ndarray, np.ndarray], object], dim_field: str = "Dim") -> Callable[[Component], Layer]:
+def _elementwise(function: Callable[[np.ndarray, np.ndarray], object]) -> Callable[[Component], Layer]:
     """Return the builder of a layer that computes ``function(rows, out)``."""
 
     def build(component: Component) -> Layer:
@@ -240,7 +245,7 @@ def _elementwise(function: Callable[[np.ndarray, np.ndarray], object], dim_field
             function(rows, out)
             return out
 
-        dim = component.get(dim_field)
+        dim = component.get("Dim")
         return Layer(dim, dim, apply)
 
     return build
@@ -273,7 +278,9 @@ def _logarithm(rows: np.ndarray, out: np.ndarray) -> None:
     np.log(out, out=out)
 
 
-def _scale_and_offset(dim: int, scale: Optional[np.ndarray], offset: Optional[np.ndarray], component: Component) -> Layer:
+def _scale_and_offset(
+    dim: int, scale: Optional[np.ndarray], offset: Optional[np.ndarray], component: Component
+) -> Layer:
     """Return ``rows * scale + offset``; shorter vectors are repeated for each block of columns."""
     for vector in (scale, offset):
         _check(vector is None or (vector.ndim == 1 and len(vector) > 0 and dim % len(vector) == 0), component)
@@ -296,8 +303,8 @@ def _batch_norm(component: Component) -> Layer:
     _check(len(mean) == len(variance) == component.get("BlockDim"), component)
     if not count > 0:
         raise InputError(f"component {component.name}: BatchNormComponent without statistics (its count is 0)")
-    # Kaldi's steps: sums in double, all else in single precision. The last bit matters: after pooling, it decides on the
-    # standard deviation of a constant unit.
+    # Kaldi's steps: sums in double, all else in single precision. The last bit matters: after pooling, it decides on
+    # the standard deviation of a constant unit.
     mean, variance, inverse = mean.astype(np.float64), variance.astype(np.float64), np.float32(1 / count)
     squares = ((variance + np.square(mean)) * count).astype(np.float32) * inverse
     offset = -((mean * count).astype(np.float32) * inverse)
@@ -336,7 +343,7 @@ def _pnorm(component: Component) -> Layer:
 
     def apply(rows: np.ndarray, owned: bool) -> np.ndarray:
         groups = rows.reshape(len(rows), output_dim, -1)
-        return np.sqrt(np.einsum("ijk,ijk->ij", groups, groups))
+        return np.asarray(np.sqrt(np.einsum("ijk,ijk->ij", groups, groups)))
 
     return Layer(input_dim, output_dim, apply)
 

@@ -9,7 +9,7 @@ input serves all inputs of that length.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -106,27 +106,33 @@ class Computer:
                         need(step.source, each)
 
         values: Dict[str, np.ndarray] = {}
+        own: Set[str] = set()  # the nodes whose values are not those of another node, too
 
         def fetch(name: str, times: np.ndarray) -> np.ndarray:
-            return values[name][_positions(at[name], times)]
+            return _at(values[name], at[name], times)
 
         for name in self.order:
             if name not in at:
                 continue
             step = self._steps.get(name)
             if step is None:
-                values[name] = features[_positions(np.arange(len(features)) + self._first_frame, at[name])]
+                frames = np.arange(self._first_frame, self._first_frame + len(features))
+                values[name] = _at(features, frames, at[name])
             elif step.pools:
                 values[name] = self._pool(step, at[name], plan, features)
+                own.add(name)
             else:
-                owned = False
+                parts = [
+                    descriptors.compute(step.source, each, self.dims, fetch, plan.available)
+                    for each in step.input_times(at[name], plan.available)
+                ]
+                rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+                owned = len(parts) > 1 or descriptors.is_new(step.source)
                 if isinstance(step.source, descriptors.Node):
-                    only = step.source.name
-                    owned = users[only] == 1 and only in self._steps and not step.keeps_input(self._steps[only])
-                read = lambda times, step=step: descriptors.compute(  # noqa: E731
-                    step.source, times, self.dims, fetch, plan.available
-                )
-                values[name] = step.compute(at[name], read, owned or _is_new(step.source), plan.available)
+                    owned = owned or (step.source.name in own and users[step.source.name] == 1)
+                values[name] = step.compute(rows, at[name], owned, plan.available)
+                if owned or not np.may_share_memory(values[name], rows):
+                    own.add(name)
         return descriptors.compute(source, times, self.dims, fetch, plan.available)
 
     def _pool(self, step: _Step, times: np.ndarray, plan: _Plan, features: np.ndarray) -> np.ndarray:
@@ -182,11 +188,6 @@ class _Step:
             return -self.component.get("OutputPeriod") + 1, self.component.get("OutputPeriod") - 1
         return 0, 0
 
-    def keeps_input(self, source: _Step) -> bool:
-        """Return whether the rows of ``source`` may be needed after this step, or are not its own."""
-        identity = source.component is None or source._layer is None
-        return identity and not source.extracts
-
     def reach(self, given: Range) -> Range:
         """Return a range of times outside of which the node is not available, given that of its input."""
         low, high = given
@@ -207,41 +208,31 @@ class _Step:
         """Return whether the node is available at each time, given which nodes before it are."""
         if self.component is None or self._layer is not None:
             parts = [descriptors.is_available(self.source, times + offset, available) for offset in self.offsets or [0]]
-            return np.logical_and.reduce(parts)
+            return np.asarray(np.logical_and.reduce(parts))
         period = self.component.get("InputPeriod")
         if self.extracts:
             starts = times - times % self.component.get("OutputPeriod")
             inputs = range(0, self.component.get("OutputPeriod"), period)
             parts = [descriptors.is_available(self.source, starts + each, available) for each in inputs]
-            return np.logical_or.reduce(parts)
+            return np.asarray(np.logical_or.reduce(parts))
         before, after = self.context
         inputs_ = np.arange(int(times[0]) + before, int(times[-1]) + after + 1)
         there = descriptors.is_available(self.source, inputs_, available) & (inputs_ % period == 0)
         running = np.concatenate([[0], np.cumsum(there)])
         first = times + before - inputs_[0]
         counts = running[first + after - before + 1] - running[first]
-        return (counts > 0) & (times % period == 0)
+        return np.asarray((counts > 0) & (times % period == 0))
 
-    def compute(
-        self, times: np.ndarray, read: Callable[[np.ndarray], np.ndarray], owned: bool, available: descriptors.Available
-    ) -> np.ndarray:
-        """Return the rows of the node; ``read`` returns those of its input, which are ``owned`` if nobody else needs them."""
-        if self.extracts:
-            assert self.component is not None
-            inputs, starts, counts = self._groups(times, available)
-            return components.statistics_of(self.component, read(inputs), counts, starts)
-        if self.offsets is not None:
-            rows = np.concatenate([read(times + offset) for offset in self.offsets], axis=1)
-            assert self._layer is not None
-            return self._layer.apply(rows, True)
-        rows = read(times)
+    def compute(self, rows: np.ndarray, times: np.ndarray, owned: bool, available: descriptors.Available) -> np.ndarray:
+        """Return the rows of the node at ``times``, given those of its input; if ``owned``, they may be overwritten."""
+        if self.component is not None and self.extracts:
+            _, starts, counts = self._groups(times, available)
+            return components.statistics_of(self.component, rows, counts, starts)
         if self.node.kind == "dim-range-node":
             return rows[:, self.node.dim_offset : self.node.dim_offset + self.node.dim]
         return rows if self._layer is None else self._layer.apply(rows, owned)
 
-    def _groups(
-        self, times: np.ndarray, available: descriptors.Available
-    ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _groups(self, times: np.ndarray, available: descriptors.Available) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the inputs of an extraction, and the first of each output's and their number."""
         assert self.component is not None
         length, period = self.component.get("OutputPeriod"), self.component.get("InputPeriod")
@@ -300,11 +291,6 @@ class _Plan:
         return int(max(low, wanted[0])), int(min(high, wanted[1]))
 
 
-def _is_new(source: Source) -> bool:
-    """Return whether the rows of a descriptor are a new array rather than those of a node."""
-    return isinstance(source, descriptors.Descriptor) and source.kind in ("Append", "Const", "Switch", "IfDefined", "Failover")
-
-
 def _union(arrays: List[np.ndarray]) -> np.ndarray:
     """Return the sorted union of sorted arrays of integers."""
     if len(arrays) == 1:
@@ -318,10 +304,11 @@ def _union(arrays: List[np.ndarray]) -> np.ndarray:
     return np.flatnonzero(there) + low
 
 
-def _positions(sorted_times: np.ndarray, times: np.ndarray) -> object:
-    """Return an index for the rows of ``times`` among those of ``sorted_times``: a slice, if they follow one another."""
+def _at(values: np.ndarray, sorted_times: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the rows of ``times`` among those of ``sorted_times``: a view, if they follow one another."""
     first = int(np.searchsorted(sorted_times, times[0]))
     end = first + len(times)
     if end <= len(sorted_times) and np.array_equal(sorted_times[first:end], times):
-        return slice(first, end)
-    return np.searchsorted(sorted_times, times)
+        return values[first:end]
+    rows: np.ndarray = values[np.searchsorted(sorted_times, times)]
+    return rows

@@ -19,6 +19,7 @@ Range = Tuple[float, float]  # first and last time
 Fetch = Callable[[str, np.ndarray], np.ndarray]  # rows of a node at some times
 
 _TOKEN = re.compile(r"\s*([(),]|[^\s(),]+)")
+_NEW = ("Append", "Const", "Sum", "Scale", "Switch", "IfDefined", "Failover")
 EVERYWHERE: Range = (-math.inf, math.inf)
 
 
@@ -90,16 +91,12 @@ def _parse(tokens: Sequence[str], start: int, text: str) -> Tuple[Source, int]:
     if not sources and word != "Const":
         raise InputError(f"'{text}' is not a valid descriptor: {word} has no arguments")
     descriptor = Descriptor(word, tuple(sources), tuple(numbers))
-    if (word == "Offset" and numbers[1:] not in ([], [0])) or (word == "ReplaceIndex" and numbers not in _times(numbers)):
+    is_time = {"Offset": not any(numbers[1:]), "ReplaceIndex": numbers[:1] == ["t"] or numbers == ["x", 0]}
+    if not is_time.get(word, True):
         raise InputError(f"'{text}': only the time can be shifted or replaced, not another index")
     if word == "Round" and numbers[0] < 1:
         raise InputError(f"'{text}' is not a valid descriptor: times can be rounded to multiples of 1 or more")
     return descriptor, position + 1
-
-
-def _times(numbers: List[Any]) -> List[List[Any]]:
-    """Return the forms of ReplaceIndex that concern the time, or that replace an index by its only value, 0."""
-    return [["t", numbers[1]], ["x", 0]]
 
 
 def text_of(source: Source) -> str:
@@ -161,9 +158,9 @@ def modulus_of(source: Source) -> int:
 def _mapped(source: Descriptor, times: np.ndarray) -> np.ndarray:
     """Return the time of the source for each time of the descriptor; not sorted if they are replaced."""
     if source.kind == "Offset":
-        return times + source.numbers[0]
+        return times + int(source.numbers[0])
     if source.kind == "Round":
-        return times - times % source.numbers[0]
+        return np.asarray(times - times % int(source.numbers[0]))
     if source.kind == "ReplaceIndex" and source.numbers[0] == "t":
         return np.full_like(times, source.numbers[1])
     return times
@@ -215,7 +212,7 @@ def is_available(source: Source, times: np.ndarray, available: Available) -> np.
         return np.ones(len(times), bool)
     parts = [is_available(each, mapped, available) for each in source.sources]
     if source.kind == "Switch":
-        return np.choose(times % len(parts), parts) if len(parts) < 32 else np.array(parts)[times % len(parts), range(len(times))]
+        return np.asarray(np.array(parts)[times % len(parts), np.arange(len(times))])
     result = parts[0]
     for part in parts[1:]:
         result = result | part if source.kind == "Failover" else result & part
@@ -238,7 +235,9 @@ def requirements(source: Source, times: np.ndarray, available: Available) -> Ite
         yield from requirements(each, mapped, available)
 
 
-def _selected(source: Descriptor, times: np.ndarray, available: Available) -> Iterator[Tuple[Source, Optional[np.ndarray]]]:
+def _selected(
+    source: Descriptor, times: np.ndarray, available: Available
+) -> Iterator[Tuple[Source, Optional[np.ndarray]]]:
     """Yield the sources of a descriptor and the positions in ``times`` where they are used; None means all."""
     if source.kind == "Switch":
         for number, each in enumerate(source.sources):
@@ -252,6 +251,11 @@ def _selected(source: Descriptor, times: np.ndarray, available: Available) -> It
     else:
         for each in source.sources:
             yield each, None
+
+
+def is_new(source: Source) -> bool:
+    """Return whether ``compute`` returns a new array rather than rows that ``fetch`` may return again."""
+    return isinstance(source, Descriptor) and source.kind in _NEW and (source.kind != "Sum" or len(source.sources) > 1)
 
 
 def compute(source: Source, times: np.ndarray, dims: Dict[str, int], fetch: Fetch, available: Available) -> np.ndarray:
@@ -274,7 +278,8 @@ def compute(source: Source, times: np.ndarray, dims: Dict[str, int], fetch: Fetc
             total = total + compute(each, times, dims, fetch, available)
         return total
     if source.kind == "Scale":
-        return compute(source.sources[0], times, dims, fetch, available) * np.float32(source.numbers[0])
+        scaled: np.ndarray = compute(source.sources[0], times, dims, fetch, available) * np.float32(source.numbers[0])
+        return scaled
     if source.kind in ("Switch", "IfDefined", "Failover"):
         result = np.zeros((len(times), dim_of(source, dims)), np.float32)
         for each, chosen in _selected(source, times, available):

@@ -7,7 +7,7 @@ configuration files: ``component-node name=tdnn1 component=tdnn1.affine input=Ap
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
@@ -25,6 +25,12 @@ _KEYS = {
     "component-node": (("name", "component", "input"), ()),
     "output-node": (("name", "input"), ("objective",)),
     "dim-range-node": (("name", "input-node", "dim-offset", "dim"), ()),
+}
+# The edits that set a field of components, and the name of their value.
+_SETTERS = {
+    "set-learning-rate": ("LearningRate", "learning-rate"),
+    "set-learning-rate-factor": ("LearningRateFactor", "learning-rate-factor"),
+    "set-dropout-proportion": ("DropoutProportion", "proportion"),
 }
 _VALUE = re.compile(r"([\w-]+)=(.*?)\s*(?=\s[\w-]+=|$)")
 
@@ -191,15 +197,9 @@ class Network:
                 del self.nodes[name]
         elif word == "rename-node" and set(values) == {"old-name", "new-name"}:
             self._rename(values["old-name"], values["new-name"])
-        elif word in ("set-learning-rate", "set-learning-rate-factor", "set-dropout-proportion") and set(values) <= {
-            "name",
-            word[4:],
-            "proportion",
-            "learning-rate",
-        }:
-            field = {"set-learning-rate": "LearningRate", "set-learning-rate-factor": "LearningRateFactor"}.get(word)
-            value = values.get("proportion", values.get(word[4:], values.get("learning-rate", "")))
-            self.set_field(field or "DropoutProportion", _number(value, command), values.get("name", "*"))
+        elif word in _SETTERS and _SETTERS[word][1] in values and set(values) <= {"name", _SETTERS[word][1]}:
+            field, key = _SETTERS[word]
+            self.set_field(field, _number(values[key], command), values.get("name", "*"))
         else:
             raise InputError(f"'{command}' is not a valid or supported edit")
         self.check()
@@ -241,7 +241,9 @@ class Network:
 
     def _rename(self, old: str, new: str) -> None:
         if old not in self.nodes or new in self.nodes:
-            raise InputError(f"cannot rename node '{old}' to '{new}': {'it exists' if new in self.nodes else 'no such node'}")
+            raise InputError(
+                f"cannot rename node '{old}' to '{new}': {'it exists' if new in self.nodes else 'no such node'}"
+            )
         nodes = {}
         for node in self.nodes.values():
             if node.input is not None:
@@ -261,7 +263,7 @@ def matching(names: Any, pattern: str) -> List[str]:
     return found
 
 
-def component_dims(component: Component) -> Any:
+def component_dims(component: Component) -> Tuple[int, int]:
     """Return input and output dimension of a component."""
     if component.type == "TdnnComponent":
         layer = components.tdnn_layer(component)
@@ -299,7 +301,9 @@ def read_network(rxfilename: str) -> Network:
         token = matrix.read_token(stream, binary)
         if token != "<Nnet3>":
             kind = "an acoustic model (.mdl): extract its raw network" if token == "<TransitionModel>" else "damaged"
-            raise InputError(f"{stream.name}: expected <Nnet3>, got {token}: this file is no raw nnet3 model, or {kind}")
+            raise InputError(
+                f"{stream.name}: expected <Nnet3>, got {token}: this file is no raw nnet3 model, or {kind}"
+            )
         return _read_body(stream, binary)
 
 

@@ -80,8 +80,8 @@ def _items(component: Component) -> Iterator[str]:
     if "Dim" in fields and type_ in _PLAIN:
         yield f"dim={fields['Dim']}"
     else:
-        yield "input-dim={}".format(component_dims(component)[0])
-        yield "output-dim={}".format(component_dims(component)[1])
+        yield f"input-dim={component_dims(component)[0]}"
+        yield f"output-dim={component_dims(component)[1]}"
     if "LearningRate" in fields:
         yield f"learning-rate={fields['LearningRate']:g}"
         if fields.get("IsGradient"):
@@ -185,7 +185,10 @@ def _nonlinear_details(component: Component) -> Iterator[str]:
     fields = component.fields
     if "BlockDim" in fields:
         yield f"block-dim={fields['BlockDim']}"
-    for name, field in (("lower-threshold", "SelfRepairLowerThreshold"), ("upper-threshold", "SelfRepairUpperThreshold")):
+    for name, field in (
+        ("lower-threshold", "SelfRepairLowerThreshold"),
+        ("upper-threshold", "SelfRepairUpperThreshold"),
+    ):
         if field in fields:
             yield f"self-repair-{name}={fields[field]:g}"
     if fields.get("SelfRepairScale", 0) != 0:
@@ -300,9 +303,7 @@ def summarize(vector: np.ndarray) -> str:
         names.append(",".join(map(str, group)))
         groups.append(",".join(_short(float(ordered[(len(vector) - 1) * percentile // 100])) for percentile in group))
     exact = vector.astype(np.float64)
-    return (
-        f"[percentiles({' '.join(names)})=({' '.join(groups)}), mean={exact.mean():.3g}, stddev={exact.std():.3g}]"
-    )
+    return f"[percentiles({' '.join(names)})=({' '.join(groups)}), mean={exact.mean():.3g}, stddev={exact.std():.3g}]"
 
 
 def _short(value: float) -> str:
