@@ -12,7 +12,7 @@ from sdpn_k2.kaldi.formats.io import open_input
 from sdpn_k2.kaldi.nnet3 import components
 from sdpn_k2.kaldi.nnet3.components import Component, encode_component, read_component
 from sdpn_k2.kaldi.nnet3.computation import Computer
-from sdpn_k2.kaldi.nnet3.network import Network, parse_node, read_network, write_network
+from sdpn_k2.kaldi.nnet3.raw_network import Network, parse_node, read_network, write_network
 from sdpn_k2.kaldi.nnet3.summary import context, describe
 
 F = np.float32

@@ -9,7 +9,7 @@ import pytest
 from kaldi_support import refuse, shell, succeed
 
 from sdpn_k2.kaldi.formats.tables import TableWriter, read_table
-from sdpn_k2.kaldi.nnet3.network import read_network, write_network
+from sdpn_k2.kaldi.nnet3.raw_network import read_network, write_network
 
 VARIANTS = {
     "c10000": "--min-chunk-size=25 --chunk-size=10000",

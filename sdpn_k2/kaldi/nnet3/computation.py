@@ -16,7 +16,7 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.nnet3 import components, descriptors
 from sdpn_k2.kaldi.nnet3.descriptors import Range, Source
-from sdpn_k2.kaldi.nnet3.network import Network, NetworkNode
+from sdpn_k2.kaldi.nnet3.raw_network import Network, NetworkNode
 
 BLOCK_FRAMES = 1024  # frames that are computed at a time
 

@@ -9,7 +9,7 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.nnet3.components import Component
 from sdpn_k2.kaldi.nnet3.computation import Computer
-from sdpn_k2.kaldi.nnet3.network import Network, component_dims
+from sdpn_k2.kaldi.nnet3.raw_network import Network, component_dims
 
 _PERCENTILES = ((0, 1, 2, 5), (10, 20, 50, 80, 90), (95, 98, 99, 100))
 _PARAMETERS = ("LinearParams", "BiasParams", "Params", "Scales", "Offsets")

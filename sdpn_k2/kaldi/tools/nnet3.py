@@ -15,7 +15,7 @@ from sdpn_k2.kaldi.formats.log import log, warn
 from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.kaldi.formats.words import strip
 from sdpn_k2.kaldi.nnet3.computation import Computer
-from sdpn_k2.kaldi.nnet3.network import read_network, write_network
+from sdpn_k2.kaldi.nnet3.raw_network import read_network, write_network
 from sdpn_k2.kaldi.nnet3.summary import describe
 from sdpn_k2.kaldi.tools.command_line import Option, tool
 
