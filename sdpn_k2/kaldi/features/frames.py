@@ -52,11 +52,11 @@ def splice(features: np.ndarray, left: int, right: int) -> np.ndarray:
     """
     if left < 0 or right < 0:
         raise InputError(f"--left-context={left} and --right-context={right} must be at least 0")
-    frames, dim = features.shape
-    result = np.empty((frames, left + 1 + right, dim), features.dtype)
-    for number, shift in enumerate(range(-left, right + 1)):
-        result[:, number] = features[np.clip(np.arange(shift, shift + frames), 0, frames - 1)]
-    return result.reshape(frames, -1)
+    dim = features.shape[1]
+    padded = np.concatenate([features[:1].repeat(left, axis=0), features, features[-1:].repeat(right, axis=0)])
+    # A frame and its context follow one another in memory.
+    windows = np.lib.stride_tricks.sliding_window_view(padded.reshape(-1), (left + 1 + right) * dim)
+    return np.ascontiguousarray(windows[::dim])
 
 
 def subsample(features: np.ndarray, step: int, offset: int) -> np.ndarray:
