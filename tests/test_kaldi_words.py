@@ -46,12 +46,12 @@ def test_keys_are_those_that_kaldi_writes(tmp_path):
 def test_tools_and_scripts_keep_unicode_blanks_in_ids(blank, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     key = f"spk1-{blank}a"
-    (tmp_path / "v").write_text(f"{key} [ 1 2 ]\n", encoding="utf-8", newline="")
-    (tmp_path / "utt2spk").write_text(f"{key} spk1\n", encoding="utf-8", newline="")
-    (tmp_path / "spk2utt").write_text(f"spk1 {key}\n", encoding="utf-8", newline="")
-    (tmp_path / "num_utts").write_text("spk1 1\n", encoding="utf-8", newline="")
-    (tmp_path / "segments").write_text(f"{key} r{blank}1 0 1\n", encoding="utf-8", newline="")
-    (tmp_path / "wav.scp").write_text(f"r{blank}1 {tmp_path}/r.wav\n", encoding="utf-8", newline="")
+    (tmp_path / "v").write_text(f"{key} [ 1 2 ]\n", encoding="utf-8")
+    (tmp_path / "utt2spk").write_text(f"{key} spk1\n", encoding="utf-8")
+    (tmp_path / "spk2utt").write_text(f"spk1 {key}\n", encoding="utf-8")
+    (tmp_path / "num_utts").write_text("spk1 1\n", encoding="utf-8")
+    (tmp_path / "segments").write_text(f"{key} r{blank}1 0 1\n", encoding="utf-8")
+    (tmp_path / "wav.scp").write_text(f"r{blank}1 {tmp_path}/r.wav\n", encoding="utf-8")
     succeed("copy-vector ark:v ark,scp:v.ark,v.scp", tmp_path)
     assert [key for key, _ in read_table(f"scp:{tmp_path}/v.scp", "vector")] == [key]
     with native.SequentialFloatVectorReader(f"scp:{tmp_path}/v.scp") as reader:
