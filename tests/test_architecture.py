@@ -16,7 +16,7 @@ FLOORS = (
     ("files", "device"),
     ("config", "progress"),
     ("kaldi.formats",),
-    ("kaldi.features",),
+    ("kaldi.features", "kaldi.nnet3"),
     ("kaldi.datadir",),
     ("kaldi.backend",),
     ("kaldi.tools",),

@@ -136,6 +136,18 @@ def test_durations_of_files_archives_and_streams(folder):
     assert piped.stdout == (folder / "durations").read_text()
 
 
+def test_wav_copy_copies_single_files_and_entries_of_archives(folder):
+    succeed("wav-copy scp:wav.scp ark,scp:w.ark,w.scp", folder)
+    name = (folder / "w.scp").read_text().split()[1]
+    succeed(f"wav-copy {name} - | wav-copy - copy.wav", folder)
+    first = (folder / "wav.scp").read_text().splitlines()[0].split(None, 1)[1]
+    succeed(f"wav-copy '{first}' first.wav", folder)
+    assert (folder / "copy.wav").read_bytes() == (folder / "first.wav").read_bytes()
+    (folder / "entry.scp").write_text(f"u wav-copy {name} - |\n")
+    assert shell("wav-to-duration scp:entry.scp ark,t:-", folder).stdout.startswith("u ")
+    assert "cannot mix" in refuse("wav-copy scp:wav.scp out.wav", folder)
+
+
 # wav-reverberate
 
 

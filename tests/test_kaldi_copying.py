@@ -1,6 +1,7 @@
 """The tools that copy, scale, add and measure: Kaldi's golden files, and the effect of each option."""
 
 import os
+import struct
 
 import kaldiio
 import numpy as np
@@ -324,3 +325,45 @@ def test_nan_passes_through_copies(run, tmp_path):
     write(f"ark:{tmp_path}/a", "vector", a=[np.nan, np.inf])
     assert run("copy-vector", f"ark:{tmp_path}/a", "ark,t:-")[:2] == (0, "a  [ nan inf ]\n")
     assert np.isnan(next(kaldiio.load_ark(f"{tmp_path}/a"))[1][0])
+
+
+def test_scale_of_vectors(run, tmp_path):
+    write(f"ark:{tmp_path}/v", "vector", a=np.array([1.0, 2.0]), b=np.array([3.0, 4.0]))
+    assert run("copy-vector", "--scale=-0.5", f"ark:{tmp_path}/v", "ark,t:-")[1] == "a  [ -0.5 -1 ]\nb  [ -1.5 -2 ]\n"
+    assert run("copy-vector", "--scale=2", "--change-dim=1", f"ark:{tmp_path}/v", "ark,t:-")[1].startswith("a  [ 2 ]")
+    assert run("vector-sum", "--average=true", "--binary=false", f"ark:{tmp_path}/v", "-")[1] == " [ 2 3 ]\n"
+
+
+# Files of HTK and Sphinx
+
+
+def test_copy_feats_reads_htk_and_sphinx(run, tmp_path):
+    features = np.random.default_rng(2).normal(size=(4, 26)).astype(np.float32)
+    htk = struct.pack(">iihH", 4, 100000, 104, 0o20007) + features.astype(">f4").tobytes()
+    sphinx = struct.pack("<i", features.size) + features.tobytes()
+    for option, data, expected in (("htk-in", htk, features), ("sphinx-in", sphinx, features.reshape(8, 13))):
+        (tmp_path / "x").write_bytes(data)
+        (tmp_path / "x.scp").write_text(f"u {tmp_path}/x\n")
+        assert run("copy-feats", f"--{option}", f"scp:{tmp_path}/x.scp", f"ark:{tmp_path}/out")[0] == 0
+        np.testing.assert_array_equal(read(f"ark:{tmp_path}/out", "matrix")["u"], expected)
+        assert run("copy-feats", f"--{option}", f"{tmp_path}/x", f"{tmp_path}/one")[0] == 0
+        np.testing.assert_array_equal(read_object(f"{tmp_path}/one", "matrix"), expected)
+        for damaged in (data[:-1], data[:5], b""):
+            (tmp_path / "x").write_bytes(damaged)
+            status, _, log = run("copy-feats", f"--{option}", f"{tmp_path}/x", f"{tmp_path}/two")
+            assert status == 1 and "cut short" in log
+
+
+@pytest.mark.parametrize(
+    "header, words",
+    [
+        ((4, 1, 104, 0o2007), "compressed"),
+        ((4, 1, 104, 0), "waveforms"),
+        ((-1, 1, 4, 6), "size"),
+        ((4, 1, 6, 6), "size"),
+    ],
+)
+def test_htk_files_without_features_are_refused(run, tmp_path, header, words):
+    (tmp_path / "x").write_bytes(struct.pack(">iihH", *header) + bytes(416))
+    status, _, log = run("copy-feats", "--htk-in", f"{tmp_path}/x", f"{tmp_path}/out")
+    assert status == 1 and words in log and log.count("ERROR") == 1

@@ -19,6 +19,7 @@ from sdpn_k2.kaldi.formats.tables import (
     read_table,
     take_range,
 )
+from sdpn_k2.kaldi.formats.words import is_key
 from sdpn_k2.kaldi.tools.command_line import STANDARD_OPTIONS, Option, parse
 
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -33,9 +34,7 @@ BINARY_KINDS = [
     "int",
     "float",
 ]
-WORDS = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=8).filter(
-    lambda word: word.split() == [word] and "\0" not in word
-)
+WORDS = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=8).filter(is_key)
 PIECES = [
     b"a ",
     b"\n",

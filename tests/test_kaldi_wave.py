@@ -70,8 +70,15 @@ EXTENSIBLE = struct.pack("<HHI", 22, 16, 4) + bytes.fromhex("0100000000001000800
         riff(riff_size=0x7FFFF024, data_size=0x7FFFF000),
         riff(data_size=0x7FFFFFFF),
         riff(riff_size=0),
+        riff(PCM + b"x"),
+        riff(between=b"LIST\3\0\0\0abc"),
+        riff(between=b"LIST\3\0\0\0abc\0"),
+        riff(riff_size=9),
     ],
-    ids=["plain", "extensible", "long-format", "junk", "fact", "zero", "all-ones", "sox", "max", "riff-zero"],
+    ids=[
+        *("plain", "extensible", "long-format", "junk", "fact", "zero", "all-ones", "sox", "max", "riff-zero"),
+        *("half a sample", "odd list", "odd list with a pad byte", "wrong length"),
+    ],
 )
 def test_headers(data):
     found = read_wave(stream(data))
@@ -93,6 +100,8 @@ def test_channels_become_rows(tmp_path):
     found = read_wave(stream((tmp_path / "stereo.wav").read_bytes()))
     assert found.rate == 8000
     np.testing.assert_array_equal(found.samples, stereo.T)
+    half_a_frame = riff(stereo.astype("<i2").tobytes() + b"ab", channels=2)
+    np.testing.assert_array_equal(read_wave(stream(half_a_frame)).samples, stereo.T)
 
 
 def test_written_files_are_read_by_others():
@@ -139,7 +148,8 @@ def test_a_truncated_file_is_read_to_its_end(capsys):
         (riff(rate=0), "0 Hz"),
         (riff(align=4), "bytes per sample"),
         (riff(data=b""), "byte 44"),
-        (riff(data=b"xyz"), "3 bytes"),
+        (riff(data=b"x"), "no samples"),
+        (riff(between=b"LIST\377\377\0\0"), "ends in its chunk b'LIST'"),
         (b"fLaC" + bytes(60), "to-wav"),
         (b"RIFF\0\0\0\0AVI " + bytes(60), "WAVE"),
         (b"", "cut short"),

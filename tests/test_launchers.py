@@ -170,7 +170,6 @@ def test_each_job_gets_its_own_graphics_cards(run, tmp_path):
         (["JOB=1:3", "x.log", "true"], ["3 jobs", "x.log", "JOB"]),
         (["N=0:3", "x.log", "true"], ["N=0:3"]),
         (["N=3:1", "x.log", "true"], ["N=3:1"]),
-        (["JOB=1:x", "x.log", "true"], ["'JOB=1:x'"]),
         (["x.log"], ["usage: run.pl"]),
         (["--max-jobs-run", "two", "x.log", "true"], ["--max-jobs-run", "'two'"]),
         (["file/x.log", "true"], ["file: File exists"]),
@@ -181,6 +180,26 @@ def test_unusable_command_lines(run, tmp_path, arguments, parts):
     result = run(*arguments)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.startswith("run.pl: ") and all(part in result.stderr for part in parts)
+
+
+def test_repeated_options(run, tmp_path):
+    assert run("JOB=1:4", "JOB=2:3", "x.JOB.log", "echo", "JOB").returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.2.log", "x.3.log"]
+    count = "echo x >> running; wc -l < running; sleep 0.2; sed -i 1d running"
+    for limits in (["--max-jobs-run", "3", "--max-jobs-run", "1"], ["-tc", "1", "--max-jobs-run=3"]):
+        assert run(*limits, "JOB=1:3", "y.JOB.log", "eval", count).returncode == 0
+        assert [body(tmp_path / f"y.{job}.log").split() for job in (1, 2, 3)] == [["1"]] * 3
+
+
+def test_log_that_looks_like_a_job_range(run, tmp_path):
+    result = run("a=b:c.log", "echo", "hello")
+    assert (result.returncode, body(tmp_path / "a=b:c.log")) == (0, "hello\n")
+    assert result.stderr.startswith("run.pl: warning: 'a=b:c.log'")
+
+
+def test_missing_command_is_quoted(run):
+    result = run("x.log", "no-such-tool", "a", "|", "sh", "-c", "sleep 0.3; echo late; exit 127")
+    assert result.returncode == 1 and "no-such-tool: command not found" in result.stderr
 
 
 def test_forgotten_job_range_is_guessed(run):

@@ -450,6 +450,58 @@ def test_extract_xvectors_from_speech_frames(call, corpus, model, tmp_path):
     np.testing.assert_allclose(np.stack(list(embeddings.values())), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_extract_xvectors_with_a_network_of_kaldi(call, tmp_path, golden):
+    data, network = tmp_path / "my data", tmp_path / "my net"
+    network.mkdir()
+    for name, text in (("min_chunk_size", "25\n"), ("max_chunk_size", "100\n")):
+        (network / name).write_text(text)
+    shutil.copy(golden / "nnet3/xvector.raw", network / "final.raw")
+    shutil.copy(golden / "nnet3/extract_xvector.config", network / "extract.config")
+    data.mkdir()
+    with kaldi_native_io.SequentialFloatMatrixReader(f"ark:{golden}/nnet3/feats24.ark") as reader:
+        features = {key: np.array(value) for key, value in reader}
+    speech = {key: (np.arange(len(value)) % 4 > 0).astype(np.float32) for key, value in features.items()}
+    for name, table, writer in (
+        ("feats", features, kaldi_native_io.FloatMatrixWriter),
+        ("vad", speech, kaldi_native_io.FloatVectorWriter),
+    ):
+        with writer(f"ark,scp:{tmp_path}/{name}.ark,{data}/{name}.scp") as output:
+            for key, value in table.items():
+                output[key] = value
+    data_dir.write_map(data / "utt2spk", dict.fromkeys(features, "s"))
+    data_dir.write_map(data / "spk2utt", {"s": list(features)})
+    command = ["sid/nnet3/xvector/extract_xvectors.sh", "--nj", 2]
+    succeeds(call(*command, network, data, "x"))
+
+    tool(
+        tmp_path,
+        "apply-cmvn-sliding",
+        "--norm-vars=false",
+        "--center=true",
+        "--cmn-window=300",
+        f"scp:{data}/feats.scp",
+    )
+    arguments = [f"scp:{tmp_path}/apply-cmvn-sliding.expected.scp", f"scp:{data}/vad.scp"]
+    tool(tmp_path, "select-voiced-frames", *arguments)
+    output = f"ark,scp:{tmp_path}/v.ark,{tmp_path}/v.scp"
+    net = f"nnet3-copy --nnet-config={golden}/nnet3/extract_xvector.config {golden}/nnet3/xvector.raw - |"
+    options = ["--min-chunk-size=25", "--chunk-size=100", net, f"scp:{tmp_path}/select-voiced-frames.expected.scp"]
+    path = f"{TOOLS}:{os.environ['PATH']}"
+    subprocess.run([TOOLS / "nnet3-xvector-compute", *options, output], check=True, env={**os.environ, "PATH": path})
+    expected, ours = vectors(f"scp:{tmp_path}/v.scp"), vectors(f"scp:{tmp_path}/x/xvector.scp")
+    assert list(ours) == list(expected) == list(features)
+    for key in ours:
+        np.testing.assert_allclose(ours[key], expected[key], rtol=1e-6)
+    mean = vectors(f"scp:{tmp_path}/x/spk_xvector.scp")["s"]
+    np.testing.assert_allclose(mean, np.mean(list(expected.values()), axis=0), rtol=1e-4, atol=1e-5)
+
+    result = call(*command, "--chunk-size", 200, network, data, "x")
+    assert result.returncode == 1 and "--chunk-size 200 is larger than" in result.stderr
+    (network / "min_chunk_size").unlink()
+    result = call(*command, network, data, "x")
+    assert result.returncode == 1 and f"{network}/min_chunk_size: no such file" in result.stderr
+
+
 def test_extract_xvectors_refuses(call, corpus, model):
     name = "sid/nnet3/xvector/extract_xvectors.sh"
     result = call(name, "nomodel", "data", "xvectors")

@@ -29,11 +29,12 @@ def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int,
     from sdpn_k2.inference.extraction import Extractor
     from sdpn_k2.inference.streaming import embed_stream
     from sdpn_k2.kaldi.datadir.subsegments import Windowing
+    from sdpn_k2.kaldi.formats.words import is_key
     from sdpn_k2.progress import log_to
 
     cut = Windowing(**windowing)
     name = name or (Path(audio).stem if os.path.isfile(audio) else "stream")
-    if name.split() != [name]:
+    if not is_key(name):
         raise InputError(f"'{name}' has white space, which a key cannot have; choose another start with --name")
     log_to()
     extractor = Extractor.load(checkpoint, start_process(device).device)

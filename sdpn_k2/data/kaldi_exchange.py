@@ -33,6 +33,7 @@ from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, sample_range
 from sdpn_k2.kaldi.datadir.validation import validate
 from sdpn_k2.kaldi.features.wave import parse_to_wav, read_header, to_wav_command
+from sdpn_k2.kaldi.formats import words
 from sdpn_k2.kaldi.formats.io import open_input, split_offset
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ def _wav_entry(recording: Recording, channel: int) -> str:
     if source is None:
         raise InputError(f"recording '{recording.id}' has no channel {channel}")
     if source.type == "command":
-        command = source.source.strip()
+        command = words.strip(source.source)
         if recording.transforms or len(source.channels) > 1:
             index = source.channels.index(channel)
             command = f"({command}) | sdpn-k2 to-wav --rate {recording.sampling_rate} --channel {index} -"
@@ -208,7 +209,7 @@ def _wav_entry(recording: Recording, channel: int) -> str:
     except (OSError, RuntimeError) as error:
         raise InputError(f"recording '{recording.id}': {source.source}: cannot read audio: {error}") from None
     is_plain = info.format in ("WAV", "WAVEX") and info.subtype == "PCM_16" and info.channels == 1
-    if is_plain and info.samplerate == recording.sampling_rate and source.source == source.source.strip():
+    if is_plain and info.samplerate == recording.sampling_rate and source.source == words.strip(source.source):
         return source.source
     return to_wav_command(source.source, recording.sampling_rate, source.channels.index(channel))
 
@@ -328,14 +329,14 @@ def _files_and_channels(directory: Path, entries: Dict[str, str]) -> Dict[str, T
         return {name: _implied(name, entry) for name, entry in entries.items()}
     files = {}
     for number, (entry, value) in enumerate(read_map(path).items(), start=1):
-        words = value.split()
-        channel = words[-1].upper()
-        if len(words) != 2 or not (channel in ("A", "B") or (channel.isdigit() and int(channel) > 0)):
+        fields = words.split(value)
+        channel = fields[-1].upper()
+        if len(fields) != 2 or not (channel in ("A", "B") or (channel.isdigit() and int(channel) > 0)):
             raise InputError(
                 f"{path}:{number}: expected recording, file and channel (A, B or a number from 1), got "
                 f"'{entry} {value}'"
             )
-        files[entry] = words[0], int(channel) - 1 if channel.isdigit() else "AB".index(channel)
+        files[entry] = fields[0], int(channel) - 1 if channel.isdigit() else "AB".index(channel)
     return files
 
 
@@ -363,7 +364,7 @@ def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Reco
             recording = Recording(name, [source], info.samplerate, info.frames, info.frames / info.samplerate)
             return recording if info.samplerate == rate else recording.resample(rate)
         kinds = [
-            AudioSource("command", [channel], entry[:-1].strip())
+            AudioSource("command", [channel], words.strip(entry[:-1]))
             if entry.endswith("|")
             else AudioSource("file", [channel], entry)
             for channel, entry in sorted(entries.items())

@@ -22,6 +22,7 @@ from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.features.wave import read_audio
 from sdpn_k2.kaldi.formats.tables import TableWriter, is_table
+from sdpn_k2.kaldi.formats.words import is_key
 from sdpn_k2.pcm import from_int16
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def embed_files(embedder: Embedder, files: Sequence[str], output: str, channel: 
     if duplicates:
         raise InputError(f"{duplicates[0]}: duplicate file")
     if kind == "ark":
-        spaced = [name for name in files if len(name.split()) != 1]
+        spaced = [name for name in files if not is_key(name)]
         if spaced:
             raise InputError(
                 f"{spaced[0]!r}: a name with white space cannot be a key in a Kaldi archive; use .json or .npy"

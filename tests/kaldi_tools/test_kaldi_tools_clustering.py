@@ -32,6 +32,17 @@ def test_costs_are_negated_scores():
     assert [line.split()[0] for line in open("labels1")] == list("abcdef")
 
 
+def test_a_recording_needs_a_speaker(capfd):
+    with TableWriter("ark:scores", "matrix") as writer:
+        writer.write("r", np.zeros((2, 2)))
+    for name, line in (("reco2utt", "r a b\n"), ("reco2num_spk", "r 0\n")):
+        with open(name, "w") as stream:
+            stream.write(line)
+    options = ["--reco2num-spk-rspecifier=ark:reco2num_spk"]
+    assert run("agglomerative-cluster", *options, "ark:scores", "ark:reco2utt", "ark,t:labels") == 1
+    assert "ark:reco2num_spk: 0 speakers of recording r" in complaint(capfd)
+
+
 @pytest.mark.parametrize(
     "matrix, reco2utt, where",
     [

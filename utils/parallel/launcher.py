@@ -111,26 +111,27 @@ def parse(argv: List[str]) -> Launch:
     while len(arguments) >= 2:
         head = arguments[0]
         jobs = re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", head)
-        if head in ("-tc", "-sync"):
-            if head == "-tc":
-                options["max_jobs_run"] = arguments[1]
+        if head == "-sync":
             del arguments[:2]
-        elif head.startswith("--") and len(head) > 2:
-            name, equals, value = head[2:].partition("=")
-            options[name.replace("-", "_")] = value if equals else arguments[1]
+        elif head == "-tc" or (head.startswith("--") and len(head) > 2):
+            name, equals, value = ("--max-jobs-run" if head == "-tc" else head)[2:].partition("=")
+            name, value = name.replace("-", "_"), value if equals else arguments[1]
+            if name == "max_jobs_run" and name in options and value.isdigit() and options[name].isdigit():
+                value = min(value, options[name], key=int)  # the caller's limit and a script's own: both must hold
+            options[name] = value
             del arguments[: 1 if equals else 2]
         elif head.startswith("-"):
             size = {"-V": 1, "-pe": 3}.get(head, 2)
             grid_options += arguments[:size]
             del arguments[:size]
-        elif jobs and job_name is None:
+        elif jobs:  # the last one counts
             job_name, first, last = jobs[1], int(jobs[2]), int(jobs[3] or jobs[2])
             if not 1 <= first <= last:
                 raise LaunchError(f"invalid job range {head}: expected JOB=first:last with 1 <= first <= last")
             del arguments[0]
-        elif "=" in head and ":" in head:
-            raise LaunchError(f"expected a job range such as JOB=1:8, or a log file, got '{head}'")
         else:
+            if "=" in head and ":" in head:
+                print(f"{program}: warning: '{head}' is a log file, not a job range such as JOB=1:8", file=sys.stderr)
             break
     if len(arguments) < 2:
         raise LaunchError(f"usage: {program} [options] [JOB=1:n] log-file command arguments...")
@@ -141,7 +142,7 @@ def parse(argv: List[str]) -> Launch:
 
 
 def _shell_word(word: str) -> str:
-    if re.fullmatch(r"\S+", word):
+    if re.fullmatch(r"\S+", word, re.ASCII):
         return word
     if '"' not in word:
         return f'"{word}"'
@@ -195,14 +196,15 @@ def _report(launch: Launch, failed: Dict[int, str]) -> None:
             print(f"{launch.program}: JOB=1:$nj seems to be missing before the log's name", file=sys.stderr)
     try:
         with open(log, errors="replace") as stream:
-            last = ""
-            for line in stream:
-                if line.strip() and not line.startswith("#"):
-                    last = line.strip()
+            lines = [line.strip() for line in stream if line.strip() and not line.startswith("#")]
     except OSError:
         return
-    if last:
-        print(f"{launch.program}: its last line: {last}", file=sys.stderr)
+    # In a pipe, other commands print more after the shell has said which one it did not find.
+    unfound = [line for line in lines if "not found" in line or "No such file" in line] if reason == "code 127" else []
+    if unfound:
+        print(f"{launch.program}: it says: {unfound[-1]}", file=sys.stderr)
+    elif lines:
+        print(f"{launch.program}: its last line: {lines[-1]}", file=sys.stderr)
 
 
 # Grids: slurm.pl and queue.pl write one script, submit it as an array, and watch for the files that its tasks write.

@@ -29,6 +29,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Tuple, U
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
+from sdpn_k2.kaldi.formats import words
 
 PathLike = Union[str, Path]
 
@@ -79,7 +80,7 @@ def read_map(path: PathLike) -> Dict[str, str]:
 
 def read_lists(path: PathLike) -> Dict[str, List[str]]:
     """Read a table such as spk2utt as key → its fields. Raises InputError as :func:`read_map` does."""
-    return {key: _fields(value) for key, value in read_map(path).items()}
+    return {key: words.split(value) for key, value in read_map(path).items()}
 
 
 def read_numbers(path: PathLike) -> Dict[str, float]:
@@ -108,7 +109,7 @@ def read_segments(path: PathLike) -> Dict[str, Segment]:
 
 def parse_segment(utterance: str, value: str, where: str) -> Segment:
     """Parse "recording start end" and Kaldi's optional channel. An InputError begins with ``where`` (file:line)."""
-    fields = _fields(value)
+    fields = words.split(value)
     if len(fields) not in (3, 4):
         raise InputError(f"{where}: expected 'utterance recording start end', got '{utterance} {value}'")
     start, end = (parse_number(where, utterance, field) for field in fields[1:3])
@@ -128,7 +129,7 @@ def trial_lists(directory: PathLike) -> List[Path]:
 def _rows(path: PathLike) -> Iterator[Tuple[int, str, str]]:
     """Yield line number, key and the rest of each line.
 
-    Lines are split as bytes: str.split would also split at Unicode spaces, such as U+3000, which Kaldi keeps in words.
+    Lines are split as bytes, for the reason that formats/words.py gives.
     """
     try:
         with open(path, "rb") as stream:
@@ -142,10 +143,6 @@ def _rows(path: PathLike) -> Iterator[Tuple[int, str, str]]:
                 yield number, key, fields[1].rstrip().decode("utf-8", "surrogateescape") if len(fields) > 1 else ""
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from error
-
-
-def _fields(value: str) -> List[str]:
-    return [field.decode("utf-8", "surrogateescape") for field in value.encode("utf-8", "surrogateescape").split()]
 
 
 def parse_number(where: str, key: str, value: str) -> float:
@@ -182,7 +179,7 @@ def write_map(path: PathLike, items: Union[Mapping[str, object], Iterable[Tuple[
     with atomic_output(path) as stream:
         for key, value in pairs:
             text = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            if not key or key.split() != [key]:
+            if not words.is_key(key):
                 raise InputError(f"{path}: '{key}' is not a valid key: it is empty or has white space")
             if "\n" in text or "\r" in text:
                 raise InputError(f"{path}: the value of '{key}' has a line break")

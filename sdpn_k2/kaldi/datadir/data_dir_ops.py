@@ -13,6 +13,7 @@ from sdpn_k2.files import atomic_output, make_folder
 from sdpn_k2.kaldi.datadir import data_dir, lists
 from sdpn_k2.kaldi.datadir.data_dir import RECORDING_TABLES, SPEAKER_TABLES, UTTERANCE_TABLES, PathLike
 from sdpn_k2.kaldi.datadir.validation import validate
+from sdpn_k2.kaldi.formats import words
 
 Tables = Dict[str, Dict[str, str]]  # file name → key → the rest of the line
 
@@ -93,7 +94,7 @@ def restrict(tables: Tables, utterances: Iterable[str]) -> Tables:
     kept = {utterance: utt2spk[utterance] for utterance in utterances if utterance in utt2spk}
     recordings: Collection[str] = kept
     if segments is not None:
-        recordings = {segments[utterance].split()[0] for utterance in kept if utterance in segments}
+        recordings = {words.split(segments[utterance])[0] for utterance in kept if utterance in segments}
     speakers = set(kept.values())
     result = {}
     for name, table in tables.items():

@@ -7,6 +7,7 @@ from typing import Collection, Dict, List, Sequence
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import RECORDING_TABLES, SPEAKER_TABLES, PathLike, parse_segment, write_map
 from sdpn_k2.kaldi.datadir.data_dir_ops import ALL_TABLES, Tables, restrict, write_tables
+from sdpn_k2.kaldi.formats import words
 
 # ``fix`` drops an utterance if it, its speaker or its recording is missing from one of these tables.
 NEEDED_TABLES = ("segments", "wav.scp", "text", "feats.scp", "vad.scp", "utt2lang", "cmvn.scp", "spk2gender")
@@ -85,7 +86,7 @@ def _complete_utterances(tables: Tables) -> List[str]:
     for utterance, speaker in tables["utt2spk"].items():
         if not all(utterance in table for table in utterance_tables):
             continue
-        recording = segments[utterance].split()[0] if segments is not None else utterance
+        recording = words.split(segments[utterance])[0] if segments is not None else utterance
         if all(speaker in table for table in speaker_tables) and (wav is None or recording in wav):
             complete.append(utterance)
     return complete

@@ -13,6 +13,7 @@ import numpy as np
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import parse_segment, read_map
 from sdpn_k2.kaldi.features.wave import Wave, read_command
+from sdpn_k2.kaldi.formats import words
 from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.pcm import from_int16
 
@@ -62,7 +63,7 @@ def read_parts(data_dir: Path) -> List[Part]:
         segment = parse_segment(utterance, value, where)
         if segment.recording not in recordings:
             raise InputError(f"{where}: recording '{segment.recording}' is not in {data_dir / 'wav.scp'}")
-        channel = value.split()[3:]
+        channel = words.split(value)[3:]
         if channel and not channel[0].isdigit():
             raise InputError(f"{where}: '{channel[0]}' is not a valid channel (expected 0, 1, …)")
         parts.append(Part(utterance, *segment, int(channel[0]) if channel else None))

@@ -1,4 +1,4 @@
-"""Cepstral mean and variance normalisation as in Kaldi: over a sliding window, or from statistics.
+"""Cepstral mean and variance normalisation as in Kaldi: over a sliding window, from statistics, or both (online).
 
 Statistics are a float64 array of shape (2, dim + 1). The first row holds the sums and, last, the number of frames; the
 second row holds the sums of squares.
@@ -73,6 +73,64 @@ def _window_sums(values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.n
     np.cumsum(values, axis=0, out=running[1:])
     sums: np.ndarray = running[end] - running[begin]
     return sums
+
+
+def online_cmvn(
+    features: np.ndarray,
+    global_stats: np.ndarray,
+    speaker_stats: Optional[np.ndarray] = None,
+    *,
+    window: int = 600,
+    speaker_frames: int = 600,
+    global_frames: int = 200,
+    norm_vars: bool = False,
+    skipped: Iterable[int] = (),
+) -> np.ndarray:
+    """Normalise each frame by the mean (and variance) of the frames up to it: float32 (frames, dim).
+
+    As long as the window is not full, earlier statistics of the speaker and then global ones count as further frames.
+
+    Args:
+        features: (frames, dim).
+        global_stats: statistics of much data.
+        speaker_stats: statistics of the earlier utterances of the speaker.
+        window: number of frames in the window, the current one included.
+        speaker_frames: most frames for which ``speaker_stats`` count; never more than it has.
+        global_frames: most frames for which ``global_stats`` count.
+        norm_vars: normalise the variance too.
+        skipped: dimensions that stay unchanged.
+
+    Raises:
+        InputError: statistics have another dimension or less than one frame, or a number of frames is not valid.
+    """
+    frames, dim = features.shape
+    if window < 1 or speaker_frames < 0 or global_frames < 0:
+        raise InputError(f"--cmn-window={window}, --speaker-frames={speaker_frames}, --global-frames={global_frames}")
+    if global_stats.shape != (2, dim + 1) or not global_stats[0, -1] >= 1:
+        raise InputError(f"CMVN statistics of shape {global_stats.shape} do not fit features of {dim} dimensions")
+    exact = features.astype(np.float64)
+    end = np.arange(1, frames + 1)
+    begin = np.maximum(end - window, 0)
+    counts = (end - begin)[:, None].astype(np.float64)
+    sums = _window_sums(exact, begin, end)
+    squares = _window_sums(np.square(exact), begin, end) if norm_vars else np.zeros(1)
+    limits = [(global_stats, float(global_frames))]
+    if speaker_stats is not None and speaker_stats[0, -1] > 0:
+        limits.insert(0, (speaker_stats, min(float(speaker_frames), speaker_stats[0, -1])))
+    for stats, limit in limits:
+        taken = np.minimum(window - counts, limit)
+        sums += taken / stats[0, -1] * stats[0, :-1]
+        squares = squares + taken / stats[0, -1] * stats[1, :-1]
+        counts += taken
+    mean = sums / counts
+    scale = np.ones_like(mean)
+    if norm_vars:
+        scale /= np.sqrt(np.maximum(squares / counts - np.square(mean), _STATS_FLOOR))
+    for number in skipped:
+        if not 0 <= number < dim:
+            raise InputError(f"--skip-dims: dimension {number} does not exist; the features have {dim}")
+        mean[:, number], scale[:, number] = 0.0, 1.0
+    return np.asarray((exact - mean) * scale, np.float32)
 
 
 def accumulate(features: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:

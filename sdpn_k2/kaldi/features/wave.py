@@ -21,8 +21,9 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.formats import log
-from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder
+from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder, read_only
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
+from sdpn_k2.kaldi.formats.words import strip
 from sdpn_k2.pcm import INT16_SCALE, to_int16
 
 _PCM_GUID = (1, 0, 0x10, bytes.fromhex("800000aa00389b71"))
@@ -102,12 +103,8 @@ def read_header(stream: InputStream) -> WaveHeader:
     size = _find_chunk(stream, b"fmt ", endian)
     rate, channels = _read_format(stream, size, endian)
     data_size = _find_chunk(stream, b"data", endian)
-    if riff_size in _UNKNOWN_SIZES or data_size in _UNKNOWN_SIZES:
-        samples = None
-    elif data_size % (2 * channels):
-        raise stream.fail(f"the data chunk has {data_size} bytes, which is not a multiple of {2 * channels}")
-    else:
-        samples = data_size // (2 * channels)
+    streamed = riff_size in _UNKNOWN_SIZES or data_size in _UNKNOWN_SIZES
+    samples = None if streamed else data_size // (2 * channels)  # as in Kaldi, part of a sample at the end is dropped
     return WaveHeader(rate, channels, samples, endian == ">")
 
 
@@ -212,7 +209,7 @@ def parse_to_wav(command: str) -> Optional[Tuple[str, int, int]]:
     The command must equal the output of ``to_wav_command`` character by character. A shell would then pass on exactly
     these words and do nothing else.
     """
-    match = _TO_WAV.fullmatch(command.strip())
+    match = _TO_WAV.fullmatch(strip(command))
     if match is None:
         return None
     rate, channel = int(match.group(1)), int(match.group(2))
@@ -220,7 +217,7 @@ def parse_to_wav(command: str) -> Optional[Tuple[str, int, int]]:
         words = shlex.split(match.group(3))
     except ValueError:
         return None
-    if len(words) != 1 or to_wav_command(words[0], rate, channel) != command.strip():
+    if len(words) != 1 or to_wav_command(words[0], rate, channel) != strip(command):
         return None
     return words[0], rate, channel
 
@@ -231,12 +228,19 @@ def _read_part(stream: InputStream, size: int) -> bytes:
 
 def _find_chunk(stream: InputStream, name: bytes, endian: str) -> int:
     """Skip chunks up to the one named ``name``, and return its size."""
+    padded = False
     while True:
+        if padded and stream.peek(1) == b"\0":  # the pad byte after a chunk of odd size; no name begins with it
+            stream.read(1)
         found, size = struct.unpack(endian + "4sI", _read_part(stream, 8))
         if found == name:
             return int(size)
+        padded = size % 2 == 1
         while size > 0:
-            size -= len(_read_part(stream, min(size, _BLOCK)))
+            skipped = len(stream.read(min(size, _BLOCK)))
+            if not skipped:
+                raise stream.fail(f"the wave file ends in its chunk {found!r}, before a chunk {name!r}")
+            size -= skipped
 
 
 def _read_format(stream: InputStream, size: int, endian: str) -> Tuple[int, int]:
@@ -267,9 +271,5 @@ def _run_duration(command: str) -> Optional[float]:
     return None if wave is None else wave.duration
 
 
-def _refuse_to_write(value: object, binary: bool) -> bytes:
-    raise InputError("a duration cannot be written as a wave file")
-
-
 HOLDERS["wave"] = Holder(read_wave, lambda wave, binary: encode_wave(wave), marked=False, run=read_command)
-HOLDERS["wave_duration"] = Holder(read_duration, _refuse_to_write, marked=False, run=_run_duration)
+HOLDERS["wave_duration"] = Holder(read_duration, read_only, marked=False, run=_run_duration)

@@ -10,7 +10,9 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from sdpn_k2.kaldi.formats import matrix
+from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.formats import matrix, words
+from sdpn_k2.kaldi.formats.htk import read_htk, read_sphinx
 from sdpn_k2.kaldi.formats.io import InputStream
 
 
@@ -29,10 +31,10 @@ def _read_token(stream: InputStream) -> str:
     line = _rest_of_line(stream)
     if not line.endswith("\n"):
         raise stream.fail("cut short: no line end after a word")
-    words = line.split()
-    if len(words) != 1:
-        raise stream.fail(f"expected one word after the key, got {len(words)}")
-    return words[0]
+    found = words.split(line)
+    if len(found) != 1:
+        raise stream.fail(f"expected one word after the key, got {len(found)}")
+    return found[0]
 
 
 def _rest_of_line(stream: InputStream) -> str:
@@ -58,6 +60,11 @@ def _encode_number(encode: Callable[[Any, bool], bytes]) -> Callable[[Any, bool]
     return lambda value, binary: encode(value, binary) + (b"" if binary else b"\n")
 
 
+def read_only(value: Any, binary: bool) -> bytes:
+    """Refuse to write: the ``encode`` of kinds that can only be read."""
+    raise InputError("values of this kind can be read but not written")
+
+
 HOLDERS: Dict[str, Holder] = {
     "vector": Holder(matrix.read_vector, matrix.encode_vector, read_like_last=matrix.read_vectors_like),
     "matrix": Holder(matrix.read_matrix, matrix.encode_matrix),
@@ -77,9 +84,11 @@ HOLDERS: Dict[str, Holder] = {
     "float": Holder(_read_number(matrix.read_float), _encode_number(matrix.encode_float)),
     "token": Holder(_read_token, lambda value, binary: value.encode("utf-8", "surrogateescape") + b"\n", marked=False),
     "token_vector": Holder(
-        lambda stream: _rest_of_line(stream).split(),
+        lambda stream: words.split(_rest_of_line(stream)),
         lambda value, binary: " ".join(value).encode("utf-8", "surrogateescape") + b"\n",
         marked=False,
     ),
+    "htk": Holder(read_htk, read_only, marked=False),
+    "sphinx": Holder(read_sphinx, read_only, marked=False),
     "bytes": Holder(InputStream.read, lambda value, binary: value, marked=False),
 }

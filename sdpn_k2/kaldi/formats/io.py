@@ -27,6 +27,7 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
+from sdpn_k2.kaldi.formats.words import strip
 
 if TYPE_CHECKING:
     import subprocess
@@ -279,7 +280,7 @@ def open_input(rxfilename: str) -> InputStream:
         process = _start(rxfilename, rxfilename[:-1], stdout=True)
         assert process.stdout is not None
         return InputStream(process.stdout, rxfilename, process=process)
-    if rxfilename.startswith("|") or rxfilename != rxfilename.strip():
+    if rxfilename.startswith("|") or rxfilename != strip(rxfilename):
         raise InputError(f"{rxfilename!r}: cannot read: expected a file name, '-', 'file:offset' or 'command |'")
     path, offset = split_offset(rxfilename)
     try:
@@ -320,7 +321,7 @@ def open_output(wxfilename: str) -> Iterator[IO[bytes]]:
     elif wxfilename.startswith("|"):
         with _command_input(wxfilename) as stream:
             yield stream
-    elif wxfilename.endswith("|") or wxfilename != wxfilename.strip() or split_offset(wxfilename)[1] is not None:
+    elif wxfilename.endswith("|") or wxfilename != strip(wxfilename) or split_offset(wxfilename)[1] is not None:
         raise InputError(f"{wxfilename!r}: cannot write: expected a file name, '-' or '| command'")
     else:
         with atomic_output(wxfilename) as stream:

@@ -47,7 +47,7 @@ def read_token(stream: InputStream, binary: bool) -> str:
         stream.skip_blanks()
     start = stream.tell()
     length = 0
-    while length < 64 and stream.ahead(length + 1) > length:
+    while length < 512 and stream.ahead(length + 1) > length:
         if stream.buffer[stream.position + length : stream.position + length + 1].isspace():
             break
         length += 1
@@ -264,9 +264,9 @@ def encode_int_vector(integers: npt.ArrayLike, binary: bool) -> bytes:
     return _SIZE.pack(4, len(values)) + items.tobytes()
 
 
-def read_integers(stream: InputStream) -> np.ndarray:
+def read_integers(stream: InputStream, binary: Optional[bool] = None) -> np.ndarray:
     """Read a list of int32, shape (n,), from a single file. In text, it has brackets (Kaldi's ReadIntegerVector)."""
-    if not read_binary_mark(stream):
+    if not (read_binary_mark(stream) if binary is None else binary):
         return np.array(
             [_parse_int(stream, word) for word in _read_brackets(stream, "list of integers").split()], np.int32
         )

@@ -39,7 +39,7 @@ from typing import IO, TYPE_CHECKING, Any, Dict, Generator, Iterable, Iterator, 
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.formats import log, matrix
+from sdpn_k2.kaldi.formats import log, matrix, words
 from sdpn_k2.kaldi.formats.compression import CompressedMatrix, compress
 from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder
 from sdpn_k2.kaldi.formats.io import BLOCK, InputStream, open_input, open_output, split_offset
@@ -245,10 +245,10 @@ def script_lines(rxfilename: str) -> Iterator[Tuple[str, str]]:
     with open_input(rxfilename) as stream:
         for number, line in enumerate(stream.lines(), 1):
             try:
-                key, name = line.split(None, 1)
+                key, name = words.split(line, 1)
             except ValueError:
                 raise InputError(f"{stream.name}: line {number} should be '<key> <file>', not {line[:60]!r}") from None
-            yield key, name.rstrip()
+            yield key, words.strip(name)
 
 
 def take_range(value: Any, range_: str, name: str) -> np.ndarray:
@@ -511,7 +511,7 @@ class TableWriter:
 
     def write(self, key: str, value: Any) -> None:
         """Write one value."""
-        if not key or " " in key or not (key.isprintable() or key.split() == [key]):
+        if not key or " " in key or not (key.isprintable() or words.is_key(key)):
             raise InputError(f"{self._specifier.text}: {key!r} is not a valid key (keys are words without blanks)")
         try:
             if self._method and not isinstance(value, CompressedMatrix):

@@ -38,12 +38,13 @@ _MODULES: Dict[str, Sequence[str]] = {
         "subset-feats",
         "vector-scale",
     ),
-    "sums": ("vector-sum", "matrix-sum"),
+    "feature_transforms": ("add-deltas", "paste-feats", "splice-feats", "subsample-feats", "transform-feats"),
+    "sums": ("vector-sum", "matrix-sum", "matrix-sum-rows"),
     "dimensions": ("feat-to-dim", "feat-to-len", "matrix-dim"),
     "wave": ("extract-segments", "wav-to-duration", "wav-copy", "wav-reverberate"),
     "fbank_mfcc": ("compute-fbank-feats", "compute-mfcc-feats"),
     "energy_vad": ("compute-vad", "select-voiced-frames"),
-    "cmvn": ("apply-cmvn-sliding", "compute-cmvn-stats", "apply-cmvn"),
+    "cmvn": ("apply-cmvn-sliding", "apply-cmvn-online", "compute-cmvn-stats", "apply-cmvn"),
     "vectors": (
         "ivector-mean",
         "ivector-normalize-length",
@@ -61,6 +62,7 @@ _MODULES: Dict[str, Sequence[str]] = {
         "ivector-plda-scoring-dense",
     ),
     "dot_products": ("ivector-compute-dot-products",),
+    "nnet3": ("nnet3-copy", "nnet3-info", "nnet3-xvector-compute"),
     "clustering": ("agglomerative-cluster",),
     "eer": ("compute-eer",),
 }

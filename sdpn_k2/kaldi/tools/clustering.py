@@ -64,7 +64,12 @@ def agglomerative_cluster(
             if reco2num_spk is not None:
                 threshold = math.inf
                 num_clusters = reco2num_spk.require(recording)
-                if num_clusters > 0 and 1.0 / num_clusters <= options.max_spk_fraction <= 1.0:
+                if num_clusters < 1:
+                    raise InputError(
+                        f"{options.reco2num_spk_rspecifier}: {num_clusters} speakers of recording {recording} "
+                        "(expected at least 1)"
+                    )
+                if 1.0 / num_clusters <= options.max_spk_fraction <= 1.0:
                     fraction = options.max_spk_fraction
             with error_context(f"{scores_rspecifier}: recording {recording}"):
                 labels = clustering.agglomerative_cluster(

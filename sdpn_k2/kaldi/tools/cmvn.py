@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import List, Optional
+from typing import Iterable, List, Optional, Tuple
 
 import numpy as np
 
 from sdpn_k2.errors import InputError, error_context
-from sdpn_k2.kaldi.features.cmvn import accumulate, skip_dims, sliding_cmvn
+from sdpn_k2.kaldi.features.cmvn import accumulate, online_cmvn, skip_dims, sliding_cmvn
 from sdpn_k2.kaldi.features.cmvn import apply_cmvn as normalise
 from sdpn_k2.kaldi.features.feature_table import read_features
 from sdpn_k2.kaldi.formats.log import log, warn
@@ -222,6 +222,75 @@ def apply_cmvn(options: SimpleNamespace, cmvn: str, feats_rspecifier: str, feats
             done += 1
     what = "mean and variance" if options.norm_vars else "mean"
     log(f"Applied cepstral {what} normalization to {done} utterances, errors on {errors}")
+    return done
+
+
+@tool(
+    options=[
+        Option("cmn-window", 600, "Number of frames of sliding context for cepstral mean normalization"),
+        Option("global-frames", 200, "Number of frames of global-average cepstral mean normalization stats"),
+        Option(
+            "norm-means",
+            True,
+            "If true, do mean normalization (note: you cannot normalize the variance but not the mean)",
+        ),
+        Option("norm-vars", False, "If true, do cepstral variance normalization in addition to mean normalization"),
+        Option("skip-dims", "", "Dimensions to skip normalization of (colon-separated list of integers)"),
+        Option("speaker-frames", 600, "Number of frames of previous utterance(s) from this speaker to use"),
+        Option(
+            "spk2utt", "", "Rspecifier for speaker to utterance-list map; earlier utterances of a speaker then help"
+        ),
+    ],
+    arguments=(3, 3),
+)
+def apply_cmvn_online(
+    options: SimpleNamespace, stats_rxfilename: str, feats_rspecifier: str, feats_wspecifier: str
+) -> int:
+    """Apply cepstral mean (and possibly variance) normalization online, from the frames up to each frame.
+
+    Usage: apply-cmvn-online [options] <global-cmvn-stats> <feature-rspecifier> <feature-wspecifier>
+     e.g.: apply-cmvn-online 'matrix-sum scp:data/train/cmvn.scp - |' scp:data/train/feats.scp ark:-
+    """
+    if options.norm_vars and not options.norm_means:
+        raise InputError("You cannot normalize the variance but not the mean.")
+    stats = read_object(stats_rxfilename, "double_matrix")
+    skipped = _parse_dims(options.skip_dims)
+    done = frames = errors = 0
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(TableWriter(feats_wspecifier, "matrix"))
+        utterances: Iterable[Tuple[str, Optional[np.ndarray], bool]]
+        if options.spk2utt:
+            table = stack.enter_context(RandomReader(feats_rspecifier, "matrix"))
+            spk2utt = stack.enter_context(read_table(options.spk2utt, "token_vector"))
+            utterances = ((key, table.get(key), key == keys[0]) for _, keys in spk2utt if keys for key in keys)
+        else:
+            utterances = ((key, features, True) for key, features in read_features(feats_rspecifier))
+        of_speaker = np.zeros(0)
+        for key, features, is_first in utterances:
+            if is_first:
+                of_speaker = np.zeros((2, stats.shape[1]))
+            if features is None:
+                warn(f"No features for utterance {key}")
+                errors += 1
+                continue
+            if not np.isfinite(features).all():
+                raise InputError(f"{feats_rspecifier}: the features of {key} are NaN or infinite")
+            with error_context(f"{stats_rxfilename}: utterance {key}"):
+                normalised = online_cmvn(
+                    features,
+                    stats,
+                    of_speaker,
+                    window=options.cmn_window,
+                    speaker_frames=options.speaker_frames,
+                    global_frames=options.global_frames,
+                    norm_vars=options.norm_vars,
+                    skipped=skipped,
+                )
+            of_speaker += accumulate(features)
+            writer.write(key, normalised if options.norm_means else features)
+            done += 1
+            frames += len(features)
+    log(f"Applied online CMVN to {done} files, or {frames} frames; errors on {errors}.")
     return done
 
 

@@ -25,6 +25,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, 
 
 from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.kaldi.formats import io, log
+from sdpn_k2.kaldi.formats.words import strip
 
 Value = Union[bool, int, float, str]
 Function = Callable[..., Optional[int]]
@@ -152,7 +153,7 @@ def _asks_for_help(argv: Sequence[str]) -> bool:
 def _split(argument: str) -> Tuple[str, Optional[str]]:
     """Split ``--Num_Bins=3`` into ("num-bins", "3"), and ``--flag`` into ("flag", None)."""
     name, equals, value = argument[2:].partition("=")
-    return name.replace("_", "-").lower(), value.strip() if equals else None
+    return name.replace("_", "-").lower(), strip(value) if equals else None
 
 
 def _set(argument: str, table: Dict[str, Option], values: Dict[str, Value]) -> None:
@@ -193,11 +194,11 @@ def _read_config(path: str, table: Dict[str, Option], values: Dict[str, Value]) 
     """Set options from a file of ``--name=value`` lines; ``#`` starts a comment."""
     try:
         with open(path, encoding="utf-8") as stream:
-            lines = stream.read().splitlines()
+            lines = stream.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read config file {path!r}: {getattr(error, 'strerror', None) or error}") from None
     for number, line in enumerate(lines, 1):
-        line = line.partition("#")[0].strip()
+        line = strip(line.partition("#")[0])
         if not line:
             continue
         if not line.startswith("--"):

@@ -14,6 +14,7 @@ from sdpn_k2.kaldi.formats.compression import METHODS, compress
 from sdpn_k2.kaldi.formats.io import open_input
 from sdpn_k2.kaldi.formats.log import log
 from sdpn_k2.kaldi.formats.tables import TableWriter, is_table, read_object, read_table, write_object
+from sdpn_k2.kaldi.formats.words import split, strip
 from sdpn_k2.kaldi.tools.command_line import BINARY, Option, tool
 
 Change = Callable[[Any], Any]
@@ -63,7 +64,13 @@ def _computed(function: Callable[[], np.ndarray], value: np.ndarray) -> np.ndarr
     return result
 
 
-@tool(options=[BINARY, Option("change-dim", -1, "Use this option to truncate or zero-pad the vectors")])
+@tool(
+    options=[
+        BINARY,
+        Option("change-dim", -1, "Use this option to truncate or zero-pad the vectors"),
+        Option("scale", 1.0, "This option can be used to scale the vectors being copied"),
+    ]
+)
 def copy_vector(options: SimpleNamespace, source: str, target: str) -> Optional[int]:
     """Copy vectors, or tables of vectors (e.g. speaker vectors). The numbers become float.
 
@@ -71,13 +78,15 @@ def copy_vector(options: SimpleNamespace, source: str, target: str) -> Optional[
      e.g.: copy-vector --binary=false 1.vec -
            copy-vector scp:xvector.scp ark,t:-
     """
+    scale = _scaling(options.scale)
 
-    def resize(vector: np.ndarray) -> np.ndarray:
+    def change(vector: np.ndarray) -> np.ndarray:
+        vector = scale(vector)
         resized = np.zeros(options.change_dim, np.float32)
         resized[: len(vector)] = vector[: options.change_dim]
         return resized
 
-    done = _copy(source, target, "vector", options.binary, _unchanged if options.change_dim < 0 else resize)
+    done = _copy(source, target, "vector", options.binary, scale if options.change_dim < 0 else change)
     log(f"Copied vector to {target}" if done is None else f"Copied {done} vectors.")
     return done
 
@@ -129,6 +138,8 @@ def copy_matrix(options: SimpleNamespace, source: str, target: str) -> Optional[
         BINARY,
         Option("compress", False, "If true, write output in compressed form"),
         Option("compression-method", 1, "Only relevant if --compress=true: the method (1 through 7)"),
+        Option("htk-in", False, "Read input as HTK features"),
+        Option("sphinx-in", False, "Read input as Sphinx features (13 dimensions)"),
         Option(
             "write-num-frames",
             "",
@@ -146,15 +157,21 @@ def copy_feats(options: SimpleNamespace, source: str, target: str) -> Optional[i
     method = options.compression_method if options.compress else 0
     if options.compress and method not in METHODS:
         raise InputError(f"--compression-method={method} does not exist (choose 1 to 7)")
-    if not is_table(source) or not is_table(target):
+    if options.htk_in and options.sphinx_in:
+        raise InputError("choose one of --htk-in and --sphinx-in")
+    kind = "htk" if options.htk_in else "sphinx" if options.sphinx_in else "matrix"
+    if is_table(source) != is_table(target):
+        raise InputError(f"cannot mix a table and a single file: {source} and {target}")
+    if not is_table(source):
         if options.write_num_frames:
             raise InputError("--write-num-frames needs tables as input and output")
-        _copy(source, target, "matrix", options.binary, lambda matrix: compress(matrix, method) if method else matrix)
+        matrix = read_object(source, kind)
+        write_object(target, compress(matrix, method) if method else matrix, "matrix", options.binary)
         log(f"Copied features to {target}")
         return None
     done = 0
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(read_table(source, "matrix"))
+        reader = stack.enter_context(read_table(source, kind))
         lengths = (
             stack.enter_context(TableWriter(options.write_num_frames, "int")) if options.write_num_frames else None
         )
@@ -243,9 +260,9 @@ def _first_fields(rxfilename: str) -> Set[str]:
     fields = set()
     with open_input(rxfilename) as stream:
         for line in stream.lines():
-            if not line.strip():
+            if not strip(line):
                 raise InputError(f"{rxfilename}: empty line in the list of utterances")
-            fields.add(line.split(None, 1)[0])
+            fields.add(split(line, 1)[0])
     return fields
 
 

@@ -1,4 +1,4 @@
-"""Tools that add vectors and matrices: vector-sum and matrix-sum."""
+"""Tools that add vectors and matrices: vector-sum, matrix-sum and matrix-sum-rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, is_table, re
 from sdpn_k2.kaldi.tools.command_line import BINARY, Option, tool
 
 
-@tool(options=[BINARY], arguments=(2, None))
+@tool(options=[Option("average", False, "Compute average instead of sum"), BINARY], arguments=(2, None))
 def vector_sum(options: SimpleNamespace, *names: str) -> int:
     """Add vectors (e.g. weights; speaker vectors). To scale them, use vector-scale on the inputs.
 
@@ -25,7 +25,7 @@ def vector_sum(options: SimpleNamespace, *names: str) -> int:
            vector-sum --binary=false ark:vecs.ark sum.vec
            vector-sum --binary=false 1.vec 2.vec 3.vec sum.vec
     """
-    return _sum(names, "vector", options.binary, average=False, scales={})
+    return _sum(names, "vector", options.binary, options.average, scales={})
 
 
 @tool(
@@ -48,6 +48,26 @@ def matrix_sum(options: SimpleNamespace, *names: str) -> int:
            matrix-sum --binary=false 1.mat 2.mat 3.mat sum.mat
     """
     return _sum(names, "matrix", options.binary, options.average, {0: options.scale1, 1: options.scale2})
+
+
+@tool()
+def matrix_sum_rows(_options: SimpleNamespace, rspecifier: str, wspecifier: str) -> int:
+    """Sum the rows of each matrix of a table, and write the table of vectors.
+
+    Usage: matrix-sum-rows [options] <matrix-rspecifier> <vector-wspecifier>
+     e.g.: matrix-sum-rows ark:- ark:- | vector-sum ark:- sum.vec
+    """
+    done = rows = 0
+    with read_table(rspecifier, "matrix") as reader, TableWriter(wspecifier, "vector") as writer:
+        for key, matrix in reader:
+            with np.errstate(over="ignore"):
+                total = matrix.sum(axis=0, dtype=np.float64).astype(np.float32)
+            _check_finite(total, f"{reader.where}: the sum of the rows of {key}")
+            writer.write(key, total)
+            done += 1
+            rows += len(matrix)
+    log(f"Summed rows {done} matrices, {rows} rows in total.")
+    return done
 
 
 def _sum(names: Sequence[str], kind: str, binary: bool, average: bool, scales: Mapping[int, float]) -> int:

@@ -15,11 +15,13 @@ from sdpn_k2.kaldi.formats.log import log, vlog, warn
 from sdpn_k2.kaldi.formats.tables import (
     RandomReader,
     TableWriter,
+    is_table,
     parse_rspecifier,
     read_object,
     read_table,
     write_object,
 )
+from sdpn_k2.kaldi.formats.words import split
 from sdpn_k2.kaldi.tools.command_line import Option, tool
 from sdpn_k2.pcm import INT16_SCALE
 
@@ -72,7 +74,7 @@ def extract_segments(
 
 def _parse_segment(line: str) -> Optional[Part]:
     """Parse a line of a segments file. If it is not valid, warn in Kaldi's words and return None."""
-    words = line.split()
+    words = split(line)
     if len(words) not in (4, 5):
         warn(f"Invalid line in segments file: {line}")
         return None
@@ -121,15 +123,22 @@ def wav_to_duration(options: SimpleNamespace, wav_rspecifier: str, duration_wspe
 
 
 @tool()
-def wav_copy(options: SimpleNamespace, wav_rspecifier: str, wav_wspecifier: str) -> int:
-    """Copy archives of wave files.
+def wav_copy(options: SimpleNamespace, source: str, target: str) -> Optional[int]:
+    """Copy a wave file, or archives of wave files.
 
-    Usage:  wav-copy [options...] <wav-rspecifier> <wav-wspecifier>
+    Usage:  wav-copy [options...] (<wav-rspecifier> <wav-wspecifier> | <wav-rxfilename> <wav-wxfilename>)
      e.g.: wav-copy scp:wav.scp ark:-
+           wav-copy wav.ark:123 -
     See also: wav-to-duration extract-segments
     """
+    if is_table(source) != is_table(target):
+        raise InputError(f"cannot mix a table and a single file: {source} and {target}")
+    if not is_table(source):
+        write_object(target, read_object(source, "wave"), "wave")
+        log(f"Copied wave file to {target}")
+        return None
     done = 0
-    with read_table(wav_rspecifier, "wave") as reader, TableWriter(wav_wspecifier, "wave") as writer:
+    with read_table(source, "wave") as reader, TableWriter(target, "wave") as writer:
         for key, wave in reader:
             writer.write(key, wave)
             done += 1

@@ -1,0 +1,1 @@
+"""Kaldi's nnet3 networks: raw models, read, written, described and computed."""
