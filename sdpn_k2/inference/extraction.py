@@ -151,7 +151,7 @@ def extract(extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool
     skipped: List[Skipped] = []
     progress = Progress(total, f"extracting {data_dir.name}, utterances")
     with TableWriter(wspecifier, "vector") as writer:
-        for block in _blocks(_usable(utterances, extractor.features, vad_scp)):
+        for block in blocks(_usable(utterances, extractor.features, vad_scp)):
             if isinstance(block, Skipped):
                 skipped.append(block)
                 progress.update()
@@ -203,7 +203,7 @@ def _speech_frames(decisions: Optional[np.ndarray], num_frames: int, config: Fea
     return speech
 
 
-def _blocks(utterances: Iterable[Features]) -> Iterator[Union[List[Tuple[str, Tensor]], Skipped]]:
+def blocks(utterances: Iterable[Features]) -> Iterator[Union[List[Tuple[str, Tensor]], Skipped]]:
     """Yield blocks of ``BLOCK_UTTERANCES`` utterances, or of ``BLOCK_FRAMES`` frames and more; pass on the skipped."""
     block: List[Tuple[str, Tensor]] = []
     frames = 0
