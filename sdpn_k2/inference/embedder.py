@@ -261,7 +261,15 @@ class Embedder:
                 log.warning("skipped %s", block.reason)
                 progress.update()
                 continue
-            new = dict(zip((name for name, _ in block), self.extractor.embed_fbank([fbank for _, fbank in block])))
+            new = {}
+            for (name, _), vector in zip(block, self.extractor.embed_fbank([features for _, features in block])):
+                if np.isfinite(vector).all():
+                    new[name] = vector
+                else:
+                    skipped.append(
+                        Skipped(name, f"{name}: its embedding is not finite; check the checkpoint's weights")
+                    )
+                    log.warning("skipped %s", skipped[-1].reason)
             done.update(new)
             if partial is not None:
                 partial.append(new)
@@ -293,10 +301,9 @@ class Embedder:
 
 def _content(stream: IO[bytes]) -> bytes:
     """Return all of a ``BytesIO``, wherever it stands, or the rest of another open file."""
-    content = stream.getvalue() if isinstance(stream, io.BytesIO) else stream.read()
-    if not isinstance(content, bytes):
-        raise InputError(f"{getattr(stream, 'name', stream)!r} is open as text; open it in mode 'rb'")
-    return content
+    if isinstance(stream, io.TextIOBase):
+        raise InputError(f"{getattr(stream, 'name', 'the audio')}: open as text; open it in mode 'rb'")
+    return stream.getvalue() if isinstance(stream, io.BytesIO) else stream.read()
 
 
 def _load(audio: Union[Recording, Cut], channel: int) -> np.ndarray:

@@ -125,5 +125,6 @@ def _check_calibration(calibration: Calibration, name: str, kind: str) -> None:
 
 
 def _why_none(backend: Backend) -> str:
-    where = f"{backend.results} has none for {backend.scoring}" if backend.results else "no experiment measured one"
-    return f"{where}; give a threshold or a calibration"
+    if backend.results is None:
+        return "no experiment measured one; give a threshold or a calibration"
+    return f"{backend.results} has none for {backend.scoring}; sdpn-k2 results measures it"

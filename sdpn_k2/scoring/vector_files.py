@@ -65,7 +65,7 @@ def table_specifier(output: str) -> str:
 
 @contextlib.contextmanager
 def open_vectors(output: Union[str, Path]) -> Iterator[Callable[[Vectors], None]]:
-    """Open the output of :func:`write_vectors`, and yield the function that writes the vectors into it.
+    """Open the output of ``write_vectors``, and yield the function that writes the vectors into it.
 
     What cannot be written thus fails before the vectors are computed, which may take hours.
     """
