@@ -433,7 +433,7 @@ def test_a_stopped_run_goes_on(audio, model, tmp_path, monkeypatch, output):
     samples = soundfile.read(audio / "a.wav", dtype="float32")[0]
     separator = "-" if output == "x.scp" else " "
     recordings = {f"piece{separator}{i}": samples[: 4000 + 800 * i] for i in range(5)}
-    monkeypatch.setattr("sdpn_k2.inference.extraction.BLOCK_UTTERANCES", 2)
+    monkeypatch.setattr("sdpn_k2.inference.embedder.BLOCK_RECORDINGS", 2)
     embed, calls = Extractor.embed_fbank, []
 
     def stop_later(self, utterances):
@@ -463,7 +463,7 @@ def test_a_stopped_run_goes_on(audio, model, tmp_path, monkeypatch, output):
 
 
 def test_another_model_does_not_take_up_a_stopped_run(exp, audio, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("sdpn_k2.inference.extraction.BLOCK_UTTERANCES", 1)
+    monkeypatch.setattr("sdpn_k2.inference.embedder.BLOCK_RECORDINGS", 1)
     files = [audio / "a.wav", audio / "none.wav"]
     with pytest.raises(InputError):
         model.embed_many(files, tmp_path / "x.npy")

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 Audio = Union[str, Path, np.ndarray, Tensor, bytes, IO[bytes], "Recording", "Cut"]
 
+BLOCK_RECORDINGS = 32  # embedded and kept at a time; a stopped run repeats no more
 SEGMENT_TOLERANCE = 0.01  # seconds that a segment may end after its recording, because times are often rounded
 
 
@@ -255,7 +256,7 @@ class Embedder:
         skipped: List[Skipped] = []
         progress = Progress(len(named), "embedding, recordings", initial=len(done))
         missing = {name: audio for name, audio in named.items() if name not in done}
-        for block in blocks(self._features(missing, rate, channel)):
+        for block in blocks(self._features(missing, rate, channel), BLOCK_RECORDINGS):
             if isinstance(block, Skipped):
                 skipped.append(block)
                 log.warning("skipped %s", block.reason)

@@ -207,8 +207,10 @@ def _speech_frames(decisions: Optional[np.ndarray], num_frames: int, config: Fea
     return speech
 
 
-def blocks(utterances: Iterable[Features]) -> Iterator[Union[List[Tuple[str, Tensor]], Skipped]]:
-    """Yield blocks of ``BLOCK_UTTERANCES`` utterances, or of ``BLOCK_FRAMES`` frames and more; pass on the skipped."""
+def blocks(
+    utterances: Iterable[Features], size: int = BLOCK_UTTERANCES
+) -> Iterator[Union[List[Tuple[str, Tensor]], Skipped]]:
+    """Yield blocks of ``size`` utterances, or of ``BLOCK_FRAMES`` frames and more; pass on the skipped."""
     block: List[Tuple[str, Tensor]] = []
     frames = 0
     for utterance in utterances:
@@ -217,7 +219,7 @@ def blocks(utterances: Iterable[Features]) -> Iterator[Union[List[Tuple[str, Ten
             continue
         block.append(utterance)
         frames += len(utterance[1])
-        if len(block) == BLOCK_UTTERANCES or frames >= BLOCK_FRAMES:
+        if len(block) == size or frames >= BLOCK_FRAMES:
             yield block
             block, frames = [], 0
     if block:
