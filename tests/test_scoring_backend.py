@@ -102,7 +102,7 @@ def test_scores_are_those_of_the_recipes_pipes(scoring, exp, vectors, tmp_path, 
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
     options = ["--enroll", tmp_path / "x.scp", "--backend", exp, "--scoring", scoring]
     done = run("score", *options, "--trials", trials, tmp_path / "scores")
-    assert done.exit_code == 0 and f"Backend('{scoring}'" in done.stderr
+    assert done.exit_code == 0 and f"Backend('{scoring}'" in done.output
     assert numbers(tmp_path / "scores")[0] == pairs
     np.testing.assert_allclose(numbers(tmp_path / "scores")[1], expected, rtol=1e-4, atol=1e-4)
     assert run("score", *options, tmp_path / "all.npy").exit_code == 0

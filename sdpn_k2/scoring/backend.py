@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -24,6 +24,25 @@ from sdpn_k2.scoring.thresholds import Threshold, find_threshold
 from sdpn_k2.scoring.trial_arrays import Scores, Trials, read_trials, write_scores
 
 SCORINGS = ("cosine", "cosine_mean", "plda")
+
+
+class Pairs(NamedTuple):
+    """Both sides of the trials; the dot product of two of their float64 rows is the score of the pair."""
+
+    enroll: Embeddings
+    test: Embeddings
+
+    def scores(self, trials: Optional[Trials]) -> np.ndarray:
+        """Score trials, float64 ``(trials,)``; None for each enrolment with each test id, ``(n, m)``.
+
+        Raises:
+            InputError: a trial without an embedding.
+        """
+        if trials is None:
+            scores: np.ndarray = self.enroll.vectors @ self.test.vectors.T
+            return scores
+        rows = trial_rows(self.enroll, self.test, trials)
+        return dot_products(self.enroll.vectors, rows.enroll, self.test.vectors, rows.test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +156,7 @@ class Backend:
         Raises:
             InputError: other dimensions than the back end's; an embedding of zero norm, or with NaN or infinity.
         """
-        enrolled = self._prepare(_named(enroll, "enrolment"))
-        left, right = self._sides(enrolled, np.ones(len(enrolled)), self._prepare(_named(test, "test")))
-        scores: np.ndarray = left @ right.T
-        return scores
+        return self.pairs(_named(enroll, "enrolment"), _named(test, "test")).scores(None)
 
     def score_trials(
         self,
@@ -161,36 +177,27 @@ class Backend:
         trials = trials if isinstance(trials, Trials) else read_trials(trials)
         enrolled = _embeddings(vectors, "the vectors")
         tested = enrolled if test is None else _embeddings(test, "the test vectors")
-        return self.score_rows(enrolled, tested, trials)
+        return self.pairs(enrolled, tested).scores(trials)
 
-    def score_rows(
-        self,
-        enroll: Embeddings,
-        test: Embeddings,
-        trials: Optional[Trials] = None,
-        spk2utt: Optional[Mapping[str, Sequence[str]]] = None,
-    ) -> np.ndarray:
-        """Score trials, float64 ``(trials,)``; None for each enrolment with each test id, ``(n, m)``.
+    def pairs(
+        self, enroll: Embeddings, test: Embeddings, spk2utt: Optional[Mapping[str, Sequence[str]]] = None
+    ) -> Pairs:
+        """Prepare both sides of the trials once, to score any number of blocks of trials.
 
         Args:
             enroll: embeddings of the enrolment ids.
             test: embeddings of the test ids.
-            trials: the pairs.
             spk2utt: the utterances of each enrolment id, if these are speakers, as in ``enroll``.
 
         Raises:
-            InputError: as ``score_trials``; a speaker without utterances.
+            InputError: as ``score_matrix``; a speaker without utterances, or an utterance without an embedding.
         """
         if spk2utt is None:
             names, rows, counts = enroll.ids, self._prepare(enroll), np.ones(len(enroll))
         else:
             names, rows, counts = list(spk2utt), *self._enroll_speakers(enroll, spk2utt)
         left, right = self._sides(rows, counts, self._prepare(test))
-        if trials is None:
-            scores: np.ndarray = left @ right.T
-            return scores
-        found = trial_rows(Embeddings(names, left, enroll.source), Embeddings(test.ids, right, test.source), trials)
-        return dot_products(left, found.enroll, right, found.test)
+        return Pairs(Embeddings(names, left, enroll.source), Embeddings(test.ids, right, test.source))
 
     def compare(self, enroll: np.ndarray, test: np.ndarray) -> float:
         """Score one speaker, enrolled from the embeddings ``(n, dim)``, with one test embedding ``(dim,)``.
@@ -295,16 +302,14 @@ def score_tables_with(
     enrolled = read_embeddings(enroll)
     tested = enrolled if test is None else read_embeddings(test)
     speakers = None if enroll_spk2utt is None else read_lists(enroll_spk2utt)
-    pairs = None if trials is None else read_trials(trials)
-    values = backend.score_rows(enrolled, tested, pairs, speakers)
+    pairs = backend.pairs(enrolled, tested, speakers)
+    chosen = None if trials is None else read_trials(trials)
+    values = pairs.scores(chosen)
     if as_matrix:
         with atomic_output(output) as stream:
             np.save(stream, values.astype(np.float32))
-        return values.size
-    if pairs is None:
-        names = Embeddings(enrolled.ids if speakers is None else list(speakers), values[:, :1])
-        pairs = all_pairs(names, tested)
-    write_scores(output, Scores(pairs, values.ravel()))
+    else:
+        write_scores(output, Scores(all_pairs(*pairs) if chosen is None else chosen, values.ravel()))
     return values.size
 
 
