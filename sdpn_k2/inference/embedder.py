@@ -125,11 +125,13 @@ class Embedder:
                 output is written they raise an error.
 
         Raises:
-            InputError: a duplicate name; an output that cannot be written; a name with white space for a Kaldi
-                archive; recordings that cannot be embedded, or all of them with ``skip_bad``; any such recording for a
+            InputError: no recordings; a duplicate name; an output that cannot be written; a name with white space for a
+                Kaldi archive; recordings that cannot be embedded, or all of them with ``skip_bad``; any such recording for a
                 ``.npy`` file, whose rows have no names.
         """
         named, keep = _named(recordings)
+        if not named:
+            raise InputError("there are no recordings to embed")
         target = "" if output is None else str(output)
         if table_specifier(target):
             spaced = [name for name in named if len(name.split()) != 1]
@@ -324,7 +326,10 @@ def _load(audio: Union[Recording, Cut], channel: int) -> np.ndarray:
 
 def _crop(samples: np.ndarray, segment: Tuple[float, float], rate: int) -> np.ndarray:
     """Return the samples of ``(start, end)`` in seconds."""
-    start, end = segment
+    try:
+        start, end = map(float, segment)
+    except (TypeError, ValueError):
+        raise InputError(f"a segment is (start, end) in seconds, not {segment!r}") from None
     duration = len(samples) / rate
     if not 0 <= start < end < math.inf:
         raise InputError(f"the segment {start:g} to {end:g} s is not a start and a later end")
