@@ -126,8 +126,8 @@ class Embedder:
 
         Raises:
             InputError: no recordings; a duplicate name; an output that cannot be written; a name with white space for a
-                Kaldi archive; recordings that cannot be embedded, or all of them with ``skip_bad``; any such recording for
-                a ``.npy`` file, whose rows have no names.
+                Kaldi archive; recordings that cannot be embedded, or all of them with ``skip_bad``; any such one
+                for a ``.npy`` file, whose rows have no names.
         """
         named, keep = _named(recordings)
         if not named:
