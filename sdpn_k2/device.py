@@ -32,7 +32,13 @@ class Process:
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:
-    """Return ``device`` as a torch device. Raises InputError if torch does not know it or cannot use it."""
+    """Return ``device`` as a torch device; ``auto`` is a GPU if there is one.
+
+    Raises:
+        InputError: torch does not know the device, or cannot use it.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

@@ -8,8 +8,8 @@ from typing import Iterator, NamedTuple, Sequence
 MAX_SKIPPED_SHARE = 0.05
 
 
-class InputError(Exception):
-    """Bad input; the message is one line that says where, what is wrong and what to do.
+class InputError(ValueError):
+    """Bad input, a ValueError; the message is one line that says where, what is wrong and what to do.
 
     Command-line tools print the message without a traceback and exit with status 1.
     """

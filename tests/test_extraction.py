@@ -44,6 +44,16 @@ def test_embeddings_that_are_not_finite_are_failures(data, monkeypatch, caplog):
     monkeypatch.setattr(extractor, "embed_fbank", one_is_nan)
     assert extract(extractor, data, f"ark,scp:{data}/x.ark,{data}/x.scp") == 39
     assert "u03" not in read_map(data / "x.scp") and "skipped utterance u03" in caplog.text
+
+    def most_are_nan(block):
+        embeddings = embed(block)
+        embeddings[1:] = np.nan
+        return embeddings
+
+    monkeypatch.setattr(extractor, "embed_fbank", most_are_nan)
+    with pytest.raises(InputError, match=r"39 of 40 .*at most 5 %, see --skip-bad"):
+        extract(extractor, data, f"ark:{data}/y.ark")
+    assert extract(extractor, data, f"ark:{data}/y.ark", skip_bad=True) == 1
     monkeypatch.setattr(extractor, "embed_fbank", embed)
     with torch.no_grad():
         extractor.encoder.linear.weight.fill_(float("nan"))

@@ -316,7 +316,7 @@ def detect(source, output, **options):
 
 
 def test_command_writes_for_kaldi_and_lhotse(data, tmp_path):
-    log = succeed("sdpn-k2 vad --decoder torch data out | tee printed", tmp_path)
+    log = succeed("sdpn-k2 vad --skip-bad --decoder torch data out | tee printed", tmp_path)
     for name in ("s3-tiny", "s4-junk", "s5-gone"):
         assert sum(name in line for line in log.splitlines()) == 1
     assert re.match("out: 3 .* 3 ", (tmp_path / "printed").read_text())
@@ -379,7 +379,10 @@ def test_segments_of_a_data_directory_are_utterances(data, tmp_path):
 def test_rspecifiers_and_given_log_likelihoods(data, tmp_path):
     lines = (data / "wav.scp").read_text().splitlines(keepends=True)
     (tmp_path / "good.scp").write_text("".join([*lines[:2], lines[5]]))
-    summary = detect(f"scp:{tmp_path / 'good.scp'}", tmp_path / "one")
+    with pytest.raises(InputError, match=r"good.scp: 1 of 3 utterances .*--skip-bad\); the first is 's5-gone'"):
+        detect(f"scp:{tmp_path / 'good.scp'}", tmp_path / "one")
+    assert not list((tmp_path / "one").iterdir())
+    summary = detect(f"scp:{tmp_path / 'good.scp'}", tmp_path / "one", skip_bad=True)
     assert (summary.utterances, summary.skipped) == (2, 1)
     decisions = load(tmp_path / "one" / "vad.ark")
     assert list(decisions) == ["s1-a", "s1-b"]
@@ -387,7 +390,7 @@ def test_rspecifiers_and_given_log_likelihoods(data, tmp_path):
 
     own = {name: np.stack([1 - vector, vector], axis=1) * 9 for name, vector in decisions.items()}
     write_ark(tmp_path / "own.ark", {**own, "s1-b": own["s1-b"][:-1]})
-    summary = detect(data, tmp_path / "two", log_likelihoods=f"ark:{tmp_path / 'own.ark'}")
+    summary = detect(data, tmp_path / "two", log_likelihoods=f"ark:{tmp_path / 'own.ark'}", skip_bad=True)
     assert (summary.utterances, summary.skipped) == (1, 5)
     again = load(tmp_path / "two" / "vad.ark")
     assert list(again) == ["s1-a"]
@@ -422,7 +425,7 @@ def test_segments_beyond_the_end_and_overlapping_segments(data, tmp_path, caplog
     (data / "segments").write_text("a s1-a 0.5 5.7\nb s1-a 1.1 5.85\nc s1-a 0.5 6.0\nd s1-a 7.0 8.0\n")
     for name in ("utt2spk", "spk2utt"):
         (data / name).write_text("".join(f"{key} {key}\n" for key in "abcd"))
-    summary = detect(data, tmp_path / "out")
+    summary = detect(data, tmp_path / "out", skip_bad=True)
     assert (summary.utterances, summary.skipped) == (2, 2)
     assert re.search("utterance c: .* 0.5 .* 6 s.* s1-a .* 5.4 s", caplog.text)
     (overlaps,) = [line for line in caplog.text.splitlines() if "extract-windows" in line]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 
+import kaldiio
 import numpy as np
 import pytest
 import soundfile
@@ -119,7 +120,18 @@ def test_silence_is_skipped(model, samples, tmp_path, caplog):
     with caplog.at_level("INFO"):
         extractor, output = Extractor.load(model), f"ark:{tmp_path}/q.ark"
         count = embed_stream(extractor, str(tmp_path / "q.wav"), output, key="q", windowing=Windowing())
-    assert count == 2 and re.search(r"q.wav: 2 windows\b.*\b3\b", caplog.text)
+    assert count == 2 and re.search(r"q.wav: 2 windows\b.*\b3 silent\b", caplog.text)
+
+
+def test_windows_that_are_not_finite_are_counted(model, samples, tmp_path):
+    bad = np.tile(samples[:24000], 4)
+    bad[30000] = np.nan
+    soundfile.write(tmp_path / "bad.wav", bad, 16000, subtype="FLOAT")
+    arguments = ["stream", "--device", "cpu", str(model), str(tmp_path / "bad.wav"), f"ark:{tmp_path}/x.ark"]
+    result = CliRunner().invoke(cli, arguments)
+    assert re.search("bad.wav: 2 of 7 windows are not finite .*--skip-bad", str(result.exception))
+    assert len(dict(kaldiio.load_ark(str(tmp_path / "x.ark")))) == 5
+    assert CliRunner().invoke(cli, [*arguments, "--skip-bad"]).exit_code == 0
 
 
 def test_bad_input(model, tmp_path, samples):

@@ -2,7 +2,7 @@
 
 import click
 
-from sdpn_k2.cli.shared_options import mean_option
+from sdpn_k2.cli.shared_options import backend_options, mean_option
 
 
 @click.command("score")
@@ -21,6 +21,7 @@ from sdpn_k2.cli.shared_options import mean_option
     type=click.Path(dir_okay=False),
     help="Enrol each speaker from several utterances; trials then name speakers.",
 )
+@backend_options
 @mean_option
 @click.option("--whiten", metavar="TABLE", help="Whiten with the mean and covariance of these embeddings.")
 @click.option("--transform", metavar="FILE", help="Multiply by this matrix, such as an LDA's transform.mat.")
@@ -41,13 +42,28 @@ from sdpn_k2.cli.shared_options import mean_option
 @click.option("--seed", type=int, default=0, help="Random seed for the cohort's clusters.")
 @click.argument("output", metavar="OUT", type=click.Path(dir_okay=False, allow_dash=True))
 def score(
-    enroll, test, trials, enroll_spk2utt, mean, whiten, transform, norm, cohort, cohort_clusters, top_n, seed, output
+    enroll,
+    test,
+    trials,
+    enroll_spk2utt,
+    backend,
+    scoring,
+    mean,
+    whiten,
+    transform,
+    norm,
+    cohort,
+    cohort_clusters,
+    top_n,
+    seed,
+    output,
 ):
-    """Score trials by cosine similarity.
+    """Score trials by cosine similarity or PLDA.
 
     OUT gets lines "enroll test score"; - is standard output. Without --trials, an OUT ending in .npy gets the score
     matrix instead: float32, with rows and columns in the order of the tables.
     """
+    from sdpn_k2.scoring.backend import Backend, score_tables_with
     from sdpn_k2.scoring.score_tables import Normalization, Preparation, score_tables
 
     if (norm is None) != (cohort is None):
@@ -56,6 +72,15 @@ def score(
         raise click.UsageError("--cohort-clusters and --top-n need --norm")
     if top_n and norm == "s-norm":
         raise click.UsageError("s-norm uses the whole cohort; leave out --top-n, or choose as-norm, z-norm or t-norm")
+    if backend:
+        if mean or whiten or transform or norm:
+            raise click.UsageError("--backend replaces --mean, --whiten and --transform, and goes without --norm")
+        loaded = Backend.load(backend, scoring)
+        count = score_tables_with(loaded, enroll, test, trials, output, enroll_spk2utt)
+        click.echo(f"scored {count} trials by {loaded!r}", err=True)
+        return
+    if scoring in ("cosine_mean", "plda"):
+        raise click.UsageError(f"--scoring {scoring} needs --backend")
     count = score_tables(
         enroll,
         test,

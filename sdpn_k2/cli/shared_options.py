@@ -90,3 +90,22 @@ mean_option = click.option(
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+# Passed on as backend and scoring, the arguments of Backend.load.
+backend_options = together(
+    click.option(
+        "--backend",
+        metavar="FOLDER",
+        help="Score with the mean, LDA and PLDA of this experiment, or of a folder with mean.vec, transform.mat, plda.",
+    ),
+    click.option(
+        "--scoring",
+        type=click.Choice(["auto", "cosine", "cosine_mean", "plda"]),
+        default="auto",
+        help="Kind of score. auto is PLDA if the back end has one, else the cosine after its mean, else the cosine.",
+    ),
+)
+
+skip_bad_option = click.option(
+    "--skip-bad", is_flag=True, help="Exit with status 0 even if some recordings cannot be used, as long as one can."
+)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.shared_options import FOLDER, device_option
+from sdpn_k2.cli.shared_options import FOLDER, device_option, skip_bad_option
 from sdpn_k2.errors import InputError
 
 
@@ -27,6 +27,7 @@ from sdpn_k2.errors import InputError
     show_default="from log energy",
     help="Log-likelihoods of non-speech and speech from your own classifier, matrices (frames, 2).",
 )
+@skip_bad_option
 @click.argument("data")
 @click.argument("output", type=FOLDER)
 def vad(
@@ -38,12 +39,16 @@ def vad(
     to_speech_cost: float,
     to_nonspeech_cost: float,
     log_likelihoods: str,
+    skip_bad: bool,
     device: str,
 ) -> None:
     """Find speech in recordings.
 
     DATA is a Kaldi data directory, or an rspecifier of wave files such as scp:wav.scp. OUTPUT gets vad.ark and vad.scp
     (one decision per frame), segments and utt2spk, and supervisions.jsonl.gz for lhotse.
+
+    Utterances that cannot be used are left out. If they are more than 5 %, nothing is written, and the exit status is
+    1.
     """
     from sdpn_k2.device import start_process
     from sdpn_k2.inference.speech_detection import detect_speech
@@ -60,5 +65,7 @@ def vad(
     )
     decode = find_decoder(decoder)
     chosen = start_process(device).device
-    summary = detect_speech(data, output, topology, decode, device=chosen, log_likelihoods=log_likelihoods)
+    summary = detect_speech(
+        data, output, topology, decode, device=chosen, log_likelihoods=log_likelihoods, skip_bad=skip_bad
+    )
     click.echo(f"{output}: {summary.lines()}")

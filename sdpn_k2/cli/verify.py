@@ -2,50 +2,69 @@
 
 import click
 
-from sdpn_k2.cli.shared_options import channel_option, checkpoint_option, device_option, json_option, mean_option
+from sdpn_k2.cli.shared_options import (
+    backend_options,
+    channel_option,
+    checkpoint_option,
+    device_option,
+    json_option,
+    mean_option,
+)
 
 
 @click.command("verify")
 @checkpoint_option
+@backend_options
 @mean_option
+@click.option("--threshold", type=float, help="Least score for the same speaker.", show_default="see above")
 @click.option(
     "--calibration",
     metavar="FILE",
     help='Add the probability, by a calibration that "sdpn-k2 calibrate" trained on such scores.',
 )
-@click.option("--p-target", type=float, default=0.5, help="Prior probability that the speaker is the same.")
+@click.option(
+    "--p-target",
+    type=float,
+    show_default="0.5; without a calibration, the threshold at the EER",
+    help="Prior probability that the speaker is the same. Without a calibration: 0.01, 0.05, 0.1 or 0.5.",
+)
 @channel_option
 @json_option
 @device_option
 @click.argument("enroll", nargs=-1, required=True)
 @click.argument("test")
-def verify(checkpoint, mean, calibration, p_target, channel, as_json, device, enroll, test):
+def verify(
+    checkpoint, backend, scoring, mean, threshold, calibration, p_target, channel, as_json, device, enroll, test
+):
     """Test whether recordings share a speaker.
 
-    Prints the cosine between the embeddings of TEST and ENROLL. Several ENROLL embeddings are averaged at unit
-    length. One recording may be - (standard input), and any may be a command that ends in |.
+    Compares TEST with a speaker enrolled from one or several ENROLL. One recording may be - (standard input), and any
+    may be a command that ends in |.
+
+    If the checkpoint is an experiment (or its final.pt), its own back end scores. The threshold is that of the
+    calibration at the prior; without a calibration, that of the experiment's results.json at the EER.
     """
     import json
     from dataclasses import asdict
 
     from sdpn_k2.device import start_process
     from sdpn_k2.inference.embedder import Embedder
-    from sdpn_k2.inference.verification import verify as verify_recordings
     from sdpn_k2.kaldi.formats.tables import read_object
-    from sdpn_k2.scoring.calibration import read_calibration
+    from sdpn_k2.scoring.backend import Backend
 
     if (*enroll, test).count("-") > 1:
         raise click.UsageError("standard input can be read only once")
-    trained = read_calibration(calibration) if calibration else None
-    subtracted = read_object(mean, "vector") if mean else None
+    if mean and (backend or scoring != "auto"):
+        raise click.UsageError("--mean is for cosine scores without --backend and --scoring")
     embedder = Embedder.load(checkpoint, start_process(device).device)
-    verdict = verify_recordings(
-        embedder, enroll, test, mean=subtracted, calibration=trained, p_target=p_target, channel=channel
+    verdict = embedder.verify(
+        list(enroll),
+        test,
+        backend=Backend("cosine_mean", read_object(mean, "vector")) if mean else backend,
+        scoring=scoring,
+        calibration=calibration,
+        threshold=threshold,
+        p_target=p_target,
+        channel=channel,
     )
-    if as_json:
-        click.echo(json.dumps(asdict(verdict)))
-        return
-    click.echo(f"score        {verdict.score:.4f}")
-    if verdict.probability is not None:
-        click.echo(f"llr          {verdict.llr:.3f}")
-        click.echo(f"probability  {verdict.probability:.4f} (prior {p_target:g})")
+    click.echo(json.dumps(asdict(verdict)) if as_json else str(verdict))

@@ -1,51 +1,72 @@
-"""Embeddings of single recordings: the class that ``sdpn_k2.load`` returns, and ``sdpn-k2 embed``."""
+"""Embeddings and decisions for single recordings: the class that ``sdpn_k2.load`` returns, and ``sdpn-k2 embed``."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import hashlib
+import io
 import logging
 import math
-import sys
 from collections import Counter
 from numbers import Real
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Optional, Sequence, Union
+from typing import IO, TYPE_CHECKING, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdpn_k2.errors import InputError, error_context
-from sdpn_k2.files import atomic_output
-from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.errors import InputError, Skipped, error_context
+from sdpn_k2.inference.extraction import Extractor, blocks
+from sdpn_k2.inference.partial_vectors import PartialVectors
+from sdpn_k2.inference.utterance_features import Features
+from sdpn_k2.inference.verification import Verdict, judge
 from sdpn_k2.kaldi.features.resample import resample
-from sdpn_k2.kaldi.features.wave import read_audio
-from sdpn_k2.kaldi.formats.tables import TableWriter, is_table
+from sdpn_k2.kaldi.features.wave import decode_audio, read_audio
+from sdpn_k2.kaldi.formats.tables import script_lines
 from sdpn_k2.kaldi.formats.words import is_key
 from sdpn_k2.pcm import from_int16
+from sdpn_k2.progress import Progress
+from sdpn_k2.scoring.backend import Backend
+from sdpn_k2.scoring.calibration import Calibration
+from sdpn_k2.scoring.vector_files import open_vectors, table_specifier
+
+if TYPE_CHECKING:
+    from lhotse import Recording
+    from lhotse.cut import Cut
 
 log = logging.getLogger(__name__)
 
-Audio = Union[str, Path, np.ndarray, Tensor]
+Audio = Union[str, Path, np.ndarray, Tensor, bytes, IO[bytes], "Recording", "Cut"]
+
+BLOCK_RECORDINGS = 32  # embedded and kept at a time; a stopped run repeats no more
+SEGMENT_TOLERANCE = 0.01  # seconds that a segment may end after its recording, because times are often rounded
 
 
 class Embedder:
-    """A trained encoder that embeds files and waveforms.
+    """A trained encoder that embeds recordings and compares speakers.
 
     Attributes:
         sample_rate: sample rate of the model, in Hz.
         dim: dimension of the embeddings.
+        checkpoint: file that the model was loaded from; None if it was not.
     """
 
-    def __init__(self, extractor: Extractor):
+    def __init__(self, extractor: Extractor, checkpoint: Optional[Path] = None):
         self.extractor = extractor
         self.sample_rate = extractor.sample_rate
         self.dim = extractor.dim
+        self.checkpoint = checkpoint
+        self._backends: Dict[str, Backend] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"Embedder({str(self.checkpoint)!r}, dim={self.dim}, sample_rate={self.sample_rate}, "
+            f"device={str(self.extractor.device)!r})"
+        )
 
     @classmethod
     def load(
-        cls, checkpoint: Union[str, Path], device: Union[str, torch.device] = "cpu", max_duration: float = 60.0
+        cls, checkpoint: Union[str, Path], device: Union[str, torch.device] = "auto", max_duration: float = 60.0
     ) -> Embedder:
         """Load a checkpoint; see ``sdpn_k2.load``."""
         path = Path(checkpoint)
@@ -53,28 +74,166 @@ class Embedder:
             path = path / "final.pt"
             if not path.is_file():
                 raise InputError(f"{path}: no such file; the training in {checkpoint} is not finished")
-        return cls(Extractor.load(path, device, max_duration))
+        return cls(Extractor.load(path, device, max_duration), path)
 
-    def embed(self, audio: Audio, rate: Optional[int] = None, channel: int = 0) -> np.ndarray:
+    def embed(
+        self,
+        audio: Audio,
+        rate: Optional[int] = None,
+        channel: int = 0,
+        segment: Optional[Tuple[float, float]] = None,
+    ) -> np.ndarray:
         """Return the embedding of a recording, float32 ``(dim,)``.
 
         Args:
-            audio: a file (or ``-``, a FIFO, ``command |``), or a waveform ``(samples,)`` or ``(1, samples)`` of floats
-                in ±1 or int16.
+            audio: a file (or ``-``, a FIFO, ``command |``); a waveform ``(samples,)`` or ``(1, samples)`` of floats in
+                ±1 or int16, NumPy or torch; the content of a file as bytes, ``BytesIO`` or an open binary file; a
+                recording or cut of lhotse.
             rate: sample rate of the waveform, if it is not the model's; it is then resampled. Files name their own.
-            channel: channel to use in a file with several (0-based).
+            channel: channel to use in recordings with several (0-based).
+            segment: ``(start, end)`` in seconds, to embed that part only.
 
         Raises:
             InputError: unreadable audio; a waveform with several channels, NaN or another type; a rate that is not a
-                whole number of Hz; fewer than 5 frames (65 ms).
+                whole number of Hz; a segment outside the recording; fewer than 5 frames (65 ms).
         """
+        samples, name = self._samples(audio, rate, channel)
+        with error_context(name):
+            return self.extractor.embed(samples if segment is None else _crop(samples, segment, self.sample_rate))
+
+    def embed_many(
+        self,
+        recordings: Union[str, Path, Iterable[Audio], Mapping[str, Audio]],
+        output: Optional[Union[str, Path]] = None,
+        *,
+        rate: Optional[int] = None,
+        channel: int = 0,
+        skip_bad: bool = False,
+    ) -> Dict[str, np.ndarray]:
+        """Embed many recordings in batches, with a progress bar on a terminal; return name → embedding ``(dim,)``.
+
+        A run with an ``output`` that was stopped goes on where it was: finished embeddings are kept in a hidden file
+        ``.<output>.<digest>.part`` until the output is complete. The digest is that of the model and the options.
+
+        Args:
+            recordings: any recordings that ``embed`` accepts, as a list or by name. Files are named as given, cuts and
+                recordings of lhotse by their ids, and others "0", "1", … by position. A single file lists recordings:
+                one file a line, or, in a ``.scp``, a name and a file or ``command |``.
+            output: where to write the embeddings too; see ``write_vectors``.
+            rate: sample rate of the waveforms, if it is not the model's.
+            channel: channel to use in recordings with several (0-based).
+            skip_bad: leave out recordings that cannot be embedded. Without it they are left out as well, but once the
+                output is written they raise an error.
+
+        Raises:
+            InputError: no recordings; a duplicate name; an output that cannot be written; a name with white space for a
+                Kaldi archive; recordings that cannot be embedded, or all of them with ``skip_bad``; any such one
+                for a ``.npy`` file, whose rows have no names.
+        """
+        named, keep = _named(recordings)
+        if not named:
+            raise InputError("there are no recordings to embed")
+        target = "" if output is None else str(output)
+        if table_specifier(target):
+            spaced = [name for name in named if not is_key(name)]
+            if spaced:
+                raise InputError(
+                    f"{spaced[0]!r}: a name with white space cannot be a key in a Kaldi archive; use .json or .npy"
+                )
+        if not target:
+            vectors, skipped = self._embed_named(named, None, rate, channel)
+        else:
+            settings = self._digest() + repr((rate, channel)).encode()
+            with PartialVectors(target if keep else "-", settings) as partial, open_vectors(target) as write:
+                vectors, skipped = self._embed_named(named, partial, rate, channel)
+                if skipped and (target.endswith(".npy") or not vectors):
+                    raise _failure(skipped, len(named))
+                write(vectors)
+        if skipped and (not skip_bad or not vectors):
+            raise _failure(skipped, len(named))
+        return vectors
+
+    def verify(
+        self,
+        enroll: Union[Audio, Sequence[Audio]],
+        test: Audio,
+        *,
+        backend: Optional[Union[str, Path, Backend]] = None,
+        scoring: str = "auto",
+        calibration: Optional[Union[str, Path, Calibration]] = None,
+        threshold: Optional[float] = None,
+        p_target: Optional[float] = None,
+        channel: int = 0,
+    ) -> Verdict:
+        """Decide whether two recordings have the same speaker.
+
+        Args:
+            enroll: a recording of the speaker, or a list of several.
+            test: recording to compare with it.
+            backend: how to score: a ``Backend``, or a folder to load one from. By default, that of the experiment whose
+                ``final.pt`` the model is, and plain cosines if it has none.
+            scoring: ``cosine``, ``cosine_mean``, ``plda``, or ``auto`` for the last of these that the back end has.
+            calibration: calibration of such scores (``sdpn-k2 calibrate``), for a likelihood ratio, a probability and a
+                threshold at any prior.
+            threshold: least score for "same speaker". By default, that of the calibration at ``p_target``; without a
+                calibration, the one that the experiment's results.json holds, see ``p_target``.
+            p_target: prior probability of "same speaker". By default, 0.5 for the probability, and the threshold at the
+                EER without a calibration.
+            channel: channel to use in recordings with several (0-based).
+
+        Raises:
+            InputError: no enrolment recording; a prior outside 0 to 1, or one that results.json has no threshold for; a
+                calibration of other scores; all that ``embed`` and ``Backend.load`` raise.
+        """
+        chosen = backend if isinstance(backend, Backend) else self.backend(scoring, backend)
+        several = list(enroll) if isinstance(enroll, (list, tuple)) else [enroll]
+        if not several:
+            raise InputError("no enrolment recordings; give at least one")
+        vectors = np.stack([self.embed(audio, channel=channel) for audio in several])
+        tested = self.embed(test, channel=channel)
+        return judge(chosen, vectors, tested, calibration=calibration, threshold=threshold, p_target=p_target)
+
+    def backend(self, scoring: str = "auto", folder: Optional[Union[str, Path]] = None) -> Backend:
+        """Load a back end, by default that of the experiment whose ``final.pt`` the model is; see ``Backend.load``.
+
+        Raises:
+            InputError: as ``Backend.load``; PLDA or a mean without an experiment.
+        """
+        if folder is not None:
+            return Backend.load(folder, scoring)
+        if scoring not in self._backends:
+            self._backends[scoring] = self._load_own(scoring)
+        return self._backends[scoring]
+
+    def _load_own(self, scoring: str) -> Backend:
+        # Other checkpoints of the experiment have embeddings of their own, for which its back end was not trained.
+        if self.checkpoint is None or self.checkpoint.name != "final.pt":
+            if scoring in ("auto", "cosine"):
+                return Backend()
+            raise InputError(
+                f"{self.checkpoint}: {scoring} needs a back end; only an experiment's final.pt has its own"
+            )
+        experiment = self.checkpoint.parent
+        if scoring == "auto" and not (experiment / "backend" / "mean.vec").is_file():
+            scoring = "cosine"
+        return Backend.load(experiment, scoring)
+
+    def _samples(self, audio: Audio, rate: Optional[int], channel: int) -> Tuple[np.ndarray, str]:
+        """Return one channel at the model's rate, float32 ``(samples,)`` in ±1, and its name for messages."""
         if isinstance(audio, (str, Path)):
-            return self._embed(from_int16(read_audio(str(audio), self.sample_rate, channel)), str(audio))
+            return from_int16(read_audio(str(audio), self.sample_rate, channel)), str(audio)
+        if isinstance(audio, bytes):
+            return from_int16(decode_audio(audio, "the audio", self.sample_rate, channel)), "the audio"
         if isinstance(audio, Tensor):
             audio = audio.detach().cpu()
-            samples = (audio.float() if audio.is_floating_point() else audio).numpy()  # NumPy has no bfloat16
-        else:
-            samples = np.asarray(audio)
+            audio = (audio.float() if audio.is_floating_point() else audio).numpy()  # NumPy has no bfloat16
+        elif not isinstance(audio, np.ndarray) and hasattr(audio, "load_audio"):
+            cut: Union[Recording, Cut] = audio
+            return resample(_load(cut, channel), cut.sampling_rate, self.sample_rate), cut.id
+        elif not isinstance(audio, np.ndarray) and hasattr(audio, "read"):
+            name = str(getattr(audio, "name", "the audio"))
+            return from_int16(decode_audio(_content(audio), name, self.sample_rate, channel)), name
+        samples = np.asarray(audio)
         if samples.ndim == 2 and len(samples) == 1:
             samples = samples[0]
         if samples.ndim != 1:
@@ -89,90 +248,131 @@ class Embedder:
             rate = self.sample_rate
         if not isinstance(rate, Real) or not math.isfinite(rate):
             raise InputError(f"the sample rate is {rate!r}; it must be a whole number of Hz")
-        return self._embed(resample(samples, rate, self.sample_rate), "the waveform")
+        return resample(samples, rate, self.sample_rate), "the waveform"
 
-    def _embed(self, samples: np.ndarray, source: str) -> np.ndarray:
-        with error_context(source):
-            return self.extractor.embed(samples)
+    def _embed_named(
+        self, named: Mapping[str, Audio], partial: Optional[PartialVectors], rate: Optional[int], channel: int
+    ) -> Tuple[Dict[str, np.ndarray], List[Skipped]]:
+        """Return the embeddings in the order of ``named``, and the recordings that have none."""
+        found = {} if partial is None else partial.vectors
+        done = {name: found[name] for name in named if name in found}
+        skipped: List[Skipped] = []
+        progress = Progress(len(named), "embedding, recordings", initial=len(done))
+        missing = {name: audio for name, audio in named.items() if name not in done}
+        for block in blocks(self._features(missing, rate, channel), BLOCK_RECORDINGS):
+            if isinstance(block, Skipped):
+                skipped.append(block)
+                log.warning("skipped %s", block.reason)
+                progress.update()
+                continue
+            new = {}
+            for (name, _), vector in zip(block, self.extractor.embed_fbank([features for _, features in block])):
+                if np.isfinite(vector).all():
+                    new[name] = vector
+                else:
+                    skipped.append(
+                        Skipped(name, f"{name}: its embedding is not finite; check the checkpoint's weights")
+                    )
+                    log.warning("skipped %s", skipped[-1].reason)
+            done.update(new)
+            if partial is not None:
+                partial.append(new)
+            progress.update(len(block))
+        progress.close()
+        log.info("done %d, failed %d", len(done), len(skipped))
+        return {name: done[name] for name in named if name in done}, skipped
+
+    def _features(self, named: Mapping[str, Audio], rate: Optional[int], channel: int) -> Iterator[Features]:
+        for name, audio in named.items():
+            try:
+                samples, source = self._samples(audio, rate, channel)
+                with error_context(source):
+                    features = self.extractor.compute_features(samples)
+            except InputError as error:
+                reason = str(error)
+                yield Skipped(name, reason if name in reason else f"{name}: {reason}")
+                continue
+            yield name, features
+
+    def _digest(self) -> bytes:
+        """Return a digest of all that decides on an embedding: weights, front end, length of chunks."""
+        extractor = self.extractor
+        digest = hashlib.sha256(repr((extractor.features, extractor.max_frames)).encode())
+        for name, tensor in extractor.encoder.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.digest()
 
 
-def embed_files(embedder: Embedder, files: Sequence[str], output: str, channel: int = 0) -> int:
-    """Embed files (or ``-``, ``command |``), write the embeddings under the files' names, and return their number.
+def _content(stream: IO[bytes]) -> bytes:
+    """Return all of a ``BytesIO``, wherever it stands, or the rest of another open file."""
+    if isinstance(stream, io.TextIOBase):
+        raise InputError(f"{getattr(stream, 'name', 'the audio')}: open as text; open it in mode 'rb'")
+    return stream.getvalue() if isinstance(stream, io.BytesIO) else stream.read()
 
-    A file that cannot be embedded is skipped with a warning. With ``.npy``, whose rows have no names, it is an error.
 
-    Args:
-        embedder: the model.
-        files: the recordings.
-        output: ``x.npy`` (float32 ``(files, dim)``), ``x.json`` or ``-`` (an object of lists, in a file or on standard
-            output), ``x.ark`` or a Kaldi wspecifier.
-        channel: channel to use in files with several (0-based).
+def _load(audio: Union[Recording, Cut], channel: int) -> np.ndarray:
+    """Return one channel ``(samples,)`` of a recording or cut of lhotse."""
+    try:
+        samples = audio.load_audio()
+    except Exception as error:  # lhotse and what it reads with raise errors of many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise InputError(f"{audio.id}: cannot read audio: {reason}") from error
+    if samples is None:
+        raise InputError(f"{audio.id}: the cut has no recording")
+    samples = np.atleast_2d(samples)
+    if not 0 <= channel < len(samples):
+        raise InputError(f"{audio.id}: there is no channel {channel} (0-based); the audio has {len(samples)}")
+    return np.asarray(samples[channel], np.float32)
 
-    Raises:
-        InputError: the output is of another kind or cannot be written; a duplicate file; a name with white space for a
-            Kaldi archive; no file could be embedded.
-    """
-    kind = _kind(output)
-    duplicates = [name for name, times in Counter(files).items() if times > 1]
+
+def _crop(samples: np.ndarray, segment: Tuple[float, float], rate: int) -> np.ndarray:
+    """Return the samples of ``(start, end)`` in seconds."""
+    try:
+        start, end = map(float, segment)
+    except (TypeError, ValueError):
+        raise InputError(f"a segment is (start, end) in seconds, not {segment!r}") from None
+    duration = len(samples) / rate
+    if not 0 <= start < end < math.inf:
+        raise InputError(f"the segment {start:g} to {end:g} s is not a start and a later end")
+    if end > duration + SEGMENT_TOLERANCE:
+        raise InputError(f"the segment {start:g} to {end:g} s ends after the recording, which has {duration:.2f} s")
+    return samples[round(start * rate) : round(end * rate)]
+
+
+def _named(recordings: Union[str, Path, Iterable[Audio], Mapping[str, Audio]]) -> Tuple[Dict[str, Audio], bool]:
+    """Return the recordings by name, and whether all have names of their own rather than positions."""
+    if isinstance(recordings, (str, Path)):
+        recordings = _listed(Path(recordings))
+    if isinstance(recordings, Mapping):
+        return {str(name): audio for name, audio in recordings.items()}, True
+    items = list(recordings)
+    own = [str(item) if isinstance(item, (str, Path)) else getattr(item, "id", None) for item in items]
+    names = [str(position) if name is None else name for position, name in enumerate(own)]
+    duplicates = [name for name, times in Counter(names).items() if times > 1]
     if duplicates:
         raise InputError(f"{duplicates[0]}: duplicate file")
-    if kind == "ark":
-        spaced = [name for name in files if not is_key(name)]
-        if spaced:
-            raise InputError(
-                f"{spaced[0]!r}: a name with white space cannot be a key in a Kaldi archive; use .json or .npy"
-            )
-    with _open(output, kind) as write:  # before embedding, which may take hours
-        embeddings: Dict[str, np.ndarray] = {}
-        for name in files:
-            try:
-                embeddings[name] = embedder.embed(name, channel=channel)
-            except InputError as error:
-                if kind == "npy" or len(files) == 1:
-                    raise
-                log.warning("skipped %s", error)
-        if not embeddings:
-            raise InputError(f"none of the {len(files)} files could be embedded")
-        write(embeddings)
-    log.info("done %d, failed %d", len(embeddings), len(files) - len(embeddings))
-    return len(embeddings)
+    return dict(zip(names, items)), None not in own
 
 
-def _kind(output: str) -> str:
-    if is_table(output) or output.endswith(".ark"):
-        return "ark"
-    if output.endswith(".npy"):
-        return "npy"
-    if output == "-" or output.endswith(".json"):
-        return "json"
-    raise InputError(f"{output}: use .npy, .json, .ark, or a Kaldi wspecifier such as ark,scp:x.ark,x.scp")
+def _listed(path: Path) -> Union[List[Audio], Dict[str, Audio]]:
+    """Read a list of files, one a line, or a script file of names and files."""
+    if path.suffix == ".scp":
+        entries = list(script_lines(str(path)))
+        if len(dict(entries)) < len(entries):
+            raise InputError(f"{path}: duplicate name")
+        return dict(entries)
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
+    listed: List[Audio] = [line for line in lines if line.strip()]
+    if not listed or "\0" in str(listed[0]):
+        raise InputError(f"{path}: not a list of files, one a line; for a single recording, use embed")
+    return listed
 
 
-@contextlib.contextmanager
-def _open(output: str, kind: str) -> Iterator[Callable[[Dict[str, np.ndarray]], object]]:
-    """Open the output, and yield the function that writes name → embedding into it."""
-    if kind == "ark":
-        with TableWriter(output if is_table(output) else f"ark:{output}", "vector") as table:
-            yield lambda embeddings: _write_table(table, embeddings)
-    elif kind == "npy":
-        with atomic_output(output) as stream:
-            yield lambda embeddings: np.save(stream, np.stack(list(embeddings.values())))
-    elif output == "-":
-        yield lambda embeddings: sys.stdout.write(_to_json(embeddings))
-    else:
-        with atomic_output(output, "w") as stream:
-            yield lambda embeddings: stream.write(_to_json(embeddings))
-
-
-def _write_table(table: TableWriter, embeddings: Dict[str, np.ndarray]) -> None:
-    for name, embedding in embeddings.items():
-        table.write(name, embedding)
-
-
-def _to_json(embeddings: Dict[str, np.ndarray]) -> str:
-    # str() of a float32 is the shortest decimal that gives the same float32.
-    lines = (
-        f"{json.dumps(name)}: [{', '.join(map(str, map(float, map(str, vector))))}]"
-        for name, vector in embeddings.items()
+def _failure(skipped: Sequence[Skipped], total: int) -> InputError:
+    first = skipped[0].reason
+    return InputError(
+        first if total == 1 else f"{len(skipped)} of {total} recordings could not be embedded; the first: {first}"
     )
-    return "{" + ",\n ".join(lines) + "}\n"

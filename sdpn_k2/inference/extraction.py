@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.device import usable_device
-from sdpn_k2.errors import InputError, Skipped, check_skipped
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
 from sdpn_k2.inference.utterance_features import Features, check_embeddable, compute_features, read_features
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
 from sdpn_k2.models.checkpoint import load_checkpoint
@@ -128,7 +128,9 @@ class Extractor:
         return (sums / lengths.unsqueeze(1)).cpu().numpy()
 
 
-def extract(extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool = False) -> int:
+def extract(
+    extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool = False, skip_bad: bool = False
+) -> int:
     """Embed every utterance of a Kaldi data directory, and return how many were written.
 
     Models on Kaldi's fbank read ``feats.scp`` if it exists; otherwise features are computed from ``wav.scp`` and
@@ -139,9 +141,10 @@ def extract(extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool
         data_dir: Kaldi data directory.
         wspecifier: where the embeddings are written.
         use_vad: embed only the frames that ``vad.scp`` marks as speech.
+        skip_bad: accept that more than 5 % of the utterances are skipped, as long as one is not.
 
     Raises:
-        InputError: missing or empty tables, features of another dimension, more than 5 % of the utterances skipped.
+        InputError: missing or empty tables, features of another dimension, too many utterances skipped.
     """
     vad_scp = data_dir / "vad.scp" if use_vad else None
     if vad_scp and not vad_scp.is_file():
@@ -167,7 +170,8 @@ def extract(extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool
         for key, reason in skipped:
             log.warning("skipped utterance %s: %s", key, reason)
         log.info("done %d, failed %d", total - len(skipped), len(skipped))
-        check_skipped(skipped, total, where=data_dir)
+        share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
+        check_skipped(skipped, total, where=data_dir, max_share=share, option="--skip-bad")
     return total - len(skipped)
 
 
@@ -204,11 +208,10 @@ def _speech_frames(decisions: Optional[np.ndarray], num_frames: int, config: Fea
     return speech
 
 
-def blocks(utterances: Iterable[Features]) -> Iterator[Union[List[Tuple[str, Tensor]], Skipped]]:
-    """Yield the utterances in blocks of bounded size: ``BLOCK_UTTERANCES``, or ``BLOCK_FRAMES`` frames and more.
-
-    Skipped ones are passed on.
-    """
+def blocks(
+    utterances: Iterable[Features], size: int = BLOCK_UTTERANCES
+) -> Iterator[Union[List[Tuple[str, Tensor]], Skipped]]:
+    """Yield blocks of ``size`` utterances, or of ``BLOCK_FRAMES`` frames and more; pass on the skipped."""
     block: List[Tuple[str, Tensor]] = []
     frames = 0
     for utterance in utterances:
@@ -217,7 +220,7 @@ def blocks(utterances: Iterable[Features]) -> Iterator[Union[List[Tuple[str, Ten
             continue
         block.append(utterance)
         frames += len(utterance[1])
-        if len(block) == BLOCK_UTTERANCES or frames >= BLOCK_FRAMES:
+        if len(block) == size or frames >= BLOCK_FRAMES:
             yield block
             block, frames = [], 0
     if block:

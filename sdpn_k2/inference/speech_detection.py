@@ -15,7 +15,7 @@ from lhotse import SupervisionSegment
 from torch import Tensor
 
 from sdpn_k2.data.manifest_files import write_manifest
-from sdpn_k2.errors import InputError, Skipped
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
 from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.datadir.data_dir import read_map, write_map
 from sdpn_k2.kaldi.datadir.subsegments import check_no_overlap
@@ -76,6 +76,7 @@ def detect_speech(
     *,
     device: torch.device,
     log_likelihoods: Optional[str] = None,
+    skip_bad: bool = False,
 ) -> VadSummary:
     """Find the speech in recordings, and write these files into the folder ``output``::
 
@@ -98,9 +99,10 @@ def detect_speech(
         device: device that computes energies and decodes.
         log_likelihoods: an rspecifier of matrices (frames, 2), non-speech and speech, from a classifier of your own.
             It replaces the model of log energy.
+        skip_bad: accept that more than 5 % of the utterances are skipped, as long as one is not.
 
     Raises:
-        InputError: a broken data directory or table; no usable utterance; files that cannot be written.
+        InputError: a broken data directory or table; too many utterances skipped; files that cannot be written.
     """
     skipped: List[Skipped] = []
     batches = _batches(_with_frames(_read(source), log_likelihoods, device))
@@ -132,8 +134,11 @@ def detect_speech(
                     segments[name] = _segment(name, utterance, first, end)
                     speakers[name] = utterance.speaker
             summary.utterances += len(batch)
-    for key, reason in skipped:
-        log.warning("skipped utterance %s: %s", key, reason)
+        for key, reason in skipped:
+            log.warning("skipped utterance %s: %s", key, reason)
+        total = summary.utterances + len(skipped)
+        share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
+        check_skipped(skipped, total, where=source, max_share=share, option="--skip-bad")
     summary.skipped, summary.segments = len(skipped), len(segments)
     _write_segments(output, segments, speakers)
     return summary

@@ -10,7 +10,7 @@ from typing import Iterable, Iterator, Optional, Tuple
 
 import numpy as np
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.datadir.subsegments import Windowing, times_in_name
 from sdpn_k2.kaldi.features.wave import read_header
@@ -35,7 +35,14 @@ _OTHER_FORMATS = {
 
 
 def embed_stream(
-    extractor: Extractor, name: str, wspecifier: str, *, key: str, windowing: Windowing, channel: int = 0
+    extractor: Extractor,
+    name: str,
+    wspecifier: str,
+    *,
+    key: str,
+    windowing: Windowing,
+    channel: int = 0,
+    skip_bad: bool = False,
 ) -> int:
     """Embed sliding windows of an audio file, a pipe or a ``command |``, and return how many were written.
 
@@ -46,11 +53,13 @@ def embed_stream(
         key: start of every key.
         windowing: length and shift of the windows.
         channel: channel to use in a recording with several (0-based).
+        skip_bad: accept that more than 5 % of the windows hold samples that are not finite.
 
     Windows whose samples are all equal, or not all finite, are left out and counted.
 
     Raises:
-        InputError: unreadable audio; another sample rate than the model's; windows too short to embed; no window left.
+        InputError: unreadable audio; another sample rate than the model's; windows too short to embed; no window left;
+            too many windows with samples that are not finite.
     """
     rate = extractor.sample_rate
     length, shift, least = (round(seconds * rate) for seconds in dataclasses.astuple(windowing))
@@ -58,19 +67,25 @@ def embed_stream(
         raise InputError(f"windows of {windowing.min_window:g} s are too short to embed; use a longer --min-window")
     live = name in ("", "-") or name.endswith("|") or not os.path.isfile(name)
     windows = sliding_windows((_read_pipe if live else _read_file)(name, rate, channel, shift), length, shift, least)
-    written = left_out = 0
+    written = silent = bad = 0
     with TableWriter(wspecifier, "vector") as writer:
         while batch := list(itertools.islice(windows, 1 if live else BATCH_WINDOWS)):
-            usable = [(start, samples) for start, samples in batch if _has_signal(samples)]
-            left_out += len(batch) - len(usable)
+            finite = [(start, samples) for start, samples in batch if np.isfinite(samples).all()]
+            usable = [(start, samples) for start, samples in finite if np.ptp(samples) > 0]
+            bad += len(batch) - len(finite)
+            silent += len(finite) - len(usable)
             written += len(usable)
             if usable:
                 vectors = extractor.embed_waveforms([samples for _, samples in usable])
                 for (start, samples), vector in zip(usable, vectors):
                     writer.write(f"{key}-{times_in_name(start / rate, (start + len(samples)) / rate)}", vector)
-        log.info("%s: %d windows; left out %d that are silent or not finite", name, written, left_out)
+        log.info("%s: %d windows; left out %d silent ones, and %d that are not finite", name, written, silent, bad)
         if not written:
             raise InputError(f"{name}: no window of at least {windowing.min_window:g} s holds a signal")
+    total = written + silent + bad
+    if bad > MAX_SKIPPED_SHARE * total and not skip_bad:
+        limit = f"at most {100 * MAX_SKIPPED_SHARE:g} %, see --skip-bad"
+        raise InputError(f"{name}: {bad} of {total} windows are not finite ({limit})")
     return written
 
 
@@ -91,10 +106,6 @@ def sliding_windows(
     seen = length - shift if start else 0
     if len(held) > seen and len(held) >= least:
         yield start, held
-
-
-def _has_signal(samples: np.ndarray) -> bool:
-    return bool(np.isfinite(samples).all() and np.ptp(samples) > 0)
 
 
 def _read_file(path: str, rate: int, channel: int, size: int) -> Iterator[np.ndarray]:

@@ -1,78 +1,130 @@
-"""Verification of a speaker: the score of two recordings and, with a calibration, the probability of one speaker."""
+"""Verification of a speaker: the score of two recordings, and the decision that follows from it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence, Union
+from typing import List, Optional, Union
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.inference.embedder import Audio, Embedder
-from sdpn_k2.scoring import cosine
-from sdpn_k2.scoring.calibration import Calibration
-from sdpn_k2.scoring.embeddings import Embeddings, enroll_models, subtract_mean
+from sdpn_k2.scoring.backend import Backend
+from sdpn_k2.scoring.calibration import Calibration, read_calibration
 from sdpn_k2.scoring.metrics import CostModel
+from sdpn_k2.scoring.thresholds import Threshold
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a trial.
+    """The outcome of a trial; ``print`` shows it in lines.
 
     Attributes:
-        score: cosine of the two embeddings.
-        llr: natural log-likelihood ratio of "same speaker" to "different speakers"; None without calibration.
-        probability: posterior probability of "same speaker"; None without calibration.
+        same_speaker: the decision, ``score >= threshold``; None without a threshold.
+        score: cosine, or log-likelihood ratio of the PLDA.
+        scoring: ``cosine``, ``cosine_mean`` or ``plda``.
+        backend: folder of the mean, LDA and PLDA; None for plain cosines.
+        threshold: least score for "same speaker"; None if none is known.
+        threshold_source: where the threshold comes from, or why there is none.
+        llr: natural log-likelihood ratio of "same speaker" to "different speakers"; None without a calibration.
+        probability: posterior probability of "same speaker"; None without a calibration.
         p_target: prior probability of "same speaker".
     """
 
+    same_speaker: Optional[bool]
     score: float
+    scoring: str
+    backend: Optional[str]
+    threshold: Optional[float]
+    threshold_source: str
     llr: Optional[float]
     probability: Optional[float]
     p_target: float
 
+    def __str__(self) -> str:
+        lines: List[str] = [
+            {True: "same speaker", False: "different speakers", None: "no decision"}[self.same_speaker],
+            f"score        {self.score:.4f} ({self.scoring}{f', {self.backend}' if self.backend else ''})",
+            f"threshold    {'none' if self.threshold is None else f'{self.threshold:.4f}'} ({self.threshold_source})",
+        ]
+        if self.probability is not None:
+            lines.append(f"llr          {self.llr:.3f}")
+            lines.append(f"probability  {self.probability:.4f} (prior {self.p_target:g})")
+        return "\n".join(lines)
 
-def verify(
-    embedder: Embedder,
-    enroll: Union[str, Path, Sequence[Audio]],
-    test: Audio,
+
+def judge(
+    backend: Backend,
+    enroll: np.ndarray,
+    test: np.ndarray,
     *,
-    mean: Optional[np.ndarray] = None,
-    calibration: Optional[Calibration] = None,
-    p_target: float = 0.5,
-    channel: int = 0,
+    calibration: Optional[Union[str, Path, Calibration]] = None,
+    threshold: Optional[float] = None,
+    p_target: Optional[float] = None,
 ) -> Verdict:
-    """Compare a recording with an enrolled speaker.
+    """Score and decide a trial; the arguments are those of ``Embedder.verify``.
 
     Args:
-        embedder: the model.
-        enroll: recordings of the speaker, or one file; several embeddings are scaled to unit length and averaged.
-        test: recording to compare with them.
-        mean: vector ``(dim,)`` to subtract from every embedding.
-        calibration: calibration of such scores (``sdpn-k2 calibrate``).
+        backend: how to score.
+        enroll: embeddings of the speaker, ``(n, dim)``.
+        test: embedding to compare with them, ``(dim,)``.
+        calibration: calibration of scores of this kind.
+        threshold: least score for "same speaker".
         p_target: prior probability of "same speaker".
-        channel: channel to use in files with several (0-based).
 
     Raises:
-        InputError: no enrolment recording; a prior outside 0 to 1; a calibration of several systems; all that
-            ``Embedder.embed`` raises.
+        InputError: a prior outside 0 to 1, or one without a threshold; a calibration of several systems, of scores of
+            another or unknown kind, or with a weight that is not positive; all that ``Backend.compare`` raises.
     """
-    CostModel(p_target)  # raises InputError for an impossible prior
-    if isinstance(enroll, (str, Path)):
-        enroll = [enroll]
-    if not len(enroll):
-        raise InputError("no enrolment recordings; give at least one")
-    names = [f"enrolment recording {i}" for i in range(1, len(enroll) + 1)]
-    vectors = [embedder.embed(audio, channel=channel) for audio in enroll]
-    enrolled = Embeddings(names, np.stack(vectors), "the enrolment")
-    tested = Embeddings(["test"], embedder.embed(test, channel=channel)[None], "the test recording")
-    if mean is not None:
-        enrolled, tested = subtract_mean(enrolled, mean), subtract_mean(tested, mean)
-    enrolled = enroll_models(enrolled, {"speaker": names})
-    score = float(cosine.score_matrix(enrolled, tested)[0, 0])
-    if calibration is None:
-        return Verdict(score, None, None, p_target)
-    scores = np.array([score])
-    llr, probability = calibration.apply(scores)[0], calibration.probability(scores, p_target)[0]
-    return Verdict(score, float(llr), float(probability), p_target)
+    prior = CostModel(0.5 if p_target is None else p_target)  # raises InputError for an impossible prior
+    name = "the calibration"
+    if isinstance(calibration, (str, Path)):
+        name, calibration = str(calibration), read_calibration(calibration)
+    if calibration is not None:
+        _check_calibration(calibration, name, backend.kind)
+    if threshold is not None and not np.isfinite(threshold):
+        raise InputError(f"the threshold is {threshold}; it must be finite")
+    score = backend.compare(enroll, test)
+    llr = probability = None
+    chosen: Optional[Threshold] = None
+    if calibration is not None:
+        scores = np.array([score])
+        llr = float(calibration.apply(scores)[0])
+        probability = float(calibration.probability(scores, prior.p_target)[0])
+        least = (prior.bayes_threshold - calibration.offset) / calibration.weights[0]
+        chosen = Threshold(least, f"probability 0.5 at prior {prior.p_target:g}, {name}")
+    if threshold is not None:
+        chosen = Threshold(float(threshold), "as given")
+    elif calibration is None:
+        chosen = backend.threshold(p_target)
+    return Verdict(
+        same_speaker=None if chosen is None else score >= chosen.value,
+        score=score,
+        scoring=backend.scoring,
+        backend=None if backend.folder is None else str(backend.folder),
+        threshold=None if chosen is None else chosen.value,
+        threshold_source=_why_none(backend) if chosen is None else chosen.source,
+        llr=llr,
+        probability=probability,
+        p_target=prior.p_target,
+    )
+
+
+def _check_calibration(calibration: Calibration, name: str, kind: str) -> None:
+    if len(calibration.weights) != 1:
+        raise InputError(f"{name}: a fusion of {len(calibration.weights)} systems; this score comes from one")
+    if not calibration.weights[0] > 0:
+        raise InputError(f"{name}: the weight {calibration.weights[0]:g} is not positive, so it cannot decide")
+    if not calibration.kinds or calibration.kinds[0] is None:
+        raise InputError(
+            f"{name}: it does not say which kind of scores it was trained on; train it again with "
+            f"--scoring {kind.split()[0]}" + (" --backend FOLDER" if " " in kind else "")
+        )
+    if calibration.kinds[0] != kind:
+        raise InputError(f"{name}: it was trained on {calibration.kinds[0]} scores, but this is a {kind} score")
+
+
+def _why_none(backend: Backend) -> str:
+    if backend.results is None:
+        return "no experiment measured one; give a threshold or a calibration"
+    return f"{backend.results} has none for {backend.scoring}; sdpn-k2 results measures it"

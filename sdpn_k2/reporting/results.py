@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +26,7 @@ from sdpn_k2.kaldi.datadir.data_dir import TRIAL_LIST, read_map, trial_lists
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import Interval, TrialSpeakers, bootstrap_intervals, trial_speakers
 from sdpn_k2.scoring.evaluation import read_labelled_trials, read_scored_trials
+from sdpn_k2.scoring.thresholds import measure_thresholds
 from sdpn_k2.scoring.trial_arrays import Trials, trials_between
 
 ScoreKey = Tuple[str, str, str]  # set, trial list, scoring
@@ -57,6 +58,7 @@ class Result:
         min_dcf_05: minDCF at p_target 0.05.
         min_dcf_01_interval: interval of ``min_dcf_01``, as ``eer_interval``.
         min_dcf_05_interval: interval of ``min_dcf_05``.
+        thresholds: thresholds at the EER and at priors (``thresholds.measure_thresholds``), for decisions.
     """
 
     set: str
@@ -71,6 +73,7 @@ class Result:
     min_dcf_05: float
     min_dcf_01_interval: Optional[Interval]
     min_dcf_05_interval: Optional[Interval]
+    thresholds: Dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,7 @@ def _measure(key: ScoreKey, score_file: Path, trials: Trials, speakers: Optional
         min_dcf_05=metrics.min_dcf(rates, 0.05).value,
         min_dcf_01_interval=intervals.min_dcf[0.01] if intervals else None,
         min_dcf_05_interval=intervals.min_dcf[0.05] if intervals else None,
+        thresholds=measure_thresholds(rates),
     )
 
 
@@ -351,6 +355,7 @@ def _stored_result(row: Mapping[str, object]) -> Result:
         min_dcf_05=_number(row["min_dcf_05"]),
         min_dcf_01_interval=_interval(row.get("min_dcf_01_interval")),
         min_dcf_05_interval=_interval(row.get("min_dcf_05_interval")),
+        thresholds=_numbers(row.get("thresholds", {})),
     )
 
 
@@ -374,6 +379,12 @@ def _number(value: object) -> float:
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         raise TypeError(f"{value!r} is not a number")
     return float(value)
+
+
+def _numbers(value: object) -> Dict[str, float]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is not an object of numbers")
+    return {_text(name): _number(number) for name, number in value.items()}
 
 
 def _interval(value: object) -> Optional[Interval]:

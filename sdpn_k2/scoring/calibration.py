@@ -16,9 +16,9 @@ References:
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import List, Sequence, Union
+from typing import List, Optional, Sequence, Union
 
 import numpy as np
 
@@ -41,21 +41,41 @@ class Calibration:
         weights: one per system.
         offset: added to the weighted sum.
         p_target: prior probability in training.
+        kinds: the kind of each system's scores (``Backend.kind``), None where it is unknown; empty if all are.
 
     Raises:
-        InputError: no weights, a number that is not finite, or an impossible prior.
+        InputError: no weights, a number that is not finite, an impossible prior, or another number of kinds.
     """
 
     weights: List[float]
     offset: float
     p_target: float
+    kinds: List[Optional[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.weights:
             raise InputError("the calibration has no weights")
         if not np.isfinite([*self.weights, self.offset]).all():
             raise InputError("the weights and the offset of the calibration must be finite")
+        if len(self.kinds) not in (0, len(self.weights)):
+            raise InputError(f"the calibration has {len(self.weights)} weights, but {len(self.kinds)} kinds of scores")
         CostModel(self.p_target)
+
+    def check_kinds(self, kinds: Sequence[Optional[str]], scores: Sequence[object]) -> None:
+        """Check that scores are of the kind that the calibration was trained on, where both kinds are known.
+
+        Args:
+            kinds: kind of each system's scores, None where it is unknown.
+            scores: name of each system's scores, for the message.
+
+        Raises:
+            InputError: scores of another kind.
+        """
+        for trained, kind, name in zip(self.kinds, kinds, scores):
+            if trained and kind and trained != kind:
+                raise InputError(
+                    f"{name}: these are {kind} scores, but the calibration was trained on {trained} scores"
+                )
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Return natural-log likelihood ratios, float64, shape (n,).
@@ -80,13 +100,16 @@ class Calibration:
         return _sigmoid(self.apply(scores) + _logit(p_target))
 
 
-def train_calibration(scores: np.ndarray, is_target: np.ndarray, p_target: float = 0.5) -> Calibration:
+def train_calibration(
+    scores: np.ndarray, is_target: np.ndarray, p_target: float = 0.5, kinds: Sequence[Optional[str]] = ()
+) -> Calibration:
     """Train on a development set, by Newton's method.
 
     Args:
         scores: shape (n, m), or (n,) for one system.
         is_target: bool, shape (n,).
         p_target: prior around which the ratios should be most accurate.
+        kinds: kind of each system's scores, to record; None where it is unknown.
 
     Raises:
         InputError: only one kind of trial, scores that are not finite, a system whose scores are all equal, or an
@@ -108,7 +131,8 @@ def train_calibration(scores: np.ndarray, is_target: np.ndarray, p_target: float
     weights = np.where(is_target, p_target / n_targets, (1.0 - p_target) / (len(is_target) - n_targets))
     parameters = _newton(inputs, is_target, weights, _logit(p_target))
     slopes = parameters[:-1] / scale
-    return Calibration([float(slope) for slope in slopes], float(parameters[-1] - slopes @ centre), p_target)
+    offset = float(parameters[-1] - slopes @ centre)
+    return Calibration([float(slope) for slope in slopes], offset, p_target, list(kinds))
 
 
 def stack_scores(systems: Sequence[Union[str, Path, Scores]], trials: Trials) -> np.ndarray:
@@ -146,7 +170,10 @@ def read_calibration(path: Union[str, Path]) -> Calibration:
             if not isinstance(values["weights"], list):
                 raise TypeError("weights must be a list")
             weights = [float(weight) for weight in values["weights"]]
-            return Calibration(weights, float(values["offset"]), float(values["p_target"]))
+            kinds = [None if kind is None else str(kind) for kind in values.get("kinds", [])]
+            return Calibration(weights, float(values["offset"]), float(values["p_target"]), kinds)
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError("not a calibration (JSON with a list of weights, offset and p_target)") from error
 

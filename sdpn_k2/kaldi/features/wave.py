@@ -162,25 +162,31 @@ def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
     Raises:
         InputError: the file is missing, is not audio, has no samples, or lacks the channel.
     """
-    import soundfile
-
-    source: Union[str, io.BytesIO] = path
+    source: Union[str, bytes] = path
     if not os.path.isfile(path):
         if path != "-" and not path.endswith("|") and not os.path.exists(path):
             raise InputError(f"{path}: no such file")
         with open_input(path) as stream:
-            source = io.BytesIO(stream.read())
+            source = stream.read()
+    return decode_audio(source, path, rate, channel)
+
+
+def decode_audio(source: Union[str, bytes], name: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
+    """Read one channel of a file, or of a file's content, as ``read_audio`` does; ``name`` is for messages."""
+    import soundfile
+
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        samples, rate_in = soundfile.read(source, dtype="float32", always_2d=True)
+        samples, rate_in = soundfile.read(file, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot read audio: {error}") from None
+        raise InputError(f"{name}: cannot read audio: {error}") from None
     if not 0 <= channel < samples.shape[1]:
-        raise InputError(f"{path}: there is no channel {channel} (0-based); the file has {samples.shape[1]}")
+        raise InputError(f"{name}: there is no channel {channel} (0-based); the file has {samples.shape[1]}")
     if len(samples) == 0:
-        raise InputError(f"{path}: the audio has no samples")
+        raise InputError(f"{name}: the audio has no samples")
     mono = resample(samples[:, channel], rate_in, rate)
     if not np.isfinite(mono).all():
-        raise InputError(f"{path}: samples are NaN or infinite")
+        raise InputError(f"{name}: samples are NaN or infinite")
     return to_int16(mono).astype(np.float32)
 
 
