@@ -18,10 +18,10 @@ from sdpn_k2.kaldi.backend.plda import Plda, read_plda
 from sdpn_k2.kaldi.backend.trials import dot_products
 from sdpn_k2.kaldi.datadir.data_dir import read_lists
 from sdpn_k2.kaldi.formats.tables import read_object
-from sdpn_k2.scoring.cosine import all_pairs, trial_rows
+from sdpn_k2.scoring.cosine import pair_blocks, trial_rows
 from sdpn_k2.scoring.embeddings import Embeddings, read_embeddings, vector_norms
 from sdpn_k2.scoring.thresholds import Threshold, find_threshold
-from sdpn_k2.scoring.trial_arrays import Scores, Trials, read_trials, write_scores
+from sdpn_k2.scoring.trial_arrays import Scores, Trials, read_trials, trial_blocks, write_score_blocks
 
 SCORINGS = ("cosine", "cosine_mean", "plda")
 
@@ -285,6 +285,8 @@ def score_tables_with(
 ) -> int:
     """Score trials between two tables of embeddings by a back end, and return the number of scores.
 
+    The trials are read, scored and written in blocks, so memory does not grow with their number.
+
     Args:
         backend: the back end.
         enroll: rspecifier of the enrolment embeddings.
@@ -303,14 +305,13 @@ def score_tables_with(
     tested = enrolled if test is None else read_embeddings(test)
     speakers = None if enroll_spk2utt is None else read_lists(enroll_spk2utt)
     pairs = backend.pairs(enrolled, tested, speakers)
-    chosen = None if trials is None else read_trials(trials)
-    values = pairs.scores(chosen)
     if as_matrix:
+        matrix = pairs.scores(None)
         with atomic_output(output) as stream:
-            np.save(stream, values.astype(np.float32))
-    else:
-        write_scores(output, Scores(all_pairs(*pairs) if chosen is None else chosen, values.ravel()))
-    return values.size
+            np.save(stream, matrix.astype(np.float32))
+        return matrix.size
+    blocks = pair_blocks(*pairs) if trials is None else trial_blocks(trials)
+    return write_score_blocks(output, (Scores(block, pairs.scores(block)) for block in blocks))
 
 
 def kind_of_scores(path: Union[str, Path]) -> Optional[str]:
