@@ -308,7 +308,6 @@ fi
 # Results on two CPU cores: C = 128, batch 64, 200 steps, seed 0, no speaker labels anywhere. EER in per cent with 95 %
 # intervals over speakers. RESULTS.md and report.html in the experiment folder hold the rest. The published recipe
 # (conf/sdpn.yaml on VoxCeleb) has not been run yet.
-# The figures below are of crops of full length (crops.growth [1.0]); docs/results.md compares.
 #
 #                                                untrained, cosine   cosine              PLDA on clusters
 # demo: 20 synthetic speakers, 28,680 trials     16.0                 8.6 (5.8..11.8)     3.9 (2.2..6.0)
