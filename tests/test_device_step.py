@@ -13,7 +13,7 @@ import torch
 from tiny_training import make_trainer
 from torch import nn
 
-from sdpn_k2.data.multi_crop import multi_crop_loader
+from sdpn_k2.data.crop_loader import multi_crop_loader
 from sdpn_k2.device import Process
 from sdpn_k2.signal.augment import NoiseBank, RirBank
 from sdpn_k2.training.optimizer import make_optimizer

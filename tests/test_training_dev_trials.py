@@ -1,5 +1,7 @@
 """Dev trials that cannot be used are refused before the run starts."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +14,7 @@ from sdpn_k2.inference import extraction
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
+from sdpn_k2.training import dev_trials
 from sdpn_k2.training.dev_trials import DevTrials
 
 
@@ -67,5 +70,5 @@ def test_features_are_read_in_blocks_at_each_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Extractor, "embed_fbank", lambda extractor, block: sizes.append(len(block)) or embed(extractor, block)
     )
-    monkeypatch.setattr(extraction, "BLOCK_UTTERANCES", 4)
+    monkeypatch.setattr(dev_trials, "blocks", partial(extraction.blocks, size=4))
     assert dev.eer(encoder) == expected and sizes == [4, 4, 1] and encoder.training

@@ -94,7 +94,7 @@ def trial_blocks(path: Union[str, Path]) -> Iterator[Trials]:
     """Read a trial list of any length in bounded memory, as blocks of ``BLOCK_TRIALS`` trials or a few more.
 
     Raises:
-        InputError: (while iterating) as :func:`read_trials`.
+        InputError: (while iterating) as ``read_trials``.
     """
     return _trial_blocks(path, BLOCK_TRIALS)
 
@@ -146,7 +146,7 @@ def write_scores(path: Union[str, Path], scores: Scores) -> None:
 
 
 def write_score_blocks(path: Union[str, Path], blocks: Iterable[Scores]) -> int:
-    """Write blocks of scores to one file as :func:`write_scores` does, and return the number of scores."""
+    """Write blocks of scores to one file as ``write_scores`` does, and return the number of scores."""
     if str(path) == "-":
         return sum(_write_lines(sys.stdout, scores) for scores in blocks)
     with atomic_output(path, "w") as stream:
