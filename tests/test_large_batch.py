@@ -177,7 +177,7 @@ def test_two_processes_equal_one(tmp_path):
     arguments = [str(tmp_path / "worker.py"), os.path.dirname(__file__), str(tmp_path / "out.pt")]
     result = subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
-    results = iter(torch.load(tmp_path / "out.pt", weights_only=True))
+    results = iter(torch.load(tmp_path / "out.pt"))  # torch 1.13 reads no Python floats with weights_only
     for case in CASES:
         for mode in ("eval", "train"):
             size = case[2] or 6
