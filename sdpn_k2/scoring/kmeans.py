@@ -5,7 +5,7 @@ this is Lloyd's algorithm. Beyond that, 50 passes take too long on a CPU: one pa
 7,500 clusters is 7.7 TFLOP, 77 s of one core. There, k²-means [Agustsson17] takes a twelfth of the work:
 
 1. ten passes over a random eighth of the embeddings;
-2. twice: one pass, then ten in which an embedding may only move to a cluster near its own;
+2. twice: one pass, then at most ten in which an embedding may only move to a cluster near its own;
 3. one pass.
 
 On 160,000 vectors in 1,200 clusters the mean cosine, adjusted mutual information and purity were within 0.2 % of those
@@ -147,8 +147,11 @@ def _k2means(points: np.ndarray, centres: np.ndarray) -> Clusters:
         labels, similarity = _assign(points, centres)
         centres = means(labels, similarity)
         for _ in range(PASSES):
+            earlier = labels
             labels, similarity = _assign_nearby(points, centres, labels)
             centres = means(labels, similarity)
+            if (labels == earlier).all():
+                break
     labels, similarity = _assign(points, centres)
     centres = means(labels, similarity)
     return Clusters(centres, labels)
