@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Dict, Iterator, List
@@ -27,6 +28,8 @@ class MetricsLog:
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= first_step]
         with atomic_output(path, "w") as stream:
             stream.write("".join(kept))
+        self._report_failed_thread = threading.excepthook
+        threading.excepthook = self._failed_thread
         with self._writing():
             self._stream = path.open("a", encoding="utf-8")
             self._tensorboard = SummaryWriter(str(exp / "tensorboard"), purge_step=first_step + 1)
@@ -42,9 +45,17 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush and close both."""
-        with self._writing():
-            self._stream.close()
-            self._tensorboard.close()
+        try:
+            with self._writing():
+                self._stream.close()
+                self._tensorboard.close()
+        finally:
+            threading.excepthook = self._report_failed_thread
+
+    def _failed_thread(self, failure: threading.ExceptHookArgs) -> None:
+        """Report the exception that ended a thread, except TensorBoard's: its next call raises it again."""
+        if not issubclass(failure.exc_type, OSError):
+            self._report_failed_thread(failure)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
