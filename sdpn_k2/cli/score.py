@@ -63,8 +63,8 @@ def score(
     OUT gets lines "enroll test score"; - is standard output. Without --trials, an OUT ending in .npy gets the score
     matrix instead: float32, with rows and columns in the order of the tables.
     """
-    from sdpn_k2.scoring.backend import Backend, score_tables_with
-    from sdpn_k2.scoring.score_tables import Normalization, Preparation, score_tables
+    from sdpn_k2.scoring.backend import Backend
+    from sdpn_k2.scoring.score_tables import Normalization, Preparation, score_tables, score_tables_with
 
     if (norm is None) != (cohort is None):
         raise click.UsageError("--norm and --cohort need each other")

@@ -73,7 +73,7 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
 def _recording_finder(path: Path) -> Callable[[str], Recording]:
     """Return a function that finds the recordings of a manifest by id, most quickly in the order of the manifest.
 
-    It holds one recording. When first asked out of order, it reads all lines into memory, about 0.6 KB each.
+    It holds one recording. When first asked out of order, it reads all lines into memory.
     """
     in_order = iter(load_manifest(path, RecordingSet))
     current = next(in_order, None)

@@ -13,15 +13,13 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, U
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.backend.plda import Plda, read_plda
 from sdpn_k2.kaldi.backend.trials import dot_products
-from sdpn_k2.kaldi.datadir.data_dir import read_lists
 from sdpn_k2.kaldi.formats.tables import read_object
-from sdpn_k2.scoring.cosine import pair_blocks, trial_rows
-from sdpn_k2.scoring.embeddings import Embeddings, read_embeddings, vector_norms
+from sdpn_k2.scoring.cosine import trial_rows
+from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
 from sdpn_k2.scoring.thresholds import Threshold, find_threshold
-from sdpn_k2.scoring.trial_arrays import Scores, Trials, read_trials, trial_blocks, write_score_blocks
+from sdpn_k2.scoring.trial_arrays import Trials, read_trials
 
 SCORINGS = ("cosine", "cosine_mean", "plda")
 
@@ -273,45 +271,6 @@ class Backend:
         enrolled, _ = self.plda.transform_vectors(enroll, counts)
         tested, _ = self.plda.transform_vectors(test)
         return self.plda.scoring_factors(enrolled, counts, tested)
-
-
-def score_tables_with(
-    backend: Backend,
-    enroll: str,
-    test: Optional[str],
-    trials: Optional[str],
-    output: str,
-    enroll_spk2utt: Optional[str] = None,
-) -> int:
-    """Score trials between two tables of embeddings by a back end, and return the number of scores.
-
-    The trials are read, scored and written in blocks, so memory does not grow with their number.
-
-    Args:
-        backend: the back end.
-        enroll: rspecifier of the enrolment embeddings.
-        test: rspecifier of the test embeddings; None for the enrolment embeddings.
-        trials: trial list; None for each enrolment with each test embedding.
-        output: score file (``-`` for the standard output), or a ``.npy`` file for the matrix when ``trials`` is None.
-        enroll_spk2utt: utterances of each enrolled speaker.
-
-    Raises:
-        InputError: unusable files, or a matrix for a trial list.
-    """
-    as_matrix = output.endswith(".npy")
-    if as_matrix and trials is not None:
-        raise InputError(f"{output}: a score matrix holds all pairs; omit the trial list, or write a score file")
-    enrolled = read_embeddings(enroll)
-    tested = enrolled if test is None else read_embeddings(test)
-    speakers = None if enroll_spk2utt is None else read_lists(enroll_spk2utt)
-    pairs = backend.pairs(enrolled, tested, speakers)
-    if as_matrix:
-        matrix = pairs.scores(None)
-        with atomic_output(output) as stream:
-            np.save(stream, matrix.astype(np.float32))
-        return matrix.size
-    blocks = pair_blocks(*pairs) if trials is None else trial_blocks(trials)
-    return write_score_blocks(output, (Scores(block, pairs.scores(block)) for block in blocks))
 
 
 def kind_of_scores(path: Union[str, Path]) -> Optional[str]:

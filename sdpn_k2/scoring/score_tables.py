@@ -1,7 +1,6 @@
 """From embedding tables to a score file, for ``sdpn-k2 score``."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Callable, Optional
 
 import numpy as np
@@ -11,6 +10,7 @@ from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.datadir.data_dir import read_lists
 from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.scoring import cosine, normalization
+from sdpn_k2.scoring.backend import Backend
 from sdpn_k2.scoring.embeddings import (
     Embeddings,
     enroll_models,
@@ -21,7 +21,7 @@ from sdpn_k2.scoring.embeddings import (
     whiten,
 )
 from sdpn_k2.scoring.kmeans import spherical_kmeans
-from sdpn_k2.scoring.trial_arrays import Scores, trial_blocks, write_score_blocks
+from sdpn_k2.scoring.trial_arrays import Scores, Trials, trial_blocks, write_score_blocks
 
 DEFAULT_TOP_N = 300
 
@@ -118,20 +118,65 @@ def score_tables(
     Raises:
         InputError: unusable files, or a matrix for a trial list.
     """
-    as_matrix = output.endswith(".npy")
-    if as_matrix and trials is not None:
-        raise InputError(f"{output}: a score matrix holds all pairs; omit the trial list, or write a score file")
+    _check_output(output, trials)
     prepare = preparation.load()
     enrolled = prepare(read_embeddings(enroll))
     tested = enrolled if test is None else prepare(read_embeddings(test))
     if enroll_spk2utt is not None:
         enrolled = enroll_models(enrolled, read_lists(enroll_spk2utt))
     normalizer = None if norm is None else norm.load(enrolled, tested, prepare)
-    if as_matrix:
-        values = normalizer.scores(None) if normalizer else cosine.score_matrix(enrolled, tested)
+
+    def cosines(chosen: Optional[Trials]) -> np.ndarray:
+        if chosen is None:
+            return cosine.score_matrix(enrolled, tested)
+        return cosine.score_trials(enrolled, tested, chosen)
+
+    return _write(output, trials, enrolled, tested, normalizer.scores if normalizer else cosines)
+
+
+def score_tables_with(
+    backend: Backend,
+    enroll: str,
+    test: Optional[str],
+    trials: Optional[str],
+    output: str,
+    enroll_spk2utt: Optional[str] = None,
+) -> int:
+    """Score trials between two tables of embeddings by a back end; see :func:`score_tables` for the rest.
+
+    Args:
+        backend: the back end.
+        enroll: rspecifier of the enrolment embeddings.
+        test: rspecifier of the test embeddings; None for the enrolment embeddings.
+        trials: trial list; None for each enrolment with each test embedding.
+        output: score file, or a ``.npy`` file.
+        enroll_spk2utt: utterances of each enrolled speaker.
+    """
+    _check_output(output, trials)
+    enrolled = read_embeddings(enroll)
+    tested = enrolled if test is None else read_embeddings(test)
+    speakers = None if enroll_spk2utt is None else read_lists(enroll_spk2utt)
+    pairs = backend.pairs(enrolled, tested, speakers)
+    return _write(output, trials, *pairs, pairs.scores)
+
+
+def _check_output(output: str, trials: Optional[str]) -> None:
+    if output.endswith(".npy") and trials is not None:
+        raise InputError(f"{output}: a score matrix holds all pairs; omit the trial list, or write a score file")
+
+
+def _write(
+    output: str,
+    trials: Optional[str],
+    enrolled: Embeddings,
+    tested: Embeddings,
+    score: Callable[[Optional[Trials]], np.ndarray],
+) -> int:
+    """Write the scores of a trial list, or of all pairs, and return their number. ``score(None)`` is the matrix."""
+    if output.endswith(".npy"):
+        matrix = score(None)
         with atomic_output(output) as stream:
-            np.save(stream, values)
-        return values.size
-    score = normalizer.scores if normalizer else partial(cosine.score_trials, enrolled, tested)
+            np.save(stream, matrix.astype(np.float32, copy=False))
+        return matrix.size
     blocks = cosine.pair_blocks(enrolled, tested) if trials is None else trial_blocks(trials)
     return write_score_blocks(output, (Scores(block, score(block)) for block in blocks))
