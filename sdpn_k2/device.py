@@ -31,6 +31,11 @@ class Process:
         return self.rank == 0
 
 
+def default_device() -> str:
+    """Return ``cuda`` if there is a GPU, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def usable_device(device: Union[str, torch.device]) -> torch.device:
     """Return ``device`` as a torch device; ``auto`` is a GPU if there is one.
 
@@ -38,7 +43,7 @@ def usable_device(device: Union[str, torch.device]) -> torch.device:
         InputError: torch does not know the device, or cannot use it.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
@@ -59,7 +64,7 @@ def start_process(device: str = "auto") -> Process:
         InputError: the device is not available.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: torch finds no GPU on this machine; use --device cpu")
     if "OMP_NUM_THREADS" not in os.environ:

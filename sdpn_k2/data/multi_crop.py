@@ -12,7 +12,6 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple, U
 import numpy as np
 import torch
 from lhotse import MonoCut
-from torch.utils.data import Dataset, Sampler
 
 from sdpn_k2.config import Config
 from sdpn_k2.data.cut_table import CutTable
@@ -33,7 +32,7 @@ class BatchKey(NamedTuple):
     share: float = 1.0  # of the lengths of the crops
 
 
-class StepBatches(Sampler):
+class StepBatches:
     """Choose the utterances of each step from ``first_step`` to ``num_steps``.
 
     Every epoch has its own permutation of the table. Each process gets its own part of every global batch. Utterances
@@ -117,7 +116,7 @@ class MultiCropBatch:
         return self
 
 
-class MultiCropDataset(Dataset):
+class MultiCropDataset:
     """Map a :data:`BatchKey` to a :class:`MultiCropBatch`.
 
     Unusable utterances are replaced by others. If the corpus has none left, the batch is short.

@@ -385,9 +385,12 @@ class Trainer:
                 f"the weights are not finite after step {self.step} ({bad[0]}, {len(bad)} in all); "
                 f"{self._last_good()}; lower train.base_lr"
             )
+        self._together.on_main(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
         momentum = momentum_buffers(self.optimizer, self.model)
         checkpoint = Checkpoint(self.step, self.config, self.model.state_dict(), momentum, self.data)
-        self._together.on_main(lambda: self.folder.save(checkpoint, self.batches.steps_per_epoch))
+        self.folder.save(checkpoint, self.batches.steps_per_epoch)
 
     def _last_good(self) -> str:
         return f"last good checkpoint: {self.folder.newest or 'none yet'}"
