@@ -51,6 +51,8 @@ Positive = Annotated[float, Range(above=0, most=LARGEST)]
 Fraction = Annotated[float, Range(least=0, most=1)]
 Share = Annotated[float, Range(above=0, most=1)]
 MIN_CROP_SECONDS = 0.2
+# What checkpoints did before there were these keys. Later defaults differ.
+BEFORE = {"features.silence": "keep", "augment.gate_prob": 0.0}
 CropSeconds = Annotated[float, Range(least=MIN_CROP_SECONDS, most=LARGEST)]
 SpeedFactor = Annotated[float, Range(least=0.5, most=2)]
 
@@ -74,7 +76,8 @@ class FeaturesConfig(Section):
     """What the encoder sees, before instance normalisation over time.
 
     fbank: Kaldi's (``compute-fbank-feats`` with dither 0). melspec: 3D-Speaker's, for its released weights; there
-    low_freq is 0, and scale is 1 in extraction and 32768 in training.
+    low_freq is 0, and scale is 1 in extraction and 32768 in training. silence: frames of digital silence are left out
+    (drop), or normalised and embedded with the others as in the published recipe (keep).
     """
 
     PREFIX: ClassVar[str] = "features."
@@ -86,6 +89,7 @@ class FeaturesConfig(Section):
     low_freq: NonNegative = 20.0
     high_freq: Real = 0.0  # as in Kaldi: an offset from the Nyquist frequency when <= 0
     scale: Positive = INT16_SCALE  # factor for samples in ±1; fbank needs Kaldi's
+    silence: Literal["drop", "keep"] = "drop"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,13 +153,15 @@ class AugmentConfig(Section):
     mask_prob: Fraction = 0.2  # per utterance
     time_mask_frames: Whole = 9  # widths are uniform in 0..this
     freq_mask_bins: Whole = 5
+    gate_prob: Fraction = 0.0  # probability that a crop goes through a noise gate, which leaves zeros between words
+    gate_share: Tuple[Fraction, Fraction] = (0.1, 0.5)  # quietest part of the crop that the gate mutes, uniform
     bank_gb: Positive = 2.0  # device memory for noise and impulse responses; more noise is used part by part
     rotate_steps: Count = 1000  # steps for which a part is used
     rir_seconds: Positive = 1.5  # longer impulse responses are cut
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("noise_snr", "babble_snr", "music_snr", "babble_speakers"):
+        for name in ("noise_snr", "babble_snr", "music_snr", "babble_speakers", "gate_share"):
             low, high = getattr(self, name)
             _require(low <= high, f"augment.{name} is [{low:g}, {high:g}]; the lower bound comes first")
         _require(
@@ -301,8 +307,14 @@ def load_config(path: Optional[Path] = None, overrides: Sequence[str] = ()) -> C
 
 
 def config_from_dict(tree: Mapping[str, Any], source: str) -> Config:
-    """Return the configuration that :func:`config_to_dict` stored in ``tree``; ``source`` names it in errors."""
+    """Return the configuration that :func:`config_to_dict` stored in ``tree``; ``source`` names it in errors.
+
+    A tree of an earlier release lacks later keys, which then get the values that the release behaved by.
+    """
     values: Dict[str, Any] = {}
+    for key, value in BEFORE.items():
+        section, _, name = key.partition(".")
+        values.setdefault(section, {})[name] = value
     _merge(values, tree, source)
     with error_context(source):
         return _make_config(values)

@@ -128,11 +128,20 @@ def _embed_segments(
         utterance, samples = item
         try:
             pieces = _cut(parts[utterance], samples, extractor.sample_rate, windowing, separator)
-            vectors = extractor.embed_waveforms([piece for _, _, piece in pieces])
         except InputError as error:
             yield Skipped(utterance, str(error))
-        else:
-            yield [_Window(name, segment, vector) for (name, segment, _), vector in zip(pieces, vectors)]
+            continue
+        usable, problem = [], "no windows"
+        for name, segment, piece in pieces:
+            try:
+                usable.append((name, segment, extractor.compute_features(piece)))
+            except InputError as error:
+                problem = str(error)
+        if not usable:
+            yield Skipped(utterance, problem)
+            continue
+        vectors = extractor.embed_fbank([features for _, _, features in usable])
+        yield [_Window(name, segment, vector) for (name, segment, _), vector in zip(usable, vectors)]
 
 
 def _cut(

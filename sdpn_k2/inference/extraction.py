@@ -19,7 +19,7 @@ from torch import Tensor
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.device import usable_device
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
-from sdpn_k2.inference.utterance_features import Features, check_embeddable, compute_features, read_features
+from sdpn_k2.inference.utterance_features import Features, compute_features, embeddable_frames, read_features
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
 from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
@@ -88,7 +88,7 @@ class Extractor:
         """Return the embedding ``(dim,)`` float32 of a waveform ``(samples,)`` in ±1 at the model's sample rate.
 
         Raises:
-            InputError: fewer than 5 frames (65 ms).
+            InputError: fewer than 5 frames (65 ms) besides digital silence; samples that are not finite.
         """
         return self.embed_waveforms([waveform])[0]
 
@@ -96,22 +96,25 @@ class Extractor:
         """Return the embeddings ``(waveforms, dim)`` float32 of several waveforms ``(samples,)`` in ±1.
 
         Raises:
-            InputError: one has fewer than 5 frames (65 ms).
+            InputError: as :meth:`embed`, for any of them.
         """
         return self.embed_fbank([self.compute_features(waveform) for waveform in waveforms])
 
     def compute_features(self, waveform: np.ndarray) -> Tensor:
-        """Return the features ``(frames, bins)`` of a waveform ``(samples,)`` in ±1, on the model's device.
+        """Return the features to embed of a waveform ``(samples,)`` in ±1: ``(frames, bins)``, on the model's device.
 
         Raises:
-            InputError: fewer than 5 frames.
+            InputError: as :meth:`embed`.
         """
-        return compute_features(self.front_end, waveform)
+        return embeddable_frames(compute_features(self.front_end, waveform, self.features), self.features)
 
     @torch.inference_mode()
     @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 would change embeddings by 1e-3
     def embed_fbank(self, utterances: Sequence[Union[np.ndarray, Tensor]]) -> np.ndarray:
-        """Return the embeddings ``(utterances, dim)`` float32 of features ``(frames, bins)`` of 5 frames or more."""
+        """Return the embeddings ``(utterances, dim)`` float32 of features ``(frames, bins)`` of 5 frames or more.
+
+        Frames of digital silence are embedded with the others; ``embeddable_frames`` leaves them out beforehand.
+        """
         pieces: Dict[int, List[Tuple[int, Tensor]]] = defaultdict(list)
         for index, fbank in enumerate(utterances):
             fbank = torch.as_tensor(fbank, device=self.device)
@@ -187,8 +190,7 @@ def _usable(utterances: Iterable[Features], config: FeaturesConfig, vad_scp: Opt
         try:
             if vad is not None:
                 features = features[torch.from_numpy(_speech_frames(decisions, len(features), config))]
-            check_embeddable(features)
-            yield key, features
+            yield key, embeddable_frames(features, config)
         except InputError as error:
             yield Skipped(key, str(error))
 

@@ -55,7 +55,8 @@ def embed_stream(
         channel: channel to use in a recording with several (0-based).
         skip_bad: accept that more than 5 % of the windows hold samples that are not finite.
 
-    Windows whose samples are all equal, or not all finite, are left out and counted.
+    Windows without a signal (all samples equal, or no more than digital silence) and windows with samples that are not
+    finite are left out and counted.
 
     Raises:
         InputError: unreadable audio; another sample rate than the model's; windows too short to embed; no window left;
@@ -71,14 +72,19 @@ def embed_stream(
     with TableWriter(wspecifier, "vector") as writer:
         while batch := list(itertools.islice(windows, 1 if live else BATCH_WINDOWS)):
             finite = [(start, samples) for start, samples in batch if np.isfinite(samples).all()]
-            usable = [(start, samples) for start, samples in finite if np.ptp(samples) > 0]
+            usable = []
+            for start, samples in finite:
+                try:
+                    if np.ptp(samples) > 0:
+                        usable.append((start, start + len(samples), extractor.compute_features(samples)))
+                except InputError:
+                    pass  # too little besides digital silence
             bad += len(batch) - len(finite)
             silent += len(finite) - len(usable)
             written += len(usable)
-            if usable:
-                vectors = extractor.embed_waveforms([samples for _, samples in usable])
-                for (start, samples), vector in zip(usable, vectors):
-                    writer.write(f"{key}-{times_in_name(start / rate, (start + len(samples)) / rate)}", vector)
+            vectors = extractor.embed_fbank([features for _, _, features in usable])
+            for (start, end, _), vector in zip(usable, vectors):
+                writer.write(f"{key}-{times_in_name(start / rate, end / rate)}", vector)
         log.info("%s: %d windows; left out %d silent ones, and %d that are not finite", name, written, silent, bad)
         if not written:
             raise InputError(f"{name}: no window of at least {windowing.min_window:g} s holds a signal")

@@ -16,8 +16,10 @@ from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
 from sdpn_k2.kaldi.formats.tables import read_table
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.signal.front_end import FrontEnd
+from sdpn_k2.signal.silence import is_silent, is_silent_waveform, signal_frames
 
 Features = Union[Tuple[str, Tensor], Skipped]  # an utterance and its features (frames, bins), not normalised
+SILENT = "digital silence throughout; is the recording muted?"
 
 
 def read_features(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd) -> Tuple[int, Iterator[Features]]:
@@ -35,31 +37,44 @@ def read_features(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd) -
     if not (data_dir / "wav.scp").is_file():
         tables = "feats.scp or wav.scp" if config.kind == "fbank" else f"wav.scp (the model computes {config.kind})"
         raise InputError(f"{data_dir}: needs {tables}")
-    return len(read_parts(data_dir)), _computed(data_dir, config.sample_rate, front_end)
+    return len(read_parts(data_dir)), _computed(data_dir, config, front_end)
 
 
-def compute_features(front_end: FrontEnd, waveform: np.ndarray) -> Tensor:
+def compute_features(front_end: FrontEnd, waveform: np.ndarray, config: FeaturesConfig) -> Tensor:
     """Return the features of one waveform ``(samples,)`` in ±1, on the front end's device.
 
     Raises:
-        InputError: fewer than 5 frames.
+        InputError: fewer than 5 frames; digital silence throughout, if the configuration drops it.
     """
     if front_end.num_frames(len(waveform)) < EcapaTdnn.MIN_FRAMES:
         raise InputError(f"{len(waveform)} samples are fewer than {EcapaTdnn.MIN_FRAMES} frames")
     device = next(front_end.buffers()).device
-    return front_end(torch.as_tensor(np.ascontiguousarray(waveform), dtype=torch.float32, device=device)[None])[0]
+    samples = torch.as_tensor(np.ascontiguousarray(waveform), dtype=torch.float32, device=device)
+    if config.silence == "drop" and is_silent_waveform(samples):
+        raise InputError(SILENT)
+    return front_end(samples[None])[0]
 
 
-def check_embeddable(features: Tensor) -> None:
-    """Check that an utterance's features ``(frames, bins)`` can be embedded.
+def embeddable_frames(features: Tensor, config: FeaturesConfig) -> Tensor:
+    """Return the frames of an utterance ``(frames, bins)`` that are embedded: all, or those with a signal.
 
     Raises:
-        InputError: fewer than 5 frames; NaN or infinite values.
+        InputError: fewer than 5 such frames; digital silence throughout; NaN or infinite values.
     """
     if len(features) < EcapaTdnn.MIN_FRAMES:
         raise InputError(f"{len(features)} frames; at least {EcapaTdnn.MIN_FRAMES} are needed")
     if not torch.isfinite(features).all():
         raise InputError("NaN or infinite features")
+    if config.silence == "keep":
+        return features
+    if is_silent(features, config):
+        raise InputError(SILENT)
+    signal = signal_frames(features)
+    if int(signal.sum()) < EcapaTdnn.MIN_FRAMES:
+        raise InputError(
+            f"{int(signal.sum())} frames without digital silence; at least {EcapaTdnn.MIN_FRAMES} are needed"
+        )
+    return features if bool(signal.all()) else features[signal]
 
 
 def _stored(scp: Path, num_bins: int) -> Iterator[Features]:
@@ -69,13 +84,13 @@ def _stored(scp: Path, num_bins: int) -> Iterator[Features]:
         yield key, torch.from_numpy(fbank)
 
 
-def _computed(data_dir: Path, sample_rate: int, front_end: FrontEnd) -> Iterator[Features]:
-    for item in read_utterances(data_dir, sample_rate):
+def _computed(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd) -> Iterator[Features]:
+    for item in read_utterances(data_dir, config.sample_rate):
         if isinstance(item, Skipped):
             yield item
             continue
         key, samples = item
         try:
-            yield key, compute_features(front_end, samples)
+            yield key, compute_features(front_end, samples, config)
         except InputError as error:
             yield Skipped(key, str(error))

@@ -12,7 +12,7 @@ from torch import Tensor
 from sdpn_k2.config import Config
 from sdpn_k2.errors import InputError, Skipped, error_context
 from sdpn_k2.inference.extraction import Extractor, blocks
-from sdpn_k2.inference.utterance_features import check_embeddable, read_features
+from sdpn_k2.inference.utterance_features import embeddable_frames, read_features
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings
@@ -64,8 +64,8 @@ class DevTrials:
             if isinstance(item, Skipped):
                 raise InputError(f"{self.data_dir}: utterance '{item.key}': {item.reason}")
             with error_context(f"{self.data_dir}: utterance '{item[0]}'"):
-                check_embeddable(item[1])
-            yield item
+                frames = embeddable_frames(item[1], self.config.features)
+            yield item[0], frames
 
     def _score(self, vectors: np.ndarray) -> float:
         embeddings = Embeddings(self.ids, vectors, "dev embeddings")
