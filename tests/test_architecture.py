@@ -13,7 +13,7 @@ DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 # From the bottom up. Each line is one floor, whose members do not import one another.
 FLOORS = (
     ("errors", "pcm", "processors"),
-    ("files", "device"),
+    ("files", "device", "names"),
     ("config", "progress"),
     ("kaldi.formats",),
     ("kaldi.features", "kaldi.nnet3"),

@@ -64,7 +64,8 @@ exp=${exp:-exp/$corpus}
 for folder in "$data" "$exp"; do
   # Tables and commands contain these names.
   case $folder in
-    *[[:space:]\'\"*?[]*) refuse "--data and --exp must not contain white space, quotes or any of *?[, got '$folder'" ;;
+    -* | *[[:space:][:cntrl:]\'\"*?\&\;\|\<\>\(\)\[\]\{\}\$\`\\\!\#\~,]*)
+      refuse "--data and --exp must not contain white space or any of '\"*?&;|<>()[]{}\$\`\\!#~ or a comma, got '$folder'" ;;
   esac
 done
 
@@ -153,6 +154,10 @@ fi
 # The files of each set.
 [ -f "$data/eval_sets" ] || refuse "stage $stage needs $data/eval_sets, which stage 0 makes: run with --stage 0"
 eval_sets=$(cat "$data/eval_sets")
+for name in $eval_sets; do
+  # The names that sdpn_k2.names.check_name accepts.
+  [[ $name =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]] || refuse "$data/eval_sets: '$name' is not a valid name of a set"
+done
 sets="train $eval_sets"
 wavs=() features=() cuts=() stored_features=() embeddings=() eval_embeddings=() trial_lists=()
 for name in $sets; do

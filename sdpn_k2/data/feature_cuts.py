@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Callable, Dict, Iterator
+from typing import Callable, Dict, Iterator, Tuple
 
 from lhotse import Features, MonoCut, Recording, RecordingSet, SupervisionSet
-from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
 from sdpn_k2.config import FeaturesConfig
-from sdpn_k2.data.manifest_files import load_manifest, read_lines
+from sdpn_k2.data.manifest_files import load_manifest, parse_item, read_lines
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_numbers
 from sdpn_k2.kaldi.formats.tables import read_table
@@ -77,7 +76,7 @@ def _recording_finder(path: Path) -> Callable[[str], Recording]:
     """
     in_order = iter(load_manifest(path, RecordingSet))
     current = next(in_order, None)
-    others: Dict[str, bytes] = {}
+    others: Dict[str, Tuple[int, bytes]] = {}
 
     def find(name: str) -> Recording:
         nonlocal current
@@ -85,10 +84,12 @@ def _recording_finder(path: Path) -> Callable[[str], Recording]:
             current = next(in_order, None)
         if current is None or current.id != name:
             if not others:
-                others.update((json.loads(line)["id"], line) for line in read_lines(path))
+                lines = enumerate(read_lines(path), start=1)
+                others.update((json.loads(line)["id"], (number, line)) for number, line in lines)
             if name not in others:
                 raise InputError(f"{path}: recording '{name}', to which a supervision refers, is missing")
-            current = deserialize_item(json.loads(others[name]))
+            number, line = others[name]
+            current = parse_item(line, path, number, RecordingSet)
         return current
 
     return find

@@ -14,6 +14,7 @@ from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
+from sdpn_k2.data.lhotse_reading import check_commands, use_our_reader
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
 
@@ -25,6 +26,9 @@ ITEMS = {
 }
 # Classes whose fields JSON can hold as they are, or after conversion of their own fields.
 PLAIN = (MonoCut, Recording, AudioSource, SupervisionSegment, Features)
+
+
+use_our_reader()
 
 
 def load_manifest(path: Path, kind: type = CutSet) -> Any:
@@ -71,8 +75,12 @@ def parse_item(line: bytes, path: Path, number: int, kind: type) -> Any:
     """Parse line ``number`` of the manifest ``path``. Raises InputError."""
     expected, name = ITEMS[kind]
     try:
-        item = deserialize_item(json.loads(line))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fields = json.loads(line)
+        check_commands(fields, f"{path}:{number}")
+        item = deserialize_item(fields)
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         raise InputError(f"{path}:{number}: not a valid lhotse {name}: {error}") from error
     if not isinstance(item, expected):
         raise InputError(f"{path}:{number}: expected a lhotse {name}, got a {type(item).__name__}")

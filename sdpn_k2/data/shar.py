@@ -22,6 +22,7 @@ from lhotse.shar.writers import ArrayTarWriter, AudioTarWriter, JsonlShardWriter
 from lhotse.utils import fastcopy
 
 from sdpn_k2.data.cut_table import CutTable
+from sdpn_k2.data.lhotse_reading import check_commands
 from sdpn_k2.errors import InputError, Skipped, check_skipped
 from sdpn_k2.files import atomic_folder
 
@@ -153,7 +154,9 @@ def _member(tar: Path, position: int):
     if 2 * position + 1 >= len(members):
         raise InputError(f"{tar}: cut short: it holds only {len(members) // 2} utterances")
     data, manifest = (_read(stream, *members[2 * position + part]) for part in (0, 1))
-    item = deserialize_item(json.loads(manifest))
+    fields = json.loads(manifest)
+    check_commands(fields, str(tar))
+    item = deserialize_item(fields)
     fill_shar_placeholder(item, data, Path(members[2 * position][0]))
     return item
 

@@ -24,6 +24,7 @@ from sdpn_k2.inference.extraction import Extractor, extract
 from sdpn_k2.kaldi import tools
 from sdpn_k2.kaldi.backend.trials import read_trials
 from sdpn_k2.kaldi.datadir.data_dir import spk2utt, trial_lists, write_map
+from sdpn_k2.names import check_name
 from sdpn_k2.progress import log_to
 from sdpn_k2.reporting import results
 from sdpn_k2.reporting.report import write_report
@@ -94,7 +95,8 @@ def _evaluation_lists(data: Path) -> Dict[str, List[Path]]:
     path = data / "eval_sets"
     if not path.is_file():
         raise InputError(f"{path}: no such file; prepare the data with stages 0 to 2 of run.sh")
-    lists = {name: trial_lists(data / name) for name in path.read_text(encoding="utf-8").split()}
+    names = path.read_text(encoding="utf-8", errors="surrogateescape").split()
+    lists = {check_name(name, f"{path}: set"): trial_lists(data / name) for name in names}
     for name, of_set in lists.items():
         if not of_set:
             raise InputError(f"{data / name}: no trial lists (trials, trials_<name>)")

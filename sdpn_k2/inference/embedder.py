@@ -312,6 +312,9 @@ def _content(stream: IO[bytes]) -> bytes:
 
 def _load(audio: Union[Recording, Cut], channel: int) -> np.ndarray:
     """Return one channel ``(samples,)`` of a recording or cut of lhotse."""
+    from sdpn_k2.data.lhotse_reading import check_commands
+
+    check_commands(audio.to_dict(), audio.id)
     try:
         samples = audio.load_audio()
     except Exception as error:  # lhotse and what it reads with raise errors of many types

@@ -13,6 +13,7 @@ import numpy as np
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.datadir.subsegments import Windowing, times_in_name
+from sdpn_k2.kaldi.features.sound import open_sound
 from sdpn_k2.kaldi.features.wave import read_header
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
 from sdpn_k2.kaldi.formats.tables import TableWriter
@@ -116,15 +117,12 @@ def sliding_windows(
 
 def _read_file(path: str, rate: int, channel: int, size: int) -> Iterator[np.ndarray]:
     """Yield one channel of a file in blocks of ``size`` samples."""
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(path) as audio:
-            _check_format(path, audio.samplerate, audio.channels, rate, channel)
-            for block in audio.blocks(size, dtype="float32", always_2d=True):
-                yield block[:, channel]
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot read audio: {error}") from None
+    with open_sound(path) as sound:
+        _check_format(path, sound.rate, sound.channels, rate, channel)
+        for block in sound.blocks(size):
+            yield block[:, channel]
+        if sound.is_truncated:
+            log.warning("%s: fewer samples than the header announces; is it cut short?", path)
 
 
 def _read_pipe(name: str, rate: int, channel: int, size: int) -> Iterator[np.ndarray]:

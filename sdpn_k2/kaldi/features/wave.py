@@ -8,7 +8,6 @@ would take longer than all later processing, so our readers recognise exactly th
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shlex
@@ -20,6 +19,7 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.resample import resample
+from sdpn_k2.kaldi.features.sound import UNKNOWN_SIZES, read_channel
 from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder, read_only
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
@@ -28,8 +28,6 @@ from sdpn_k2.pcm import INT16_SCALE, to_int16
 
 _PCM_GUID = (1, 0, 0x10, bytes.fromhex("800000aa00389b71"))
 _PCM, _EXTENSIBLE = 1, 0xFFFE
-# Programs write these sizes when they do not know the length: the data extend to the end of the stream.
-_UNKNOWN_SIZES = {0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF}
 _BLOCK = 1 << 20
 _ONLY_PCM = "only 16-bit PCM wave files can be read; use 'sdpn-k2 to-wav FILE |' in wav.scp for others"
 _TO_WAV = re.compile(r"sdpn-k2 to-wav --rate (\d{1,7}) --channel (\d{1,5}) (.+) \|", re.DOTALL)
@@ -103,7 +101,7 @@ def read_header(stream: InputStream) -> WaveHeader:
     size = _find_chunk(stream, b"fmt ", endian)
     rate, channels = _read_format(stream, size, endian)
     data_size = _find_chunk(stream, b"data", endian)
-    streamed = riff_size in _UNKNOWN_SIZES or data_size in _UNKNOWN_SIZES
+    streamed = riff_size in UNKNOWN_SIZES or data_size in UNKNOWN_SIZES
     samples = None if streamed else data_size // (2 * channels)  # as in Kaldi, part of a sample at the end is dropped
     return WaveHeader(rate, channels, samples, endian == ">")
 
@@ -173,18 +171,10 @@ def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
 
 def decode_audio(source: Union[str, bytes], name: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
     """Read one channel of a file, or of a file's content, as ``read_audio`` does; ``name`` is for messages."""
-    import soundfile
-
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        samples, rate_in = soundfile.read(file, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{name}: cannot read audio: {error}") from None
-    if not 0 <= channel < samples.shape[1]:
-        raise InputError(f"{name}: there is no channel {channel} (0-based); the file has {samples.shape[1]}")
-    if len(samples) == 0:
-        raise InputError(f"{name}: the audio has no samples")
-    mono = resample(samples[:, channel], rate_in, rate)
+    samples, rate_in, is_truncated = read_channel(source, name, channel)
+    if is_truncated:
+        log.warn(f"{name}: read only {len(samples)} samples, fewer than the header announces; truncated file?")
+    mono = resample(samples, rate_in, rate)
     if not np.isfinite(mono).all():
         raise InputError(f"{name}: samples are NaN or infinite")
     return to_int16(mono).astype(np.float32)
