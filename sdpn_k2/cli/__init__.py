@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import click
 
 import sdpn_k2
+from sdpn_k2.cli.groups import SuggestingGroup
 from sdpn_k2.errors import InputError
 
 EXIT_BAD_INPUT = 1
@@ -33,7 +34,7 @@ def object_name(command: str) -> str:
     return "evaluate" if command == "eval" else command.replace("-", "_")
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """A group that imports a command when it is asked for, and lists commands by section."""
 
     def list_commands(self, ctx: click.Context) -> List[str]:

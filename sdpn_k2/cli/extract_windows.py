@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.shared_options import FILE, FOLDER, device_option, window_options
+from sdpn_k2.cli.checkpoint_argument import CheckpointCommand, checkpoint_argument
+from sdpn_k2.cli.shared_options import FOLDER, device_option, window_options
 
 
-@click.command("extract-windows")
+@click.command("extract-windows", cls=CheckpointCommand)
 @device_option
 @window_options
 @click.option(
@@ -22,7 +23,7 @@ from sdpn_k2.cli.shared_options import FILE, FOLDER, device_option, window_optio
     show_default="mean and whitening of these windows",
     help="Folder of the mean.vec, transform.mat and plda to copy.",
 )
-@click.argument("checkpoint", type=FILE)
+@checkpoint_argument
 @click.argument("data_dir", type=FOLDER)
 @click.argument("output", type=FOLDER)
 def extract_windows(

@@ -21,6 +21,7 @@ def kaldi(arguments):
 
     "sdpn-k2 kaldi TOOL --help" explains a tool; without a name, the tools are listed.
     """
+    from sdpn_k2.cli.groups import suggestion
     from sdpn_k2.errors import InputError
     from sdpn_k2.kaldi import tools
 
@@ -28,6 +29,9 @@ def kaldi(arguments):
         click.echo(click.get_current_context().get_help())
         click.echo("\nTools:\n  " + "\n  ".join(tools.names()))
         return
+    if arguments[0] not in tools.names():
+        hint = suggestion(arguments[0], tools.names()) or ' "sdpn-k2 kaldi" lists the tools.'
+        raise click.UsageError(f"No such tool '{arguments[0]}'.{hint}")
     try:
         sys.exit(tools.run(arguments[0], arguments[1:]))
     except InputError as error:

@@ -7,7 +7,11 @@ from sdpn_k2.cli.shared_options import backend_options, mean_option
 
 @click.command("score")
 @click.option(
-    "--enroll", required=True, metavar="TABLE", help="Enrolment embeddings: a Kaldi rspecifier, or a .scp or .ark file."
+    "--enroll",
+    required=True,
+    metavar="TABLE",
+    help="Enrolment embeddings: .ark, .scp, .npy, .json, .jsonl.gz or a folder, as extract and embed write them, or a "
+    "Kaldi rspecifier.",
 )
 @click.option("--test", metavar="TABLE", show_default="those of --enroll", help="Test embeddings.")
 @click.option(
@@ -60,8 +64,8 @@ def score(
 ):
     """Score trials by cosine similarity or PLDA.
 
-    OUT gets lines "enroll test score"; - is standard output. Without --trials, an OUT ending in .npy gets the score
-    matrix instead: float32, with rows and columns in the order of the tables.
+    OUT gets lines "enroll test score"; - is standard output. Without --trials, OUT may be .npy, .json, .ark, .scp or a
+    Kaldi wspecifier. It then gets the score matrix: a row for each enrolment, with the columns in the order of --test.
     """
     from sdpn_k2.scoring.backend import Backend
     from sdpn_k2.scoring.score_tables import Normalization, Preparation, score_tables, score_tables_with

@@ -50,16 +50,6 @@ device_option = click.option(
     help="Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one).",
 )
 
-checkpoint_option = click.option(
-    "--checkpoint",
-    "-c",
-    required=True,
-    envvar="SDPN_K2_CHECKPOINT",
-    show_envvar=True,
-    metavar="PATH",
-    help="Checkpoint, or experiment folder with a final.pt.",
-)
-
 channel_option = click.option(
     "--channel", type=click.IntRange(min=0), default=0, help="Channel to use in multi-channel files (0-based)."
 )

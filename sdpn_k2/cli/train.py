@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER, FOLDER, config_options, device_option, manifests_option
+from sdpn_k2.cli.shared_options import FILE_OR_FOLDER, FOLDER, config_options, device_option, manifests_option
 
 # EX_TEMPFAIL of sysexits.h: the same command continues the run, so schedulers may requeue it.
 EXIT_INTERRUPTED = 75
@@ -25,7 +25,9 @@ EXIT_INTERRUPTED = 75
     "the checkpoint PATH.",
 )
 @click.option(
-    "--init", type=FILE, help="Start a new run from the weights of this checkpoint (of train, average or convert)."
+    "--init",
+    type=FILE_OR_FOLDER,
+    help="Start a new run from the weights of this checkpoint or experiment (of train, average or convert).",
 )
 @click.option(
     "--dev",

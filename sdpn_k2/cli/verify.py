@@ -2,18 +2,11 @@
 
 import click
 
-from sdpn_k2.cli.shared_options import (
-    backend_options,
-    channel_option,
-    checkpoint_option,
-    device_option,
-    json_option,
-    mean_option,
-)
+from sdpn_k2.cli.checkpoint_argument import CheckpointCommand, checkpoint_argument
+from sdpn_k2.cli.shared_options import backend_options, channel_option, device_option, json_option, mean_option
 
 
-@click.command("verify")
-@checkpoint_option
+@click.command("verify", cls=CheckpointCommand)
 @backend_options
 @mean_option
 @click.option("--threshold", type=float, help="Least score for the same speaker.", show_default="see above")
@@ -31,6 +24,7 @@ from sdpn_k2.cli.shared_options import (
 @channel_option
 @json_option
 @device_option
+@checkpoint_argument
 @click.argument("enroll", nargs=-1, required=True)
 @click.argument("test")
 def verify(

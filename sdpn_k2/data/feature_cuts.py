@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Tuple
+from typing import Callable, Dict, Iterator, Optional, Tuple
 
+import numpy as np
 from lhotse import Features, MonoCut, Recording, RecordingSet, SupervisionSet
+from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from sdpn_k2.config import FeaturesConfig
@@ -14,6 +16,25 @@ from sdpn_k2.data.manifest_files import load_manifest, parse_item, read_lines
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_numbers
 from sdpn_k2.kaldi.formats.tables import read_table
+
+
+KALDI_FBANK = "kaldi-fbank"  # type of the features that cuts get here
+
+
+def load_kaldi_fbank(cut: Cut, config: FeaturesConfig) -> Optional[np.ndarray]:
+    """Return the fbank ``(frames, bins)`` of a cut that ``feature_cuts`` made, if it fits ``config``; None for others.
+
+    Raises:
+        InputError: features that cannot be read.
+    """
+    if not isinstance(cut, MonoCut) or cut.features is None or cut.features.type != KALDI_FBANK:
+        return None
+    if config.kind != "fbank" or cut.num_features != config.num_mel_bins or cut.sampling_rate != config.sample_rate:
+        return None
+    try:
+        return np.asarray(cut.load_features(), np.float32)
+    except Exception as error:  # lhotse's storage backends raise many kinds
+        raise InputError(f"cannot read its features: {' '.join(str(error).split())[:200]}") from error
 
 
 def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[MonoCut]:
@@ -45,7 +66,7 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
         # the cut ends there too, as in lhotse's own import of Kaldi directories.
         duration = round(frames * frame_shift, 6)
         stored = Features(
-            type="kaldi-fbank",
+            type=KALDI_FBANK,
             num_frames=frames,
             num_features=dimension,
             frame_shift=frame_shift,

@@ -28,7 +28,7 @@ from sdpn_k2.names import check_name
 from sdpn_k2.progress import log_to
 from sdpn_k2.reporting import results
 from sdpn_k2.reporting.report import write_report
-from sdpn_k2.scoring.embeddings import read_embeddings
+from sdpn_k2.scoring.vector_files import read_embeddings
 from sdpn_k2.scoring.kmeans import pseudo_speakers
 from sdpn_k2.training.trainer import Trainer
 

@@ -24,6 +24,7 @@ from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.features.wave import decode_audio, read_audio
 from sdpn_k2.kaldi.formats.tables import script_lines
 from sdpn_k2.kaldi.formats.words import is_key
+from sdpn_k2.models.checkpoint import find_checkpoint
 from sdpn_k2.pcm import from_int16
 from sdpn_k2.progress import Progress
 from sdpn_k2.scoring.backend import Backend
@@ -69,11 +70,7 @@ class Embedder:
         cls, checkpoint: Union[str, Path], device: Union[str, torch.device] = "auto", max_duration: float = 60.0
     ) -> Embedder:
         """Load a checkpoint; see ``sdpn_k2.load``."""
-        path = Path(checkpoint)
-        if path.is_dir():
-            path = path / "final.pt"
-            if not path.is_file():
-                raise InputError(f"{path}: no such file; the training in {checkpoint} is not finished")
+        path = find_checkpoint(checkpoint)
         return cls(Extractor.load(path, device, max_duration), path)
 
     def embed(
@@ -228,8 +225,10 @@ class Embedder:
             audio = audio.detach().cpu()
             audio = (audio.float() if audio.is_floating_point() else audio).numpy()  # NumPy has no bfloat16
         elif not isinstance(audio, np.ndarray) and hasattr(audio, "load_audio"):
+            from sdpn_k2.data.cut_sets import load_cut_audio  # here, since lhotse takes a second to import
+
             cut: Union[Recording, Cut] = audio
-            return resample(_load(cut, channel), cut.sampling_rate, self.sample_rate), cut.id
+            return resample(load_cut_audio(cut, channel), cut.sampling_rate, self.sample_rate), cut.id
         elif not isinstance(audio, np.ndarray) and hasattr(audio, "read"):
             name = str(getattr(audio, "name", "the audio"))
             return from_int16(decode_audio(_content(audio), name, self.sample_rate, channel)), name
@@ -308,24 +307,6 @@ def _content(stream: IO[bytes]) -> bytes:
     if isinstance(stream, io.TextIOBase):
         raise InputError(f"{getattr(stream, 'name', 'the audio')}: open as text; open it in mode 'rb'")
     return stream.getvalue() if isinstance(stream, io.BytesIO) else stream.read()
-
-
-def _load(audio: Union[Recording, Cut], channel: int) -> np.ndarray:
-    """Return one channel ``(samples,)`` of a recording or cut of lhotse."""
-    from sdpn_k2.data.lhotse_reading import check_commands
-
-    check_commands(audio.to_dict(), audio.id)
-    try:
-        samples = audio.load_audio()
-    except Exception as error:  # lhotse and what it reads with raise errors of many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise InputError(f"{audio.id}: cannot read audio: {reason}") from error
-    if samples is None:
-        raise InputError(f"{audio.id}: the cut has no recording")
-    samples = np.atleast_2d(samples)
-    if not 0 <= channel < len(samples):
-        raise InputError(f"{audio.id}: there is no channel {channel} (0-based); the audio has {len(samples)}")
-    return np.asarray(samples[channel], np.float32)
 
 
 def _crop(samples: np.ndarray, segment: Tuple[float, float], rate: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
@@ -19,11 +20,19 @@ from torch import Tensor
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.device import usable_device
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
-from sdpn_k2.inference.utterance_features import Features, compute_features, embeddable_frames, read_features
-from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
+from sdpn_k2.inference.utterance_features import (
+    Features,
+    compute_features,
+    embeddable_frames,
+    is_data_dir,
+    read_cut_features,
+    read_features,
+)
+from sdpn_k2.kaldi.formats.tables import RandomReader
 from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.progress import Progress
+from sdpn_k2.scoring.vector_files import MANIFESTS, open_vectors
 from sdpn_k2.signal.fbank import instance_norm
 from sdpn_k2.signal.front_end import front_end
 
@@ -132,32 +141,39 @@ class Extractor:
 
 
 def extract(
-    extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool = False, skip_bad: bool = False
+    extractor: Extractor, data: Path, output: Union[str, Path], use_vad: bool = False, skip_bad: bool = False
 ) -> int:
-    """Embed every utterance of a Kaldi data directory, and return how many were written.
+    """Embed every utterance of a Kaldi data directory or every cut of a set, and return how many were embedded.
 
     Models on Kaldi's fbank read ``feats.scp`` if it exists; otherwise features are computed from ``wav.scp`` and
-    ``segments``. Utterances with too few frames, NaN or unreadable audio are skipped with a warning.
+    ``segments``, or from the cuts' audio. Utterances with too few frames, NaN or unreadable audio are skipped with a
+    warning.
 
     Args:
         extractor: the model.
-        data_dir: Kaldi data directory.
-        wspecifier: where the embeddings are written.
+        data: Kaldi data directory, manifest of cuts or recordings, or Shar folder.
+        output: where the embeddings are written, see :mod:`sdpn_k2.scoring.vector_files`. For cuts also ``x.jsonl`` or
+            ``x.jsonl.gz``, which gets the cuts with ``cut.xvector``; the arrays are in the folder ``x.xvectors``.
         use_vad: embed only the frames that ``vad.scp`` marks as speech.
         skip_bad: accept that more than 5 % of the utterances are skipped, as long as one is not.
 
     Raises:
         InputError: missing or empty tables, features of another dimension, too many utterances skipped.
     """
-    vad_scp = data_dir / "vad.scp" if use_vad else None
-    if vad_scp and not vad_scp.is_file():
-        raise InputError(f"{vad_scp}: no such file; run sid/compute_vad_decision.sh, or use --use-vad false")
-    total, utterances = read_features(data_dir, extractor.features, extractor.front_end)
+    if str(output).endswith(MANIFESTS):
+        return _extract_into_cuts(extractor, data, Path(output), use_vad, skip_bad)
+    vad_scp = None
+    if use_vad:
+        vad_scp = data / "vad.scp"
+        if not vad_scp.is_file():
+            raise InputError(f"{vad_scp}: no such file; run sid/compute_vad_decision.sh, or leave out --use-vad")
+    read = read_features if is_data_dir(data) else read_cut_features
+    total, utterances = read(data, extractor.features, extractor.front_end)
     if not total:
-        raise InputError(f"{data_dir}: no utterances to embed")
+        raise InputError(f"{data}: no utterances to embed")
     skipped: List[Skipped] = []
-    progress = Progress(total, f"extracting {data_dir.name}, utterances")
-    with TableWriter(wspecifier, "vector") as writer:
+    progress = Progress(total, f"extracting {data.name}, utterances")
+    with open_vectors(output) as write:
         for block in blocks(_usable(utterances, extractor.features, vad_scp)):
             if isinstance(block, Skipped):
                 skipped.append(block)
@@ -165,7 +181,7 @@ def extract(
                 continue
             for (key, _), embedding in zip(block, extractor.embed_fbank([features for _, features in block])):
                 if np.isfinite(embedding).all():
-                    writer.write(key, embedding)
+                    write({key: embedding})
                 else:
                     skipped.append(Skipped(key, "its embedding is not finite; check the weights of the checkpoint"))
             progress.update(len(block))
@@ -174,8 +190,25 @@ def extract(
             log.warning("skipped utterance %s: %s", key, reason)
         log.info("done %d, failed %d", total - len(skipped), len(skipped))
         share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
-        check_skipped(skipped, total, where=data_dir, max_share=share, option="--skip-bad")
+        check_skipped(skipped, total, where=data, max_share=share, option="--skip-bad")
     return total - len(skipped)
+
+
+def _extract_into_cuts(extractor: Extractor, data: Path, output: Path, use_vad: bool, skip_bad: bool) -> int:
+    """Write the cuts of ``data`` with their embeddings as ``cut.xvector``."""
+    if is_data_dir(data):
+        raise InputError(f"{output}: only cuts are written with their x-vectors, but {data} is a data directory")
+    if data.is_dir():
+        raise InputError(f"{output}: shards cannot be written; write x.scp, and attach it (sdpn-k2 lhotse attach-xvectors)")
+    from sdpn_k2.data.cut_sets import CutSetReader  # here, since lhotse takes a second to import
+    from sdpn_k2.data.stored_arrays import attach_xvectors
+
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: cannot write: no such folder")
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        count = extract(extractor, data, f"ark,scp:{folder}/x.ark,{folder}/x.scp", use_vad, skip_bad)
+        attach_xvectors(CutSetReader(data), RandomReader(f"scp:{folder}/x.scp", "vector"), output, own=True)
+    return count
 
 
 def _usable(utterances: Iterable[Features], config: FeaturesConfig, vad_scp: Optional[Path]) -> Iterator[Features]:

@@ -16,9 +16,9 @@ from sdpn_k2.kaldi.datadir.subsegments import Windowing, times_in_name
 from sdpn_k2.kaldi.features.sound import open_sound
 from sdpn_k2.kaldi.features.wave import read_header
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
-from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.pcm import from_int16
+from sdpn_k2.scoring.vector_files import open_vectors
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _OTHER_FORMATS = {
 def embed_stream(
     extractor: Extractor,
     name: str,
-    wspecifier: str,
+    output: str,
     *,
     key: str,
     windowing: Windowing,
@@ -50,7 +50,8 @@ def embed_stream(
     Args:
         extractor: the model.
         name: the recording. Pipes carry 16-bit WAV, or 16-bit mono samples at the model's rate without a header.
-        wspecifier: where the embeddings are written, under ``<key>-<start>-<end>`` in hundredths of a second.
+        output: where the embeddings are written (see :mod:`sdpn_k2.scoring.vector_files`), under
+            ``<key>-<start>-<end>`` in hundredths of a second.
         key: start of every key.
         windowing: length and shift of the windows.
         channel: channel to use in a recording with several (0-based).
@@ -70,7 +71,7 @@ def embed_stream(
     live = name in ("", "-") or name.endswith("|") or not os.path.isfile(name)
     windows = sliding_windows((_read_pipe if live else _read_file)(name, rate, channel, shift), length, shift, least)
     written = silent = bad = 0
-    with TableWriter(wspecifier, "vector") as writer:
+    with open_vectors(output) as write:
         while batch := list(itertools.islice(windows, 1 if live else BATCH_WINDOWS)):
             finite = [(start, samples) for start, samples in batch if np.isfinite(samples).all()]
             usable = []
@@ -85,7 +86,7 @@ def embed_stream(
             written += len(usable)
             vectors = extractor.embed_fbank([features for _, _, features in usable])
             for (start, end, _), vector in zip(usable, vectors):
-                writer.write(f"{key}-{times_in_name(start / rate, end / rate)}", vector)
+                write({f"{key}-{times_in_name(start / rate, end / rate)}": vector})
         log.info("%s: %d windows; left out %d silent ones, and %d that are not finite", name, written, silent, bad)
         if not written:
             raise InputError(f"{name}: no window of at least {windowing.min_window:g} s holds a signal")

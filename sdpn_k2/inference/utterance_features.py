@@ -1,9 +1,9 @@
-"""Features of utterances: those that a data directory stores, or those that a model's front end computes from audio."""
+"""Features of utterances: those that a data directory or cuts store, or those that a front end computes from audio."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, Tuple, Union
+from typing import TYPE_CHECKING, Iterable, Iterator, Set, Tuple, Union
 
 import numpy as np
 import torch
@@ -13,13 +13,44 @@ from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
+from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.formats.tables import read_table
+from sdpn_k2.kaldi.formats.words import is_key
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.signal.front_end import FrontEnd
 from sdpn_k2.signal.silence import is_silent, is_silent_waveform, signal_frames
 
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
 Features = Union[Tuple[str, Tensor], Skipped]  # an utterance and its features (frames, bins), not normalised
 SILENT = "digital silence throughout; is the recording muted?"
+
+
+def is_data_dir(data: Path) -> bool:
+    """Return whether ``data`` is a folder without shards of lhotse, and thus a Kaldi data directory."""
+    return data.is_dir() and next(data.glob("cuts.*.jsonl.gz"), None) is None
+
+
+def read_cut_features(path: Path, config: FeaturesConfig, front_end: FrontEnd) -> Tuple[int, Iterator[Features]]:
+    """Return the number of cuts in a manifest or a Shar folder, and an iterator over their features.
+
+    For models on Kaldi's fbank, features that ``sdpn-k2 cuts`` attached are read. All others are computed from audio
+    by ``front_end``, on its device; padded, appended and mixed cuts are mixed first.
+
+    Raises:
+        InputError: no such file; a duplicate id, or one with white space, which cannot be a key of Kaldi's; while
+            iterating: a broken manifest.
+    """
+    from sdpn_k2.data.cut_sets import CutSetReader  # here, since lhotse takes a second to import
+
+    cuts = CutSetReader(path)
+    ids: Set[str] = set()
+    for cut in cuts:
+        if cut.id in ids or not is_key(cut.id):
+            raise InputError(f"{path}: cut '{cut.id}': {'duplicate id' if cut.id in ids else 'white space in the id'}")
+        ids.add(cut.id)
+    return len(ids), _of_cuts(cuts, config, front_end)
 
 
 def read_features(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd) -> Tuple[int, Iterator[Features]]:
@@ -75,6 +106,22 @@ def embeddable_frames(features: Tensor, config: FeaturesConfig) -> Tensor:
             f"{int(signal.sum())} frames without digital silence; at least {EcapaTdnn.MIN_FRAMES} are needed"
         )
     return features if bool(signal.all()) else features[signal]
+
+
+def _of_cuts(cuts: Iterable[Cut], config: FeaturesConfig, front_end: FrontEnd) -> Iterator[Features]:
+    from sdpn_k2.data.cut_sets import load_cut_audio
+    from sdpn_k2.data.feature_cuts import load_kaldi_fbank
+
+    for cut in cuts:
+        try:
+            stored = load_kaldi_fbank(cut, config)
+            if stored is not None:
+                yield cut.id, torch.from_numpy(stored)
+                continue
+            samples = resample(load_cut_audio(cut), cut.sampling_rate, config.sample_rate)
+            yield cut.id, compute_features(front_end, samples, config)
+        except InputError as error:
+            yield Skipped(cut.id, str(error))
 
 
 def _stored(scp: Path, num_bins: int) -> Iterator[Features]:

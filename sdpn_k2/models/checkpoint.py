@@ -20,7 +20,7 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Union
 
 import torch
 from torch import Tensor
@@ -73,12 +73,30 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         stream.write(packed.getbuffer())
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+def find_checkpoint(path: Union[str, Path]) -> Path:
+    """Return the file that a user means: ``path`` itself, or the ``final.pt`` of an experiment folder.
+
+    Raises:
+        InputError: a folder without ``final.pt``.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    final = path / "final.pt"
+    if not final.is_file():
+        newest = latest_checkpoint(path / "checkpoints")
+        hint = f"; its newest checkpoint is {newest}" if newest else ""
+        raise InputError(f"{final}: no such file; the training in {path} is not finished{hint}")
+    return final
+
+
+def load_checkpoint(path: Union[str, Path]) -> Checkpoint:
+    """Read a checkpoint; in an experiment folder, its ``final.pt``.
 
     Raises:
         InputError: no such file; cut short; not a checkpoint; one of another toolkit or of a later version.
     """
+    path = find_checkpoint(path)
     content = load_torch_file(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         hint = ""

@@ -1,12 +1,11 @@
 """Embeddings as one matrix, and their preparation for comparison: speaker models, centring, whitening."""
 
 from dataclasses import dataclass, replace
-from typing import Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.formats.tables import is_table, load_vectors
 
 EIGENVALUE_FLOOR = 1e-6  # of the largest, so that whitening does not blow up directions without variance
 
@@ -49,29 +48,6 @@ class Whitening(NamedTuple):
 
     mean: np.ndarray
     matrix: np.ndarray
-
-
-def read_embeddings(rspecifier: str) -> Embeddings:
-    """Read a Kaldi table of vectors.
-
-    Args:
-        rspecifier: ``ark:...`` or ``scp:...``; a plain file name is an archive unless it ends in ``.scp``.
-
-    Raises:
-        InputError: an unreadable or empty table, vectors of several dimensions, or a duplicate id.
-    """
-    if not is_table(rspecifier):
-        rspecifier = ("scp:" if rspecifier.endswith(".scp") else "ark:") + rspecifier
-    ids, vectors = load_vectors(rspecifier)
-    if not ids:
-        raise InputError(f"{rspecifier}: no embeddings")
-    if len(set(ids)) < len(ids):
-        seen: Set[str] = set()
-        for name in ids:
-            if name in seen:
-                raise InputError(f"{rspecifier}: duplicate embedding of {name}")
-            seen.add(name)
-    return Embeddings(ids, vectors, rspecifier)
 
 
 def enroll_models(utterances: Embeddings, spk2utt: Dict[str, List[str]]) -> Embeddings:

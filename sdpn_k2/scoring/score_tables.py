@@ -6,22 +6,21 @@ from typing import Callable, Optional
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.datadir.data_dir import read_lists
-from sdpn_k2.kaldi.formats.tables import read_object
+from sdpn_k2.kaldi.formats.tables import is_table, read_object
 from sdpn_k2.scoring import cosine, normalization
 from sdpn_k2.scoring.backend import Backend
 from sdpn_k2.scoring.embeddings import (
     Embeddings,
     enroll_models,
     estimate_whitening,
-    read_embeddings,
     subtract_mean,
     transform,
     whiten,
 )
 from sdpn_k2.scoring.kmeans import spherical_kmeans
 from sdpn_k2.scoring.trial_arrays import Scores, Trials, trial_blocks, write_score_blocks
+from sdpn_k2.scoring.vector_files import open_vectors, read_embeddings
 
 DEFAULT_TOP_N = 300
 
@@ -65,7 +64,7 @@ class Normalization:
 
     Attributes:
         method: one of ``normalization.METHODS``.
-        cohort: rspecifier of the cohort's embeddings.
+        cohort: table of the cohort's embeddings.
         n_clusters: number of clusters of the cohort whose centres replace its embeddings; None for the embeddings.
         top_n: size of the adaptive cohort; None for 300 with as-norm, for the whole cohort otherwise.
         seed: random seed of the clustering.
@@ -104,10 +103,11 @@ def score_tables(
     The trials are read, scored and written in blocks, so memory does not grow with their number.
 
     Args:
-        enroll: rspecifier of the enrolment embeddings.
-        test: rspecifier of the test embeddings; None for the enrolment embeddings.
+        enroll: the enrolment embeddings, see ``vector_files.read_vectors``.
+        test: the test embeddings; None for the enrolment embeddings.
         trials: trial list; None for each enrolment with each test embedding.
-        output: score file (``-`` for the standard output), or a ``.npy`` file for the matrix when ``trials`` is None.
+        output: score file (``-`` for the standard output). When ``trials`` is None, ``.npy``, ``.json``, ``.ark``,
+            ``.scp`` and Kaldi wspecifiers get the matrix instead, a row for each enrolment id.
         preparation: preparation of all embeddings.
         enroll_spk2utt: utterances of each enrolled speaker, whose prepared embeddings are averaged at unit length.
         norm: normalisation of the scores, if any.
@@ -146,10 +146,10 @@ def score_tables_with(
 
     Args:
         backend: the back end.
-        enroll: rspecifier of the enrolment embeddings.
-        test: rspecifier of the test embeddings; None for the enrolment embeddings.
+        enroll: the enrolment embeddings, see ``vector_files.read_vectors``.
+        test: the test embeddings; None for the enrolment embeddings.
         trials: trial list; None for each enrolment with each test embedding.
-        output: score file, or a ``.npy`` file.
+        output: score file, or a table for the matrix.
         enroll_spk2utt: utterances of each enrolled speaker.
     """
     _check_output(output, trials)
@@ -161,8 +161,14 @@ def score_tables_with(
 
 
 def _check_output(output: str, trials: Optional[str]) -> None:
-    if output.endswith(".npy") and trials is not None:
-        raise InputError(f"{output}: a score matrix holds all pairs; omit the trial list, or write a score file")
+    if _is_matrix(output) and trials is not None:
+        raise InputError(
+            f"{output}: a table of scores holds all pairs; omit the trial list, or give a score file another name"
+        )
+
+
+def _is_matrix(output: str) -> bool:
+    return is_table(output) or output.endswith((".npy", ".json", ".ark", ".scp"))
 
 
 def _write(
@@ -173,10 +179,10 @@ def _write(
     score: Callable[[Optional[Trials]], np.ndarray],
 ) -> int:
     """Write the scores of a trial list, or of all pairs, and return their number. ``score(None)`` is the matrix."""
-    if output.endswith(".npy"):
-        matrix = score(None)
-        with atomic_output(output) as stream:
-            np.save(stream, matrix.astype(np.float32, copy=False))
+    if _is_matrix(output):
+        with open_vectors(output) as write:
+            matrix = score(None)
+            write(dict(zip(enrolled.ids, matrix.astype(np.float32, copy=False))))
         return matrix.size
     blocks = cosine.pair_blocks(enrolled, tested) if trials is None else trial_blocks(trials)
     return write_score_blocks(output, (Scores(block, score(block)) for block in blocks))

@@ -81,7 +81,9 @@ if [ "$stage" -le 0 ]; then
   complete=()
   if [ "${needed[0]}" = "$model" ]; then
     part=$data/split${nj}utt/JOB
-    extract=(sdpn-k2 extract --device "$device" --max-duration "$max_duration" --use-vad "$use_vad" "$model" "$part")
+    extract=(sdpn-k2 extract --device "$device" --max-duration "$max_duration")
+    if $use_vad; then extract+=(--use-vad); fi
+    extract+=("$model" "$part")
     # The jobs that an earlier call completed count if it had the same settings.
     settings=$(printf '%s\n' "model $(cksum < "$model")" "data $(cd "$data" && pwd)" \
       "use-vad $use_vad" "max-duration $max_duration" "nj $nj")
