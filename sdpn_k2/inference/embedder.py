@@ -129,7 +129,7 @@ class Embedder:
                 Kaldi archive; recordings that cannot be embedded, or all of them with ``skip_bad``; any such one
                 for a ``.npy`` file, whose rows have no names.
         """
-        named, keep = _named(recordings)
+        named, keep = name_recordings(recordings)
         target = "" if output is None else str(output)
         if table_specifier(target):
             spaced = [name for name in named if not is_key(name)]
@@ -350,7 +350,9 @@ def _crop(samples: np.ndarray, segment: Tuple[float, float], rate: int) -> np.nd
     return samples[round(start * rate) : round(end * rate)]
 
 
-def _named(recordings: Union[str, Path, Iterable[Audio], Mapping[str, Audio]]) -> Tuple[Dict[str, Audio], bool]:
+def name_recordings(
+    recordings: Union[str, Path, Iterable[Audio], Mapping[str, Audio]],
+) -> Tuple[Dict[str, Audio], bool]:
     """Return the recordings by name, and whether all have names of their own rather than positions."""
     if isinstance(recordings, (str, Path)):
         recordings = _listed(Path(recordings))
