@@ -21,7 +21,8 @@ SECTIONS: Dict[str, Tuple[str, ...]] = {
     "Data": ("prepare", "lhotse", "to-wav", "vad", "cuts", "select-cuts", "shar"),
     "Train": ("doctor", "train", "average", "ablate"),
     "Embed": ("extract", "embed", "stream", "extract-windows"),
-    "Score": ("verify", "plda-labels", "score", "eval", "calibrate", "apply-calibration", "results", "report"),
+    "Recognise": ("verify", "enroll", "identify", "voices"),
+    "Score": ("plda-labels", "score", "eval", "calibrate", "apply-calibration", "results", "report"),
     "Tools": ("config", "convert", "export", "kaldi"),
 }
 COMMANDS = [name for names in SECTIONS.values() for name in names]

@@ -62,4 +62,5 @@ class CheckpointCommand(click.Command):
 
 
 def _looks_like_one(name: str) -> bool:
-    return os.path.isdir(name) or name.endswith(SUFFIXES)
+    has_vectors = os.path.isfile(os.path.join(name, "spk_xvector.scp"))  # a gallery, or what extraction wrote
+    return (os.path.isdir(name) and not has_vectors) or name.endswith(SUFFIXES)

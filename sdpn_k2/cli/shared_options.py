@@ -99,3 +99,21 @@ backend_options = together(
 skip_bad_option = click.option(
     "--skip-bad", is_flag=True, help="Exit with status 0 even if some recordings cannot be used, as long as one can."
 )
+
+# Passed on as threshold, calibration and p_target, the arguments of DecisionRule.
+decision_options = together(
+    click.option("--threshold", type=float, help="Least score for the same speaker.", show_default="see above"),
+    click.option(
+        "--calibration",
+        metavar="FILE",
+        help='Add the probability, by a calibration that "sdpn-k2 calibrate" trained on such scores.',
+    ),
+    click.option(
+        "--p-target",
+        type=float,
+        show_default="0.5; without a calibration, the threshold at the EER",
+        help="Prior probability that the speaker is the same. Without a calibration: 0.01, 0.05, 0.1 or 0.5.",
+    ),
+)
+
+gallery_argument = click.argument("gallery", type=FOLDER)

@@ -6,10 +6,13 @@ change the embedding by 2 %.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import tempfile
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -75,6 +78,22 @@ class Extractor:
         self.sample_rate = config.features.sample_rate
         self.max_frames = round(frames)
         self.dim = config.model.embedding_dim
+        self._digest = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what makes its embeddings comparable: the weights, and the front end where it is not the default.
+
+        Values that equal the default are left out, so that options of later versions change nothing.
+        """
+        if not self._digest:
+            features = asdict(self.features)
+            other = {name: value for name, value in features.items() if value != asdict(FeaturesConfig())[name]}
+            digest = hashlib.sha256(json.dumps(other, sort_keys=True).encode())
+            for name, tensor in sorted(self.encoder.state_dict().items()):
+                digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+            self._digest = digest.hexdigest()
+        return self._digest
 
     @classmethod
     def load(cls, checkpoint: Path, device: Union[str, torch.device] = "cpu", max_duration: float = 60.0) -> Extractor:
