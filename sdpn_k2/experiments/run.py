@@ -64,7 +64,7 @@ def run_experiment(config: Config, data: Path, exp: Path, process: Process, comm
     lists = _evaluation_lists(data)
     make_folder(exp)
     log_to(exp / "train.log")
-    checkpoint = Trainer(config, cuts, cuts.parent, exp, process).run()
+    checkpoint = Trainer(config, cuts, cuts.parent, exp, process, command=command).run()
     extractor = Extractor.load(checkpoint, process.device)
     for name in ["train", *lists]:
         _embed(extractor, data / name, exp / f"xvectors_{name}")
