@@ -37,8 +37,9 @@ EXIT_INTERRUPTED = 75
 )
 @click.option(
     "--dev",
-    type=FOLDER,
-    help="Log the EER on this Kaldi data directory with trials during training, and keep the best checkpoint.",
+    type=FILE_OR_FOLDER,
+    help="Log the EER during training on this Kaldi data directory with trials, or on this trial list in one, and keep "
+    "the best checkpoint as best.pt.",
 )
 @device_option
 @click.argument("cuts", type=FILE_OR_FOLDER)

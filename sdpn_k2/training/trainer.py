@@ -92,7 +92,8 @@ class Trainer:
             process: this process.
             resume: ``auto`` continues from the newest checkpoint in ``exp``, if there is one; ``none`` starts a new run
                 and fails if ``exp`` has checkpoints; anything else is the path of the checkpoint to continue from.
-            dev: Kaldi data directory with trials (and feats.scp or wav.scp) on which to evaluate the teacher.
+            dev: Kaldi data directory with trials (and feats.scp or wav.scp) on which to evaluate the teacher, or a
+                trial list in one.
             init: checkpoint whose weights a new run starts from.
             command: command line, for the record.
 
