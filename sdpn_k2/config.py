@@ -330,9 +330,14 @@ def config_to_yaml(config: Config) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False, default_flow_style=None)
 
 
+def config_items(config: Config) -> Dict[str, Any]:
+    """Return every key with its value, such as ``{"train.batch_size": 384}``."""
+    return dict(_flatten(config_to_dict(config)))
+
+
 def config_differences(old: Config, new: Config) -> Iterator[Tuple[str, Any, Any]]:
     """Return ``(key, old value, new value)`` of every key in which two configurations differ."""
-    flat_old, flat_new = dict(_flatten(config_to_dict(old))), dict(_flatten(config_to_dict(new)))
+    flat_old, flat_new = config_items(old), config_items(new)
     return ((key, flat_old[key], value) for key, value in flat_new.items() if value != flat_old[key])
 
 
@@ -389,7 +394,7 @@ def _make_config(values: Mapping[str, Any]) -> Config:
 
 
 def _suggestion(name: str, prefix: str) -> str:
-    keys = [key for key, _ in _flatten(config_to_dict(Config()))]
+    keys = list(config_items(Config()))
     by_leaf = difflib.get_close_matches(name, [key.rsplit(".", 1)[-1] for key in keys], n=1)
     full = difflib.get_close_matches(prefix + name, keys, n=1)
     if by_leaf:

@@ -23,6 +23,7 @@ config_set=            # overrides of the configuration, such as "train.steps=20
 seed=0                 # random seed
 ngpu=                  # GPUs per node for training and extraction; 0: CPU (default: one GPU if there is one)
 num_nodes=1            # nodes for training; with several, set MASTER_ADDR, MASTER_PORT and NODE_RANK as for torchrun
+dev_trials=            # EER curve and best.pt: a set, SET/LIST or data directory with trials, or none (default: dev, if any)
 max_bad=5              # stage 0 gives up if more than this percentage of a set cannot be used
 use_vad=false          # extract embeddings from speech frames only
 max_duration=60        # seconds; longer utterances are embedded in chunks
@@ -41,6 +42,8 @@ voxceleb2_root=        # voxceleb
 trials_dir=            # voxceleb: folder of the published trial lists (default: anywhere under --voxceleb1-root)
 musan_root=            # voxceleb: MUSAN, optional
 rirs_root=             # voxceleb: RIRS_NOISES, optional
+
+printf -v _command 'bash run.sh%s' "$([ $# -eq 0 ] || printf ' %q' "$@")"  # the report shows it
 
 # shellcheck source=egs/voxceleb/cmd.sh
 . ./cmd.sh
@@ -118,6 +121,9 @@ manifests=$data/manifests
 backend=$exp/backend
 stamps=$exp/stamps
 mkdir -p "$data" "$exp"
+if [ "${NODE_RANK:-0}" -eq 0 ] && [ "$(tail -n 1 "$exp/commands" 2> /dev/null)" != "$_command" ]; then
+  echo "$_command" >> "$exp/commands"
+fi
 # Containers may have no other temporary folder.
 if [ ! -w "${TMPDIR:-/tmp}" ]; then TMPDIR=$(cd "$exp" && pwd); export TMPDIR; fi
 
@@ -197,13 +203,25 @@ if begin_stage 2 "select the cuts for training" "${overrides[*]}" \
   end_stage
 fi
 
+# The trials on which training evaluates itself. They do not change the model, so the stage's settings lack them.
+dev=()
+case $dev_trials in
+  none) ;;
+  "") if [[ " ${eval_sets//$'\n'/ } " == *" dev "* ]]; then dev=(--dev "$data/dev"); fi ;;
+  *)
+    for path in "$data/$dev_trials" "$dev_trials"; do
+      if [ -e "$path" ]; then dev=(--dev "$path"); break; fi
+    done
+    [ ${#dev[@]} -gt 0 ] || refuse "--dev-trials $dev_trials: not one of the sets (${eval_sets//$'\n'/ }), and no such folder" ;;
+esac
+
 if begin_stage 3 "train SDPN" "${overrides[*]}" \
     reads "2:$manifests/selected_cuts_train.jsonl.gz" "$config" \
     writes "$exp/final.pt"; then
   gpus=$(count_gpus)
   choose_launcher "$gpus"
   run_until_saved "${launcher[@]}" -m sdpn_k2 train --device "$([ "$gpus" -eq 0 ] && echo cpu || echo cuda)" \
-    --config "$config" "${overrides[@]}" "$manifests/selected_cuts_train.jsonl.gz" "$exp"
+    --config "$config" "${overrides[@]}" ${dev[@]+"${dev[@]}"} "$manifests/selected_cuts_train.jsonl.gz" "$exp"
   end_stage
 fi
 

@@ -28,8 +28,8 @@ from sdpn_k2.names import check_name
 from sdpn_k2.progress import log_to
 from sdpn_k2.reporting import results
 from sdpn_k2.reporting.report import write_report
-from sdpn_k2.scoring.vector_files import read_embeddings
 from sdpn_k2.scoring.kmeans import pseudo_speakers
+from sdpn_k2.scoring.vector_files import read_embeddings
 from sdpn_k2.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def run_experiment(config: Config, data: Path, exp: Path, process: Process, comm
     lists = _evaluation_lists(data)
     make_folder(exp)
     log_to(exp / "train.log")
-    checkpoint = Trainer(config, cuts, cuts.parent, exp, process).run()
+    checkpoint = Trainer(config, cuts, cuts.parent, exp, process, command=command).run()
     extractor = Extractor.load(checkpoint, process.device)
     for name in ["train", *lists]:
         _embed(extractor, data / name, exp / f"xvectors_{name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator, Set, Tuple, Union
+from typing import TYPE_CHECKING, Collection, Iterable, Iterator, Optional, Set, Tuple, Union
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
 from sdpn_k2.kaldi.features.resample import resample
-from sdpn_k2.kaldi.formats.tables import read_table
+from sdpn_k2.kaldi.formats.tables import RandomReader, read_table
 from sdpn_k2.kaldi.formats.words import is_key
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.signal.front_end import FrontEnd
@@ -53,18 +53,22 @@ def read_cut_features(path: Path, config: FeaturesConfig, front_end: FrontEnd) -
     return len(ids), _of_cuts(cuts, config, front_end)
 
 
-def read_features(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd) -> Tuple[int, Iterator[Features]]:
+def read_features(
+    data_dir: Path, config: FeaturesConfig, front_end: FrontEnd, only: Optional[Collection[str]] = None
+) -> Tuple[int, Iterator[Features]]:
     """Return the number of utterances in a data directory, and an iterator over their features.
 
     For models on Kaldi's fbank, ``feats.scp`` is read if it exists (CPU tensors). Otherwise ``front_end`` computes the
-    features on its device from ``wav.scp`` and ``segments``.
+    features on its device from ``wav.scp`` and ``segments``. Of stored features, ``only`` those utterances are read, if
+    it is given; ids without features are passed over.
 
     Raises:
         InputError: neither table exists; while iterating: features of another dimension, broken tables.
     """
     stored = data_dir / "feats.scp"
     if config.kind == "fbank" and stored.is_file():
-        return len(read_map(stored)), _stored(stored, config.num_mel_bins)
+        entries = read_table(f"scp:{stored}", "matrix") if only is None else _chosen(stored, only)
+        return len(read_map(stored)), _stored(stored, entries, config.num_mel_bins)
     if not (data_dir / "wav.scp").is_file():
         tables = "feats.scp or wav.scp" if config.kind == "fbank" else f"wav.scp (the model computes {config.kind})"
         raise InputError(f"{data_dir}: needs {tables}")
@@ -124,8 +128,15 @@ def _of_cuts(cuts: Iterable[Cut], config: FeaturesConfig, front_end: FrontEnd) -
             yield Skipped(cut.id, str(error))
 
 
-def _stored(scp: Path, num_bins: int) -> Iterator[Features]:
-    for key, fbank in read_table(f"scp:{scp}", "matrix"):
+def _chosen(scp: Path, only: Collection[str]) -> Iterator[Tuple[str, np.ndarray]]:
+    with RandomReader(f"scp:{scp}", "matrix") as table:
+        for key in only:
+            if key in table:
+                yield key, table[key]
+
+
+def _stored(scp: Path, entries: Iterable[Tuple[str, np.ndarray]], num_bins: int) -> Iterator[Features]:
+    for key, fbank in entries:
         if fbank.shape[1] != num_bins:
             raise InputError(f"{scp}: features of '{key}' have {fbank.shape[1]} dimensions; the model needs {num_bins}")
         yield key, torch.from_numpy(fbank)

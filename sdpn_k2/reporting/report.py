@@ -13,11 +13,12 @@ import numpy as np
 from sdpn_k2.config import Config, config_differences
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
+from sdpn_k2.provenance import provenance
 from sdpn_k2.reporting import html_page, plots
 from sdpn_k2.reporting.data_summary import SetSummary, set_names, summarise_set
 from sdpn_k2.reporting.embedding_maps import speaker_panels
 from sdpn_k2.reporting.experiment_folder import Experiment, read_experiments
-from sdpn_k2.reporting.results import Result, embedded_trials, known_speakers, provenance, scoring_order
+from sdpn_k2.reporting.results import Result, embedded_trials, known_speakers, scoring_order
 from sdpn_k2.reporting.training_log import Course, course
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.conditions import Conditions, known_conditions, rates_by_condition
