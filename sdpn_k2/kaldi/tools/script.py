@@ -17,6 +17,7 @@ def run(
     flags: Iterable[str] = (),
     values: Optional[Mapping[str, str]] = None,
     lists: Iterable[str] = (),
+    unparsed: bool = False,
 ) -> NoReturn:
     """Call ``main(options, *arguments)`` with this process's command line, and exit.
 
@@ -29,13 +30,17 @@ def run(
         flags: options without a value, such as ``--exclude``: options.exclude is True if it is given.
         values: options with a value, such as ``--utt-prefix x`` or ``--utt-prefix=x``, and their defaults.
         lists: options with a value that may be given repeatedly: options.rir_set_parameters is the list of the values.
+        unparsed: pass on all words but --help as arguments, for scripts with options of another form.
 
     As in Kaldi's Perl and Python scripts, the beginning of an option's name suffices where it is unique.
     """
     # Like any filter, end quietly when the reader of a pipe ends.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        options, words = _parse(sys.argv[1:], usage, list(flags), dict(values or {}), list(lists))
+        if unparsed and not {"--help", "-h"} & set(sys.argv[1:]):
+            options, words = SimpleNamespace(), sys.argv[1:]
+        else:
+            options, words = _parse(sys.argv[1:], usage, list(flags), dict(values or {}), list(lists))
         fewest, most = arguments
         if len(words) < fewest or (most is not None and len(words) > most):
             raise InputError(f"wrong number of arguments ({len(words)}); --help shows the usage")
