@@ -25,7 +25,7 @@ _print_script_help() {
     in_comment=false
     [[ $line == *parse_options.sh* ]] && break
     [[ $line =~ $assignment ]] && printf '  --%s %s\n' "${BASH_REMATCH[1]//_/-}" "${BASH_REMATCH[2]}"
-  done < "$1"
+  done < "$([ -f "$1" ] || echo "${OLDPWD:-.}/")$1"  # the script may have left the folder that its name is relative to
   return 0
 }
 

@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus=demo            # demo, audio-dir, kaldi-dir or voxceleb
 stage=0                # first stage to run
 stop_stage=7           # last stage to run
-nj=$(utils/usable_processors.py)  # parallel jobs
+nj=auto                # parallel jobs; auto: one for each processor
 data=                  # folder of the data (default: data/<corpus>)
 exp=                   # folder of the experiment (default: exp/<corpus>)
 config=                # training configuration (default: conf/sdpn.yaml for voxceleb, else conf/sdpn_small.yaml)
@@ -52,7 +52,7 @@ refuse() { echo "$0: $1" >&2; exit 1; }
 [ $# -eq 0 ] || refuse "'$1' is not an option (--help lists the options)"
 for name in stage stop_stage nj seed num_nodes channel ngpu num_clusters lda_dim; do
   # Some are empty by default.
-  [[ ${!name} =~ ^[0-9]*$ && ( -n ${!name} || $name =~ ^(ngpu|num_clusters|lda_dim)$ ) ]] \
+  [[ ${!name} =~ ^[0-9]*$ && ( -n ${!name} || $name =~ ^(ngpu|num_clusters|lda_dim)$ ) || $name${!name} = njauto ]] \
     || refuse "--${name//_/-} must be a whole number, got '${!name}'"
 done
 [[ ${NODE_RANK:-0} =~ ^[0-9]+$ ]] || refuse "NODE_RANK must be the 0-based number of this node, got '$NODE_RANK'"
@@ -74,6 +74,7 @@ if [ "$corpus" = demo ]; then sdpn_k2_extra=demo; fi
 . ./path.sh
 # shellcheck source=utils/stages.sh
 . utils/stages.sh
+if [ "$nj" = auto ]; then nj=$(utils/usable_processors.py); fi
 
 default_config=conf/sdpn_small.yaml
 if [ "$corpus" = voxceleb ]; then default_config=conf/sdpn.yaml; fi
