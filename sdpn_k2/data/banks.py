@@ -14,6 +14,7 @@ from torch import nn
 
 from sdpn_k2.config import Config
 from sdpn_k2.data.manifest_files import load_manifest
+from sdpn_k2.data.recordings import load_audio
 from sdpn_k2.errors import InputError, Skipped, check_skipped
 from sdpn_k2.pcm import to_int16
 from sdpn_k2.signal.augment import Augment, NoiseBank, RirBank
@@ -61,7 +62,7 @@ class Banks:
         for kind, bank in banks.items():
             log.info("%s: %d recordings", kind, len(bank.lengths))
         rirs = self._read_rirs(responses) if has_responses else None
-        self.augment = Augment(config.augment, nn.ModuleDict(banks), rirs).to(device)
+        self.augment = Augment(config.augment, nn.ModuleDict(banks), rirs, config.features.sample_rate).to(device)
         self._reader = ThreadPoolExecutor(1)
         self._next: Optional[Future] = None
 
@@ -150,7 +151,7 @@ class Banks:
     def _load_waveform(self, recording: Any) -> np.ndarray:
         """Read the first channel, float32 in ±1."""
         resampled = recording.resample(self.config.features.sample_rate)
-        return resampled.load_audio(channels=recording.channel_ids[0])[0]
+        return load_audio(resampled, channels=recording.channel_ids[0])[0]
 
     def _load_fbank(self, cut: Any) -> np.ndarray:
         if cut.num_features != self.config.features.num_mel_bins:

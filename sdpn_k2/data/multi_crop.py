@@ -15,6 +15,7 @@ from lhotse import MonoCut
 
 from sdpn_k2.config import Config
 from sdpn_k2.data.cut_table import CutTable
+from sdpn_k2.data.recordings import load_audio
 from sdpn_k2.data.shar import SharTable
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.pcm import to_int16
@@ -215,7 +216,8 @@ class WaveformSource:
 
     def read(self, cut: MonoCut, first: int, last: int) -> np.ndarray:
         """Return samples ``first`` to ``last`` of the cut, resampled if its recording has another rate."""
-        audio = cut.recording.resample(self.sample_rate).load_audio(
+        audio = load_audio(
+            cut.recording.resample(self.sample_rate),
             channels=cut.channel,
             offset=cut.start + first / self.sample_rate,
             duration=(last - first) / self.sample_rate,

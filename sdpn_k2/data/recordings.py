@@ -1,11 +1,14 @@
-"""Audio as lhotse and Kaldi describe it: a Recording, and an entry of wav.scp."""
+"""Audio as lhotse and Kaldi describe it: a Recording, and an entry of wav.scp; and its samples."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import threading
+from typing import Any, NamedTuple
 
+import numpy as np
 from lhotse import Recording
 from lhotse.audio import AudioSource
+from lhotse.audio.backend import get_current_audio_backend, set_current_audio_backend
 
 from sdpn_k2.data.audio_files import SAMPLE_RATE
 from sdpn_k2.kaldi.features.wave import to_wav_command
@@ -18,7 +21,8 @@ class Audio(NamedTuple):
     sample_rate: int  # Hz
     num_samples: int  # per channel, at sample_rate
     num_channels: int
-    is_plain: bool  # a 16-bit 16 kHz mono WAV file, which every Kaldi tool can read directly
+    is_plain: bool  # a 16-bit mono WAV file at target_rate, which every Kaldi tool can read directly
+    target_rate: int = SAMPLE_RATE  # Hz of the prepared set; audio at another rate is resampled on reading
 
     @property
     def is_command(self) -> bool:
@@ -32,7 +36,7 @@ class Audio(NamedTuple):
 
 
 def make_recording(name: str, audio: Audio) -> Recording:
-    """Return a lhotse Recording at 16 kHz; audio at another rate is resampled on reading."""
+    """Return a lhotse Recording at ``target_rate``; audio at another rate is resampled on reading."""
     source = AudioSource(
         type="command" if audio.is_command else "file",
         channels=list(range(audio.num_channels)),
@@ -45,15 +49,35 @@ def make_recording(name: str, audio: Audio) -> Recording:
         num_samples=audio.num_samples,
         duration=audio.duration,
     )
-    return recording if audio.sample_rate == SAMPLE_RATE else recording.resample(SAMPLE_RATE)
+    return recording if audio.sample_rate == audio.target_rate else recording.resample(audio.target_rate)
 
 
 def wav_scp_entry(audio: Audio, channel: int = 0) -> str:
-    """Return the wav.scp entry for one channel at 16 kHz: the path if Kaldi's tools can read it, else a command."""
+    """Return the wav.scp entry for one channel at ``target_rate``: the path, or a command that converts the audio."""
     if audio.is_plain:
         return audio.location
     if not audio.is_command:
-        return to_wav_command(audio.location, SAMPLE_RATE, channel)
-    if audio.sample_rate != SAMPLE_RATE:
-        return f"{audio.location} sdpn-k2 to-wav --rate {SAMPLE_RATE} --channel {channel} - |"
+        return to_wav_command(audio.location, audio.target_rate, channel)
+    if audio.sample_rate != audio.target_rate:
+        return f"{audio.location} sdpn-k2 to-wav --rate {audio.target_rate} --channel {channel} - |"
     return audio.location
+
+
+_sphere_lock = threading.Lock()
+
+
+def load_audio(item: Any, **options: Any) -> np.ndarray:
+    """Return ``item.load_audio(**options)`` of a lhotse recording or cut.
+
+    libsndfile reads NIST Sphere files, for which lhotse alone would start sph2pipe.
+    """
+    sources = getattr(getattr(item, "recording", item), "sources", ())
+    if not any(isinstance(each.source, str) and each.source.lower().endswith(".sph") for each in sources):
+        return item.load_audio(**options)
+    with _sphere_lock:
+        previous = get_current_audio_backend()
+        set_current_audio_backend("LibsndfileBackend")
+        try:
+            return item.load_audio(**options)
+        finally:
+            set_current_audio_backend(previous)

@@ -22,6 +22,7 @@ from lhotse.shar.writers import ArrayTarWriter, AudioTarWriter, JsonlShardWriter
 from lhotse.utils import fastcopy
 
 from sdpn_k2.data.cut_table import CutTable
+from sdpn_k2.data.recordings import load_audio
 from sdpn_k2.errors import InputError, Skipped, check_skipped
 from sdpn_k2.files import atomic_folder
 
@@ -72,7 +73,7 @@ def _loaded(
     """Yield the cuts in random order with their data by field; append those that cannot be read to ``skipped``."""
     for index in table.permutation(np.random.default_rng(seed)).tolist():
         cut = table[index]
-        loaders = {"recording": cut.load_audio, "features": cut.load_features}
+        loaders = {"recording": functools.partial(load_audio, cut), "features": cut.load_features}
         try:
             data = {field: loaders[field]() for field in fields}
         except Exception as error:  # lhotse's backends raise many kinds

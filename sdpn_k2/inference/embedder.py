@@ -312,8 +312,10 @@ def _content(stream: IO[bytes]) -> bytes:
 
 def _load(audio: Union[Recording, Cut], channel: int) -> np.ndarray:
     """Return one channel ``(samples,)`` of a recording or cut of lhotse."""
+    from sdpn_k2.data.recordings import load_audio
+
     try:
-        samples = audio.load_audio()
+        samples = load_audio(audio)
     except Exception as error:  # lhotse and what it reads with raise errors of many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise InputError(f"{audio.id}: cannot read audio: {reason}") from error
