@@ -152,7 +152,7 @@ def synthetic(config: Config, device: torch.device):
     )
     banks = nn.ModuleDict({kind: NoiseBank([noise(5 * rate) for _ in range(100)]) for kind in ("noise", "music")})
     rirs = RirBank([rng.normal(size=rate) * np.exp(-np.arange(rate) / 2000) for _ in range(50)], rate)
-    return batch, Views(config, Augment(config.augment, banks, rirs)).to(device)
+    return batch, Views(config, Augment(config.augment, banks, rirs, config.features.sample_rate)).to(device)
 
 
 class Stepper:

@@ -9,6 +9,7 @@ nj=$(nproc)               # processes
 seed=0                    # random seed; the same seed gives the same corpus, byte for byte
 num_train_speakers=60
 num_test_speakers=20
+sample_rate=16000         # Hz of the prepared sets; the corpus itself has 16000
 num_utterances=12         # per speaker, 3 to 8 s each
 
 # shellcheck source=utils/parse_options.sh
@@ -19,4 +20,4 @@ data=$2
 
 sdpn-k2 prepare demo --nj "$nj" --seed "$seed" --num-train-speakers "$num_train_speakers" \
   --num-test-speakers "$num_test_speakers" --num-utterances "$num_utterances" "$root"
-"$(dirname "$(readlink -f "$0")")/prepare_audio_dir.sh" --nj "$nj" "$root" "$data"
+"$(dirname "$(readlink -f "$0")")/prepare_audio_dir.sh" --nj "$nj" --sample-rate "$sample_rate" "$root" "$data"

@@ -9,6 +9,7 @@
 set -euo pipefail
 
 nj=$(nproc)     # threads
+sample_rate=16000  # Hz; audio at other rates is resampled on reading
 max_bad=5       # give up if more than this percentage of the recordings of a set cannot be used
 noise_dir=      # folder of noises for augmentation
 rir_dir=        # folder of impulse responses for augmentation
@@ -23,6 +24,6 @@ for dir in "${@:2:$#-2}"; do
   [ -z "$dir" ] || eval_dirs+=(--eval-dir "$dir")
 done
 
-sdpn-k2 prepare kaldi-dir --nj "$nj" --max-bad "$max_bad" ${eval_dirs[@]+"${eval_dirs[@]}"} \
+sdpn-k2 prepare kaldi-dir --nj "$nj" --sample-rate "$sample_rate" --max-bad "$max_bad" ${eval_dirs[@]+"${eval_dirs[@]}"} \
   ${noise_dir:+--noise-dir "$noise_dir"} ${rir_dir:+--rir-dir "$rir_dir"} "$train" "$data"
 "$(dirname "$(readlink -f "$0")")/validate_manifests.py" "$data"

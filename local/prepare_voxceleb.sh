@@ -10,6 +10,7 @@
 set -euo pipefail
 
 nj=$(nproc)     # threads
+sample_rate=16000  # Hz; audio at other rates is resampled on reading
 max_bad=5       # give up if more than this percentage of a set cannot be used
 trials_dir=     # folder of the trial lists (default: anywhere under <voxceleb1-root>)
 musan_root=     # optional: MUSAN
@@ -19,6 +20,6 @@ rirs_root=      # optional: RIRS_NOISES
 . "$(dirname "$(readlink -f "$0")")/../utils/parse_options.sh"
 [ $# -eq 3 ] || { echo "Usage: $0 [options] <voxceleb1-root> <voxceleb2-root> <data> (see --help)" >&2; exit 1; }
 
-sdpn-k2 prepare voxceleb --nj "$nj" --max-bad "$max_bad" ${trials_dir:+--trials-dir "$trials_dir"} \
+sdpn-k2 prepare voxceleb --nj "$nj" --sample-rate "$sample_rate" --max-bad "$max_bad" ${trials_dir:+--trials-dir "$trials_dir"} \
   ${musan_root:+--musan-root "$musan_root"} ${rirs_root:+--rirs-root "$rirs_root"} "$1" "$2" "$3"
 "$(dirname "$(readlink -f "$0")")/validate_manifests.py" "$3"

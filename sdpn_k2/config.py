@@ -150,6 +150,7 @@ class AugmentConfig(Section):
     music_snr: Tuple[Real, Real] = (5.0, 15.0)
     babble_speakers: Tuple[Count, Count] = (3, 7)
     speed_factors: Tuple[SpeedFactor, ...] = ()  # one is drawn per utterance, e.g. from [0.9, 1.0, 1.1]; empty: off
+    telephone_prob: Fraction = 0.0  # after reverberation and noise: 300 to 3400 Hz, and G.711's μ-law or A-law
     mask_prob: Fraction = 0.2  # per utterance
     time_mask_frames: Whole = 9  # widths are uniform in 0..this
     freq_mask_bins: Whole = 5
@@ -274,6 +275,7 @@ class Config(Section):
         if self.input == "fbank":
             _require(self.features.kind == "fbank", f"features.kind={self.features.kind} needs input=waveform")
             _require(not self.augment.speed_factors, "augment.speed_factors needs input=waveform")
+            _require(not self.augment.telephone_prob, "augment.telephone_prob needs input=waveform")
 
 
 def load_config(path: Optional[Path] = None, overrides: Sequence[str] = ()) -> Config:
@@ -333,6 +335,15 @@ def config_to_yaml(config: Config) -> str:
 def config_items(config: Config) -> Dict[str, Any]:
     """Return every key with its value, such as ``{"train.batch_size": 384}``."""
     return dict(_flatten(config_to_dict(config)))
+
+
+def config_value(config: Config, key: str) -> Any:
+    """Return the value of a key such as ``features.sample_rate``. Raises InputError for an unknown one."""
+    values = config_items(config)
+    if key not in values:
+        section, _, name = key.rpartition(".")
+        raise InputError(f"unknown key {key}{_suggestion(name, section and section + '.')}")
+    return values[key]
 
 
 def config_differences(old: Config, new: Config) -> Iterator[Tuple[str, Any, Any]]:

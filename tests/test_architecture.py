@@ -14,7 +14,7 @@ DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FLOORS = (
     ("errors", "pcm", "processors", "provenance"),
     ("files", "device", "names"),
-    ("config", "progress"),
+    ("config", "installation", "progress"),
     ("kaldi.formats",),
     ("kaldi.features", "kaldi.nnet3"),
     ("kaldi.datadir",),

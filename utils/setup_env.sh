@@ -42,6 +42,11 @@ for requirement in metadata.requires("sdpn_k2"):
       fi ;;
   esac
 
+  if [ ! -f "$root/pyproject.toml" ]; then
+    echo "setup_env.sh: $root belongs to an installed package, but the python3 on PATH has no sdpn_k2: set sdpn_k2_bin" \
+      "in path.sh, or make a new recipe with sdpn-k2 recipe" >&2
+    return 1
+  fi
   wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)
   # After an upgrade of the system's Python, the environment may not start any more.
   if [ -f "$venv/.installed" ] && "$venv/bin/python3" -c "" 2>/dev/null; then

@@ -1,21 +1,17 @@
 # shellcheck shell=bash
-# Sourced by recipes: activates the environment (made on first use) and puts the tools on PATH.
-# With sdpn_k2_extra=demo, the environment has that extra of pyproject.toml, too.
-# Set KALDI_ROOT to use a real Kaldi: its binaries take precedence over our drop-ins.
-sdpn_k2_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-# shellcheck source=utils/setup_env.sh
-. "$sdpn_k2_root/utils/setup_env.sh" || return 1
+# Sourced by recipes: finds the environment and puts the tools on PATH.
+# In a checkout, setup_env.sh makes an environment on first use; with sdpn_k2_extra=demo, it has that extra of
+# pyproject.toml, too. Set KALDI_ROOT to use a real Kaldi: its binaries take precedence over our drop-ins.
+sdpn_k2_bin=  # folder of the python3 and sdpn-k2 to use (empty: setup_env.sh chooses)
+# utils is a link to the checkout's or the installed package's, or a copy.
+sdpn_k2_root=$(dirname "$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/utils")")
+if [ -z "$sdpn_k2_bin" ]; then
+  # shellcheck source=utils/setup_env.sh
+  . "$sdpn_k2_root/utils/setup_env.sh" || return 1
+fi
+# shellcheck source=utils/tool_path.sh
+. "$sdpn_k2_root/utils/tool_path.sh" || return 1
 
-case ":$PATH:" in
-  *":$sdpn_k2_root/utils/kaldi-bin:"*) ;;
-  *)
-    if [ -n "${KALDI_ROOT:-}" ] && [ -f "$KALDI_ROOT/tools/config/common_path.sh" ]; then
-      # shellcheck disable=SC1091  # Kaldi's
-      . "$KALDI_ROOT/tools/config/common_path.sh"
-    fi
-    export PATH="$sdpn_k2_root/utils:$sdpn_k2_root/utils/parallel:$PATH:$sdpn_k2_root/utils/kaldi-bin"
-    ;;
-esac
 export LC_ALL=C
 # Threads that wait must not take time from other processes.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}

@@ -5,6 +5,7 @@
 #   bash run.sh --corpus audio-dir --audio-root DIR          DIR/train/<speaker>/*.wav, DIR/test/…, DIR/test/trials
 #   bash run.sh --corpus kaldi-dir --train-dir DIR --test-dir DIR      Kaldi data directories
 #   bash run.sh --corpus voxceleb --voxceleb1-root DIR --voxceleb2-root DIR [--musan-root DIR] [--rirs-root DIR]
+#   bash run.sh --sample-rate 8000 …                         telephone speech, with any of these
 #
 # Each option below is --option-name. Complete stages are skipped, and stopped ones resume. Stage 0 notices changes of a
 # corpus in tables and trial lists, but not in the audio: after such a change, remove <exp>/stamps/stage0.done. No stage
@@ -15,10 +16,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus=demo            # demo, audio-dir, kaldi-dir or voxceleb
 stage=0                # first stage to run
 stop_stage=7           # last stage to run
-nj=$(utils/usable_processors.py)  # parallel jobs
-data=                  # folder of the data (default: data/<corpus>)
-exp=                   # folder of the experiment (default: exp/<corpus>)
-config=                # training configuration (default: conf/sdpn.yaml for voxceleb, else conf/sdpn_small.yaml)
+nj=auto                # parallel jobs; auto: one for each processor
+sample_rate=           # Hz: 16000, or 8000 for telephone speech (default: features.sample_rate of the configuration)
+data=                  # folder of the data (default: data/<corpus>, with _8k at 8000 Hz)
+exp=                   # folder of the experiment (default: exp/<corpus>, with _8k at 8000 Hz)
+config=                # training configuration (default: conf/sdpn.yaml or sdpn_8k.yaml for voxceleb, else sdpn_small.yaml)
 config_set=            # overrides of the configuration, such as "train.steps=20 train.batch_size=32"
 seed=0                 # random seed
 ngpu=                  # GPUs per node for training and extraction; 0: CPU (default: one GPU if there is one)
@@ -53,17 +55,15 @@ printf -v _command 'bash run.sh%s' "$([ $# -eq 0 ] || printf ' %q' "$@")"  # the
 refuse() { echo "$0: $1" >&2; exit 1; }
 
 [ $# -eq 0 ] || refuse "'$1' is not an option (--help lists the options)"
-for name in stage stop_stage nj seed num_nodes channel ngpu num_clusters lda_dim; do
+for name in stage stop_stage nj seed sample_rate num_nodes channel ngpu num_clusters lda_dim; do
   # Some are empty by default.
-  [[ ${!name} =~ ^[0-9]*$ && ( -n ${!name} || $name =~ ^(ngpu|num_clusters|lda_dim)$ ) ]] \
+  [[ $name${!name} = njauto || ${!name} =~ ^[0-9]*$ && ( -n ${!name} || $name =~ ^(sample_rate|ngpu|num_clusters|lda_dim)$ ) ]] \
     || refuse "--${name//_/-} must be a whole number, got '${!name}'"
 done
 [[ ${NODE_RANK:-0} =~ ^[0-9]+$ ]] || refuse "NODE_RANK must be the 0-based number of this node, got '$NODE_RANK'"
 [[ $plda_labels =~ ^(clusters|corpus)$ ]] || refuse "--plda-labels must be clusters or corpus, got '$plda_labels'"
 [[ $corpus =~ ^(demo|audio-dir|kaldi-dir|voxceleb)$ ]] \
   || refuse "--corpus must be demo, audio-dir, kaldi-dir or voxceleb, got '$corpus'"
-data=${data:-data/$corpus}
-exp=${exp:-exp/$corpus}
 for folder in "$data" "$exp"; do
   # Tables and commands contain these names.
   case $folder in
@@ -78,15 +78,29 @@ if [ "$corpus" = demo ]; then sdpn_k2_extra=demo; fi
 . ./path.sh
 # shellcheck source=utils/stages.sh
 . utils/stages.sh
+if [ "$nj" = auto ]; then nj=$(utils/usable_processors.py); fi
 
 default_config=conf/sdpn_small.yaml
 if [ "$corpus" = voxceleb ]; then default_config=conf/sdpn.yaml; fi
+if [ "$corpus $sample_rate" = "voxceleb 8000" ]; then default_config=conf/sdpn_8k.yaml; fi
 config=${config:-$default_config}
 overrides=(--set "seed=$seed")
 for setting in $config_set; do overrides+=(--set "$setting"); done
+if [ "$sample_rate" ]; then overrides+=(--set "features.sample_rate=$sample_rate"); fi
+
+# The sample rate is a key of the configuration, which audio and stored features follow.
+sample_rate=$(sdpn-k2 config --config "$config" "${overrides[@]}" --key features.sample_rate)
+case $sample_rate in
+  16000) suffix="" ;;
+  8000) suffix=_8k ;;
+  *) refuse "--sample-rate must be 16000 (conf/fbank.conf) or 8000 (conf/fbank_8k.conf), got '$sample_rate'" ;;
+esac
+fbank_config=conf/fbank$suffix.conf
+data=${data:-data/$corpus$suffix}
+exp=${exp:-exp/$corpus$suffix}
 
 # Fail now, not hours later, if training would compute features that differ from those that stage 1 stores.
-sdpn-k2 config --config "$config" "${overrides[@]}" --fbank-config conf/fbank.conf > /dev/null
+sdpn-k2 config --config "$config" "${overrides[@]}" --fbank-config "$fbank_config" > /dev/null
 
 if [ "$num_nodes" -gt 1 ] && [ "${NODE_RANK:-0}" -gt 0 ]; then
   echo "Node $NODE_RANK of $num_nodes: running stage 3 only; node 0 runs the others"
@@ -127,22 +141,22 @@ fi
 # Containers may have no other temporary folder.
 if [ ! -w "${TMPDIR:-/tmp}" ]; then TMPDIR=$(cd "$exp" && pwd); export TMPDIR; fi
 
-# The command of stage 0, whose first option (--nj) does not change the result, and the tables that it reads.
+# The command of stage 0, and the tables that it reads. The number of jobs does not change the result.
 case $corpus in
   demo)
     tables=()
-    prepare=(local/prepare_demo.sh --nj "$nj" --seed "$seed" "$data/audio" "$data") ;;
+    prepare=(local/prepare_demo.sh --nj "$nj" --sample-rate "$sample_rate" --seed "$seed" "$data/audio" "$data") ;;
   audio-dir)
     tables=("$audio_root"/*/trials{,_*})
-    prepare=(local/prepare_audio_dir.sh --nj "$nj" --max-bad "$max_bad" --channel "$channel"
+    prepare=(local/prepare_audio_dir.sh --nj "$nj" --sample-rate "$sample_rate" --max-bad "$max_bad" --channel "$channel"
       --noise-dir "$noise_dir" --rir-dir "$rir_dir" "$audio_root" "$data") ;;
   kaldi-dir)
     tables=("$train_dir"/{wav.scp,utt2spk,segments} "$test_dir"/{wav.scp,utt2spk,segments,trials,trials_*})
-    prepare=(local/prepare_kaldi_dir.sh --nj "$nj" --max-bad "$max_bad"
+    prepare=(local/prepare_kaldi_dir.sh --nj "$nj" --sample-rate "$sample_rate" --max-bad "$max_bad"
       --noise-dir "$noise_dir" --rir-dir "$rir_dir" "$train_dir" "$test_dir" "$data") ;;
   voxceleb)
     tables=("${trials_dir:-$voxceleb1_root}"/{veri_test,veri_test2,voxceleb1_test_v2,list_test_*}.txt)
-    prepare=(local/prepare_voxceleb.sh --nj "$nj" --max-bad "$max_bad" --trials-dir "$trials_dir"
+    prepare=(local/prepare_voxceleb.sh --nj "$nj" --sample-rate "$sample_rate" --max-bad "$max_bad" --trials-dir "$trials_dir"
       --musan-root "$musan_root" --rirs-root "$rirs_root" "$voxceleb1_root" "$voxceleb2_root" "$data") ;;
 esac
 corpus_tables=()
@@ -150,7 +164,7 @@ for path in ${tables[@]+"${tables[@]}"}; do
   if [ -f "$path" ]; then corpus_tables+=("$path"); fi
 done
 
-if begin_stage 0 "prepare the $corpus corpus" "$corpus ${prepare[0]} ${prepare[*]:3}" \
+if begin_stage 0 "prepare the $corpus corpus" "$corpus ${prepare[0]}$suffix ${prepare[*]:5}" \
     reads ${corpus_tables[@]+"${corpus_tables[@]}"} \
     writes "$data/eval_sets" "$manifests/recordings_train.jsonl.gz" "$data/train/wav.scp"; then
   "${prepare[@]}"
@@ -184,10 +198,10 @@ for name in $eval_sets; do
 done
 
 if begin_stage 1 "fbank and energy VAD" "" \
-    reads "${wavs[@]}" conf/fbank.conf conf/vad.conf \
+    reads "${wavs[@]}" "$fbank_config" conf/vad.conf \
     writes "${features[@]}" "${cuts[@]}"; then
   for name in $eval_sets train; do  # the small ones first: errors show early
-    steps/make_fbank.sh --nj "$nj" --cmd "$train_cmd" --fbank-config conf/fbank.conf --vad-config conf/vad.conf \
+    steps/make_fbank.sh --nj "$nj" --cmd "$train_cmd" --fbank-config "$fbank_config" --vad-config conf/vad.conf \
       "$data/$name" "$exp/make_fbank/$name" "$data/$name/fbank"
     utils/fix_data_dir.sh "$data/$name"
     sdpn-k2 cuts --config "$config" "${overrides[@]}" "$data" "$name"

@@ -18,7 +18,7 @@ EXIT_BAD_INPUT = 1
 
 # Commands, in the order of the pipeline.
 SECTIONS: Dict[str, Tuple[str, ...]] = {
-    "Data": ("prepare", "lhotse", "to-wav", "vad", "cuts", "select-cuts", "shar"),
+    "Data": ("recipe", "prepare", "lhotse", "to-wav", "vad", "cuts", "select-cuts", "shar"),
     "Train": ("doctor", "train", "average", "ablate"),
     "Embed": ("extract", "embed", "stream", "extract-windows"),
     "Recognise": ("verify", "enroll", "identify", "voices"),

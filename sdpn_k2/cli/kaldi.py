@@ -19,11 +19,20 @@ def kaldi(arguments):
 
         sdpn-k2 kaldi copy-vector scp:xvector.scp ark,t:-
 
-    "sdpn-k2 kaldi TOOL --help" explains a tool; without a name, the tools are listed.
+    "sdpn-k2 kaldi TOOL --help" explains a tool; without a name, the tools are listed. This puts all of them, and the
+    scripts of utils, steps, sid and local, on the PATH of a shell, behind Kaldi's own binaries:
+
+        eval "$(sdpn-k2 kaldi --path)"
     """
     from sdpn_k2.cli.groups import suggestion
     from sdpn_k2.errors import InputError
     from sdpn_k2.kaldi import tools
+
+    if arguments == ("--path",):
+        from sdpn_k2.installation import shell_setup
+
+        click.echo(shell_setup(), nl=False)
+        return
 
     if not arguments or arguments[0] in ("--help", "-h"):
         click.echo(click.get_current_context().get_help())

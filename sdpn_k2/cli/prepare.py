@@ -31,6 +31,14 @@ scan_options = together(
     click.option(
         "--max-bad", default=100 * MAX_SKIPPED_SHARE, help="Give up if more than this percentage of a set is unusable."
     ),
+    click.option(
+        "--sample-rate",
+        "rate",
+        type=click.IntRange(1000, 768000),
+        default=16000,
+        metavar="HZ",
+        help="Sample rate of the prepared sets; audio at other rates is resampled on reading.",
+    ),
 )
 
 

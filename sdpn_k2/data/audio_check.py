@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import logging
 import os
@@ -41,11 +42,12 @@ def scan_audio(
     num_jobs: int | None = None,
     max_bad: float = 100 * MAX_SKIPPED_SHARE,
     min_seconds: float = MIN_SECONDS,
+    rate: int = SAMPLE_RATE,
 ) -> Scan:
     """Decode all audio in threads and skip files that cannot be used.
 
     Audio is skipped if it is missing, unreadable, truncated, shorter than ``min_seconds``, silent (all samples equal)
-    or not finite, or if it lacks the channel. The log names the first few.
+    or not finite, or if it lacks the channel. The log names the first few, and counts the audio at other rates.
 
     Args:
         locations: id → path, or command ending in ``|``.
@@ -54,6 +56,7 @@ def scan_audio(
         num_jobs: number of threads; by default one per core.
         max_bad: largest percentage of audio that may be skipped.
         min_seconds: shortest usable duration.
+        rate: sample rate of the prepared audio in Hz.
 
     Raises:
         InputError: there is no audio, or more than ``max_bad`` percent or all of it was skipped.
@@ -61,7 +64,7 @@ def scan_audio(
 
     def check(item: tuple[str, str]) -> tuple[str, Audio] | Skipped:
         try:
-            return item[0], check_audio(item[1], channel, min_seconds)
+            return item[0], check_audio(item[1], channel, min_seconds, rate)
         except InputError as error:
             return Skipped(item[0], str(error))
 
@@ -81,11 +84,38 @@ def scan_audio(
         log.warning("%s: skipping %s", what, item)
     if scan.skipped:
         log.warning("%s: skipped %d of %d audio files", what, len(scan.skipped), len(locations))
+    _report_rates(what, collections.Counter(audio.sample_rate for audio in scan.good.values()), rate)
     return scan
 
 
-def check_audio(location: str, channel: int = 0, min_seconds: float = MIN_SECONDS) -> Audio:
-    """Decode one file or command from start to end.
+def _report_rates(what: str, rates: Mapping[int, int], rate: int) -> None:
+    """Log how many audio files have another sample rate; ``rates`` is Hz → number of files."""
+    others = {each: count for each, count in sorted(rates.items()) if each != rate}
+    if not others:
+        return
+    lower = {each: count for each, count in others.items() if each < rate}
+    hint = ""
+    if lower:
+        hint = (
+            f"; {sum(lower.values())} are upsampled and have nothing above {max(lower) / 2:g} Hz: "
+            f"consider --sample-rate {max(lower)}"
+        )
+    log.log(
+        logging.WARNING if lower else logging.INFO,
+        "%s: resampling %d of %d audio files to %d Hz (%s)%s",
+        what,
+        sum(others.values()),
+        sum(rates.values()),
+        rate,
+        ", ".join(f"{count} at {each} Hz" for each, count in others.items()),
+        hint,
+    )
+
+
+def check_audio(
+    location: str, channel: int = 0, min_seconds: float = MIN_SECONDS, target_rate: int = SAMPLE_RATE
+) -> Audio:
+    """Decode one file or command from start to end, to be used at ``target_rate`` Hz.
 
     Raises:
         InputError: the audio cannot be used; the message names it and says why.
@@ -111,8 +141,8 @@ def check_audio(location: str, channel: int = 0, min_seconds: float = MIN_SECOND
         raise InputError(f"{location}: some samples are NaN or infinite")
     if lowest == highest:
         raise InputError(f"{location}: silent: every sample is {lowest:g}")
-    is_plain = not is_command and sound.is_pcm16_wav and rate == SAMPLE_RATE and sound.channels == 1
-    return Audio(location, rate, num_samples, sound.channels, is_plain)
+    is_plain = not is_command and sound.is_pcm16_wav and rate == target_rate and sound.channels == 1
+    return Audio(location, rate, num_samples, sound.channels, is_plain, target_rate)
 
 
 def _run(command: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Iterator
 
 from sdpn_k2.errors import InputError
 
-SAMPLE_RATE = 16000  # Hz; the rate of all prepared audio
+SAMPLE_RATE = 16000  # Hz; the rate of prepared audio unless told otherwise
 # fmt: off
 LIBSNDFILE_SUFFIXES = {
     ".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".w64", ".rf64",
@@ -45,19 +45,19 @@ def find_audio(folder: str | Path) -> Iterator[Path]:
         raise InputError(f"{folder}: no audio files found (looked for {' '.join(sorted(suffixes))})")
 
 
-def list_recordings(folder: str | Path) -> dict[str, str]:
-    """List the audio under a folder as id (its path below the folder) → location.
+def list_recordings(folder: str | Path, rate: int = SAMPLE_RATE) -> dict[str, str]:
+    """List the audio under a folder as id (its path below the folder) → location, as :func:`locate` does.
 
     Raises:
         InputError: no audio in the folder, or a duplicate id.
     """
     locations: dict[str, str] = {}
     for path in find_audio(folder):
-        add_location(locations, make_id(*path.relative_to(os.path.abspath(folder)).with_suffix("").parts), path)
+        add_location(locations, make_id(*path.relative_to(os.path.abspath(folder)).with_suffix("").parts), path, rate)
     return locations
 
 
-def add_location(locations: dict[str, str], name: str, path: Path) -> None:
+def add_location(locations: dict[str, str], name: str, path: Path, rate: int = SAMPLE_RATE) -> None:
     """Add the file ``path`` to ``locations`` under the id ``name``.
 
     Raises:
@@ -65,11 +65,13 @@ def add_location(locations: dict[str, str], name: str, path: Path) -> None:
     """
     if name in locations:
         raise InputError(f"duplicate id '{name}': {locations[name]} and {path}; rename one of them")
-    locations[name] = locate(path)
+    locations[name] = locate(path, rate)
 
 
-def locate(path: str | Path) -> str:
+def locate(path: str | Path, rate: int = SAMPLE_RATE) -> str:
     """Return how to read a file: its path, or an ffmpeg command ending in "|" if libsndfile cannot decode the format.
+
+    The command resamples to ``rate`` Hz.
 
     Raises:
         InputError: ffmpeg is needed and not installed.
@@ -81,7 +83,7 @@ def locate(path: str | Path) -> str:
         raise InputError(
             f"{path}: decoding {suffix} needs ffmpeg, which is not installed: install it, or convert to wav"
         )
-    return f"ffmpeg -v 8 -i {shlex.quote(path)} -f wav -acodec pcm_s16le -ar {SAMPLE_RATE} -ac 1 - |"
+    return f"ffmpeg -v 8 -i {shlex.quote(path)} -f wav -acodec pcm_s16le -ar {rate} -ac 1 - |"
 
 
 def make_id(*parts: str) -> str:

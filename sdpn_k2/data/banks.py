@@ -61,7 +61,7 @@ class Banks:
         for kind, bank in banks.items():
             log.info("%s: %d recordings", kind, len(bank.lengths))
         rirs = self._read_rirs(responses) if has_responses else None
-        self.augment = Augment(config.augment, nn.ModuleDict(banks), rirs).to(device)
+        self.augment = Augment(config.augment, nn.ModuleDict(banks), rirs, config.features.sample_rate).to(device)
         self._reader = ThreadPoolExecutor(1)
         self._next: Optional[Future] = None
 

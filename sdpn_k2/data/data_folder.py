@@ -6,7 +6,7 @@ A corpus module lists its utterances (id → location, id → speaker), checks t
 :func:`write_eval_sets`. The result::
 
     <set>/wav.scp utt2spk spk2utt utt2dur [segments] [trials…]     Kaldi data directory, sorted in C locale
-    manifests/recordings_<set>.jsonl.gz supervisions_<set>.jsonl.gz    lhotse, 16 kHz
+    manifests/recordings_<set>.jsonl.gz supervisions_<set>.jsonl.gz    lhotse
     manifests/recordings_{noise,music,speech,rir}.jsonl.gz             augmentation material, each optional
     manifests/skipped_<set>                                        skipped audio, with reasons
     eval_sets                                                      names of the evaluation sets, one per line
@@ -128,7 +128,7 @@ def write_augmentation(data: Path, kinds: Mapping[str, Mapping[str, str]], **sca
     Args:
         data: folder of all sets.
         kinds: noise, music, speech or rir → (id → location).
-        scan_options: ``num_jobs`` and ``max_bad`` of :func:`scan_audio`.
+        scan_options: ``num_jobs``, ``max_bad`` and ``rate`` of :func:`scan_audio`.
 
     Raises:
         InputError: too much audio of one kind is unusable.

@@ -18,7 +18,8 @@ class Audio(NamedTuple):
     sample_rate: int  # Hz
     num_samples: int  # per channel, at sample_rate
     num_channels: int
-    is_plain: bool  # a 16-bit 16 kHz mono WAV file, which every Kaldi tool can read directly
+    is_plain: bool  # a 16-bit mono WAV file at target_rate, which every Kaldi tool can read directly
+    target_rate: int = SAMPLE_RATE  # Hz of the prepared set; audio at another rate is resampled on reading
 
     @property
     def is_command(self) -> bool:
@@ -32,7 +33,7 @@ class Audio(NamedTuple):
 
 
 def make_recording(name: str, audio: Audio) -> Recording:
-    """Return a lhotse Recording at 16 kHz; audio at another rate is resampled on reading."""
+    """Return a lhotse Recording at ``target_rate``; audio at another rate is resampled on reading."""
     source = AudioSource(
         type="command" if audio.is_command else "file",
         channels=list(range(audio.num_channels)),
@@ -45,15 +46,15 @@ def make_recording(name: str, audio: Audio) -> Recording:
         num_samples=audio.num_samples,
         duration=audio.duration,
     )
-    return recording if audio.sample_rate == SAMPLE_RATE else recording.resample(SAMPLE_RATE)
+    return recording if audio.sample_rate == audio.target_rate else recording.resample(audio.target_rate)
 
 
 def wav_scp_entry(audio: Audio, channel: int = 0) -> str:
-    """Return the wav.scp entry for one channel at 16 kHz: the path if Kaldi's tools can read it, else a command."""
+    """Return the wav.scp entry for one channel at ``target_rate``: the path, or a command that converts the audio."""
     if audio.is_plain:
         return audio.location
     if not audio.is_command:
-        return to_wav_command(audio.location, SAMPLE_RATE, channel)
-    if audio.sample_rate != SAMPLE_RATE:
-        return f"{audio.location} sdpn-k2 to-wav --rate {SAMPLE_RATE} --channel {channel} - |"
+        return to_wav_command(audio.location, audio.target_rate, channel)
+    if audio.sample_rate != audio.target_rate:
+        return f"{audio.location} sdpn-k2 to-wav --rate {audio.target_rate} --channel {channel} - |"
     return audio.location

@@ -211,7 +211,7 @@ def _read_cuts(path: Path) -> Tuple[List[str], np.ndarray]:
         with open(path, "rb") as stream:
             packed = stream.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else open(path, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
+            for line in lines:
                 cut = json.loads(line)
                 array = _array_of(cut)
                 if array is None:

@@ -1,11 +1,11 @@
-"""Augment local crops with noise, babble, music, reverberation, gates and masks, in batches on any device.
+"""Augment local crops with noise, babble, music, reverberation, telephones, gates and masks, in batches on any device.
 
 The host draws the augmentation of each crop (:meth:`Augment.draw`) from a generator seeded per step. This takes
 microseconds and gives the same augmentation on every device. The device never waits, since the host knows the number of
 crops for each effect. Everything that touches samples is batched on the device.
 
 Crops are waveforms or, for corpora with stored features only, log-mel energies. Noise is then mixed as energies, and
-there is no reverberation.
+there is neither reverberation nor a telephone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sdpn_k2.config import AugmentConfig
 from sdpn_k2.errors import InputError
 from sdpn_k2.pcm import INT16_SCALE
+from sdpn_k2.signal.telephone import telephone
 
 # Crops whose noise or reverberation is computed at once: this bounds temporary memory, whatever the batch.
 BLOCK_CROPS = 1024
@@ -164,6 +165,8 @@ class Plan:
     reverb_rows: np.ndarray  # (count,)
     reverb_index: np.ndarray  # (count,) impulse response of each
     mixtures: Sequence[Tuple[str, Mixture]]  # with the bank's name
+    telephone_rows: np.ndarray  # (count,)
+    telephone_a_law: np.ndarray  # (count,) whether the codec is A-law, not μ-law
     gate_rows: np.ndarray  # (count,) the crops that are gated
     gate_share: np.ndarray  # (count,) quietest part of each that is muted
     time_mask: np.ndarray  # (crops, 2) first frame as a fraction of the possible ones, width in frames
@@ -177,16 +180,20 @@ class Augment(nn.Module):
     other utterances of the batch; with fewer than 4 utterances there is none.
     """
 
-    def __init__(self, config: AugmentConfig, banks: nn.ModuleDict, rirs: Optional[RirBank] = None):
+    def __init__(
+        self, config: AugmentConfig, banks: nn.ModuleDict, rirs: Optional[RirBank] = None, sample_rate: int = 16000
+    ):
         """Combine the banks.
 
         Args:
             config: probabilities and ranges.
             banks: :class:`NoiseBank` by kind: any of noise, speech, music.
             rirs: impulse responses.
+            sample_rate: of waveforms, in Hz.
         """
         super().__init__()
         self.config = config
+        self.sample_rate = sample_rate
         self.banks = banks
         self.rirs = rirs
 
@@ -225,6 +232,8 @@ class Augment(nn.Module):
             for widest in (config.time_mask_frames, config.freq_mask_bins)
         )
         reverb_index = rng.integers(self.rirs.count if self.rirs is not None else 1, size=len(reverb_rows))
+        telephone_rows = np.flatnonzero(rng.random(count) < config.telephone_prob)
+        telephone_a_law = rng.random(len(telephone_rows)) < 0.5
         gate_rows = np.flatnonzero(rng.random(count) < config.gate_prob)
         return Plan(
             speed=[
@@ -235,6 +244,8 @@ class Augment(nn.Module):
             reverb_rows=reverb_rows,
             reverb_index=reverb_index,
             mixtures=mixtures,
+            telephone_rows=telephone_rows,
+            telephone_a_law=telephone_a_law,
             gate_rows=gate_rows,
             gate_share=rng.uniform(*config.gate_share, size=len(gate_rows)),
             time_mask=time_mask,
@@ -274,7 +285,7 @@ class Augment(nn.Module):
     def forward(self, crops: Tensor, plan: Plan) -> Tensor:
         """Return augmented copies of crops: float32 ``(crops, samples)`` in ±1, or fbank ``(crops, frames, bins)``."""
         if crops.ndim == 2:
-            return self._gate(self._mix(crops, plan), plan)
+            return self._gate(self._transmit(self._mix(crops, plan), plan), plan)
         return self._gate(self._mix(crops.exp(), plan), plan).clamp_min_(torch.finfo(torch.float32).eps).log_()
 
     def _mix(self, crops: Tensor, plan: Plan) -> Tensor:
@@ -290,6 +301,16 @@ class Augment(nn.Module):
                 snr = to_device(mixture.snr.astype(np.float32), device)
                 output[rows] = add_noise(output[rows], self._noise(kind, mixture, crops), snr)
         return output
+
+    def _transmit(self, waveforms: Tensor, plan: Plan) -> Tensor:
+        """Pass some of the waveforms through a telephone, in place."""
+        for first in range(0, len(plan.telephone_rows), BLOCK_CROPS):
+            block = slice(first, first + BLOCK_CROPS)
+            rows, a_law = (
+                to_device(values[block], waveforms.device) for values in (plan.telephone_rows, plan.telephone_a_law)
+            )
+            waveforms[rows] = telephone(waveforms[rows], a_law, self.sample_rate)
+        return waveforms
 
     @staticmethod
     def _gate(crops: Tensor, plan: Plan) -> Tensor:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Mapping, NamedTuple
 
 from sdpn_k2.data.audio_check import scan_audio
-from sdpn_k2.data.audio_files import add_location, find_audio, list_recordings, make_id
+from sdpn_k2.data.audio_files import SAMPLE_RATE, add_location, find_audio, list_recordings, make_id
 from sdpn_k2.data.data_folder import AUGMENTATION, clear_set, write_augmentation, write_eval_sets, write_set
 from sdpn_k2.data.trial_lists import write_trials
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
@@ -57,6 +57,7 @@ def prepare_audio_dir(
     channel: int = 0,
     num_jobs: int | None = None,
     max_bad: float = 100 * MAX_SKIPPED_SHARE,
+    rate: int = SAMPLE_RATE,
 ) -> list[str]:
     """Write manifests and Kaldi data directories for an audio folder.
 
@@ -67,6 +68,7 @@ def prepare_audio_dir(
         channel: channel to use in multi-channel files (0-based).
         num_jobs: number of threads; by default one per core.
         max_bad: largest percentage of unusable audio per set.
+        rate: sample rate of the prepared audio in Hz.
 
     Returns:
         The names of the evaluation sets.
@@ -91,21 +93,21 @@ def prepare_audio_dir(
 
     for name in ["train", *eval_sets]:
         clear_set(data / name, places[name])
-        utterances = list_utterances(places[name])
-        scan = scan_audio(utterances.locations, name, channel=channel, num_jobs=num_jobs, max_bad=max_bad)
+        utterances = list_utterances(places[name], rate)
+        scan = scan_audio(utterances.locations, name, channel=channel, num_jobs=num_jobs, max_bad=max_bad, rate=rate)
         write_set(data, name, scan, utterances.speakers, channel)
         for path in trials.get(name, []):
             write_trials(path, data / name / path.name, scan, aliases=utterances.aliases)
     for name, lists in trials.items():
         if not lists:
             log.info("%s: ignored, since it has no file trials or trials_<name>", places[name])
-    kinds = {kind: list_recordings(places[kind]) for kind in AUGMENTATION if kind in places}
-    write_augmentation(data, kinds, num_jobs=num_jobs, max_bad=max_bad)
+    kinds = {kind: list_recordings(places[kind], rate) for kind in AUGMENTATION if kind in places}
+    write_augmentation(data, kinds, num_jobs=num_jobs, max_bad=max_bad, rate=rate)
     write_eval_sets(data, eval_sets)
     return eval_sets
 
 
-def list_utterances(folder: Path) -> Utterances:
+def list_utterances(folder: Path, rate: int = SAMPLE_RATE) -> Utterances:
     """List ``<speaker>/…/<utterance>.<suffix>`` under a folder.
 
     Raises:
@@ -128,7 +130,7 @@ def list_utterances(folder: Path) -> Utterances:
             )
         below_speaker = below[len(name) + 1 :] if below.startswith(f"{name}-") else below
         utterance = f"{speaker}-{below_speaker}"
-        add_location(found.locations, utterance, path)
+        add_location(found.locations, utterance, path, rate)
         found.speakers[utterance] = speaker
         as_named = f"{name}-{below_speaker}"
         for alias in {below, as_named, path.stem, path.name, relative.as_posix(), relative.with_suffix("").as_posix()}:

@@ -4,7 +4,7 @@ A directory needs ``wav.scp`` (plain paths, or ``command |``) and ``utt2spk``. I
 set needs ``trials`` or several ``trials_<name>``. An existing ``feats.scp`` is not used, since the recipe computes
 features of its own kind.
 
-Files other than 16-bit 16 kHz mono WAV become a command that converts them. So do commands at another rate.
+Files other than 16-bit mono WAV at the wanted rate become a command that converts them. So do commands at another rate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Mapping, NamedTuple, Sequence
 
 from sdpn_k2.data.audio_check import MIN_SECONDS, Scan, scan_audio
-from sdpn_k2.data.audio_files import list_recordings
+from sdpn_k2.data.audio_files import SAMPLE_RATE, list_recordings
 from sdpn_k2.data.data_folder import (
     clear_set,
     log_set,
@@ -62,6 +62,7 @@ def prepare_kaldi_dirs(
     *,
     num_jobs: int | None = None,
     max_bad: float = 100 * MAX_SKIPPED_SHARE,
+    rate: int = SAMPLE_RATE,
 ) -> list[str]:
     """Write manifests and data directories for existing Kaldi data directories.
 
@@ -72,6 +73,7 @@ def prepare_kaldi_dirs(
         augmentation: kind (noise, music, speech, rir) → a folder of audio files.
         num_jobs: number of threads; by default one per core.
         max_bad: largest percentage of unusable recordings per set.
+        rate: sample rate of the prepared audio in Hz.
 
     Returns:
         The names of the evaluation sets.
@@ -89,17 +91,23 @@ def prepare_kaldi_dirs(
         if name == "train":
             raise InputError(f"{eval_dirs[name]}: an evaluation set cannot be called train: rename the folder")
     for name, folder in {"train": train, **eval_dirs}.items():
-        scan = import_data_dir(Path(folder), data, name, num_jobs=num_jobs, max_bad=max_bad)
+        scan = import_data_dir(Path(folder), data, name, num_jobs=num_jobs, max_bad=max_bad, rate=rate)
         for path in trials.get(name, []):
             write_trials(path, data / name / path.name, scan)
-    kinds = {kind: list_recordings(folder) for kind, folder in (augmentation or {}).items()}
-    write_augmentation(data, kinds, num_jobs=num_jobs, max_bad=max_bad)
+    kinds = {kind: list_recordings(folder, rate) for kind, folder in (augmentation or {}).items()}
+    write_augmentation(data, kinds, num_jobs=num_jobs, max_bad=max_bad, rate=rate)
     write_eval_sets(data, eval_dirs)
     return list(eval_dirs)
 
 
 def import_data_dir(
-    source: Path, data: Path, name: str, *, num_jobs: int | None = None, max_bad: float = 100 * MAX_SKIPPED_SHARE
+    source: Path,
+    data: Path,
+    name: str,
+    *,
+    num_jobs: int | None = None,
+    max_bad: float = 100 * MAX_SKIPPED_SHARE,
+    rate: int = SAMPLE_RATE,
 ) -> Scan:
     """Check one Kaldi data directory and write it as set ``name``; return the usable and the skipped utterances.
 
@@ -112,7 +120,7 @@ def import_data_dir(
     clear_set(data / name, source)
     used = {part.recording for part in tables.parts}
     locations = {recording: entry for recording, entry in tables.wav.items() if recording in used}
-    scan = scan_audio(locations, name, num_jobs=num_jobs, max_bad=max_bad)
+    scan = scan_audio(locations, name, num_jobs=num_jobs, max_bad=max_bad, rate=rate)
     segments, skipped = _fit_segments(source, tables.parts, scan)
 
     audios = {segment.recording: scan.good[segment.recording] for segment in segments.values()}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 from sdpn_k2.data.audio_check import scan_audio
-from sdpn_k2.data.audio_files import LIBSNDFILE_SUFFIXES, find_audio, locate, make_id
+from sdpn_k2.data.audio_files import LIBSNDFILE_SUFFIXES, SAMPLE_RATE, find_audio, locate, make_id
 from sdpn_k2.data.data_folder import clear_set, write_augmentation, write_eval_sets, write_set
 from sdpn_k2.data.trial_lists import refuse_unknown, write_trials
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
@@ -51,6 +51,7 @@ def prepare_voxceleb(
     rirs_noises: str | Path | None = None,
     num_jobs: int | None = None,
     max_bad: float = 100 * MAX_SKIPPED_SHARE,
+    rate: int = SAMPLE_RATE,
 ) -> list[str]:
     """Write manifests and data directories for VoxCeleb.
 
@@ -63,6 +64,7 @@ def prepare_voxceleb(
         rirs_noises: RIRS_NOISES, for measured and simulated impulse responses.
         num_jobs: number of threads; by default one per core.
         max_bad: largest percentage of unusable audio per set.
+        rate: sample rate of the prepared audio in Hz.
 
     Returns:
         The names of the trial lists found.
@@ -85,12 +87,12 @@ def prepare_voxceleb(
     sets = {"train": train, EVAL_SET: {utterance: path for utterance, path in vox1.items() if utterance in evaluated}}
     for name, utterances in sets.items():
         clear_set(data / name, Path(voxceleb1))
-        locations = {utterance: locate(path) for utterance, path in utterances.items()}
-        scan = scan_audio(locations, name, num_jobs=num_jobs, max_bad=max_bad)
+        locations = {utterance: locate(path, rate) for utterance, path in utterances.items()}
+        scan = scan_audio(locations, name, num_jobs=num_jobs, max_bad=max_bad, rate=rate)
         write_set(data, name, scan, {utterance: speaker_of(utterance) for utterance in utterances})
     for name, path in lists.items():
         write_trials(path, data / EVAL_SET / f"trials_{name}", scan, read=read_trial_list)
-    write_augmentation(data, kinds, num_jobs=num_jobs, max_bad=max_bad)
+    write_augmentation(data, kinds, num_jobs=num_jobs, max_bad=max_bad, rate=rate)
     write_eval_sets(data, [EVAL_SET])
     return list(lists)
 
