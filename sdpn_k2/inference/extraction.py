@@ -21,7 +21,7 @@ from sdpn_k2.device import usable_device
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
 from sdpn_k2.inference.utterance_features import Features, check_embeddable, compute_features, read_features
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
-from sdpn_k2.models.checkpoint import load_checkpoint
+from sdpn_k2.models.checkpoint import load_checkpoint, teacher_encoder
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.progress import Progress
 from sdpn_k2.signal.fbank import instance_norm
@@ -77,12 +77,7 @@ class Extractor:
         """
         device = usable_device(device)
         loaded = load_checkpoint(checkpoint)
-        encoder = EcapaTdnn(loaded.config.features.num_mel_bins, loaded.config.model)
-        prefix = "teacher.encoder."
-        encoder.load_state_dict(
-            {name[len(prefix) :]: tensor for name, tensor in loaded.model.items() if name.startswith(prefix)}
-        )
-        return cls(encoder, loaded.config, device, max_duration)
+        return cls(teacher_encoder(loaded, checkpoint), loaded.config, device, max_duration)
 
     def embed(self, waveform: np.ndarray) -> np.ndarray:
         """Return the embedding ``(dim,)`` float32 of a waveform ``(samples,)`` in ±1 at the model's sample rate.

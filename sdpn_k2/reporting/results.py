@@ -335,7 +335,7 @@ def read(path: Path) -> Results:
                 git_revision=_optional_text(measured["git_revision"]),
             ),
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: not the results of an experiment; write them again with: sdpn-k2 results DATA {path.parent}"
         ) from error

@@ -107,7 +107,7 @@ def _read_json(path: Path) -> Dict[str, np.ndarray]:
         vectors = {name: np.array(vector, np.float32) for name, vector in stored.items()}
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON object of lists of numbers") from error
     if len({vector.shape for vector in vectors.values()}) != 1 or next(iter(vectors.values())).ndim != 1:
         raise InputError(f"{path}: expected vectors of one dimension, at least one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -25,7 +28,7 @@ class MetricsLog:
         self._exp = exp
         path = exp / "metrics.jsonl"
         # A killed run may have logged steps that the resumed one repeats.
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= first_step]
+        kept = [line for line in _complete_lines(path) if _step(line) <= first_step]
         with atomic_output(path, "w") as stream:
             stream.write("".join(kept))
         self._report_failed_thread = threading.excepthook
@@ -96,6 +99,26 @@ class Throughput:
 
 
 def _complete_lines(path: Path) -> List[str]:
+    """Return the lines of an earlier run; leave out damaged ones with a warning."""
     if not path.is_file():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+    kept = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            _step(line)
+            kept.append(f"{line}\n")
+        except (ValueError, LookupError, TypeError, RecursionError):
+            if number < len(lines):  # the last one may be cut short: the run was killed while it wrote
+                log.warning("%s:%d: left out a damaged line", path, number)
+    return kept
+
+
+def _step(line: str) -> int:
+    step = json.loads(line)["step"]
+    if not isinstance(step, int):
+        raise TypeError("the step is not a whole number")
+    return step
