@@ -42,9 +42,9 @@ class Range:
         return " and ".join(f"{words} {bound:g}" for words, bound in bounds if math.isfinite(bound))
 
 
-Whole = Annotated[int, Range(least=0)]
-Count = Annotated[int, Range(least=1)]
-Several = Annotated[int, Range(least=2)]
+Whole = Annotated[int, Range(least=0, most=LARGEST)]
+Count = Annotated[int, Range(least=1, most=LARGEST)]
+Several = Annotated[int, Range(least=2, most=LARGEST)]
 Real = Annotated[float, Range(least=-LARGEST, most=LARGEST)]
 NonNegative = Annotated[float, Range(least=0, most=LARGEST)]
 Positive = Annotated[float, Range(above=0, most=LARGEST)]
@@ -371,10 +371,48 @@ def _field_types(section: Type[Section]) -> Dict[str, Any]:
     return {each.name: types[each.name] for each in dataclasses.fields(section)}
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases, which can unpack to any size, and duplicate keys.
+
+    A section may occur twice at the top level, since configurations are joined with ``cat``: its keys are merged.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose one node; refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=self.peek_event().start_mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Compose a mapping; merge its duplicate sections, and refuse other duplicate keys."""
+        node = super().compose_mapping_node(anchor)
+        seen: Dict[Tuple[str, str], Any] = {}
+        for key, value in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else ("", str(id(key)))
+            earlier = seen.setdefault(name, value)
+            if earlier is value:
+                continue
+            if self.depth > 1 or not (isinstance(earlier, yaml.MappingNode) and isinstance(value, yaml.MappingNode)):
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
+            given = {inner.value for inner, _ in value.value if isinstance(inner, yaml.ScalarNode)}
+            kept = [pair for pair in earlier.value if pair[0].value not in given]
+            earlier.value = kept + value.value
+        node.value = [(key, value) for key, value in node.value if any(value is kept for kept in seen.values())]
+        return node
+
+
 def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise InputError(f"{source}: not valid YAML: nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, a number that is too long
         raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -426,13 +464,17 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
     if origin is tuple:
         return tuple(_convert(item, item_kind, key) for item, item_kind in _items(value, arguments, key))
     if origin is Literal:
-        if isinstance(value, bool):  # YAML 1.1 reads on and off as booleans
-            value = "on" if value else "off"
-        _require(value in arguments, f"{key} is {value!r}; it should be one of {', '.join(arguments)}")
-        return value
+        word = str(value).lower()
+        # YAML 1.1 reads on and off as booleans.
+        choice = word if word in arguments else {"true": "on", "yes": "on", "false": "off", "no": "off"}.get(word)
+        _require(choice in arguments, f"{key} is {value!r}; it should be one of {', '.join(arguments)}")
+        return choice
     if origin is Annotated:
         number = _convert(value, arguments[0], key)
-        _require(number in arguments[1], f"{key} is {number:g}; it should be {arguments[1]}")
+        if number not in arguments[1]:
+            # A long integer has no float to format.
+            shown = f"{number:g}" if isinstance(number, float) or abs(number) < 1e300 else "too large"
+            raise InputError(f"{key} is {shown}; it should be {arguments[1]}")
         return number
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:

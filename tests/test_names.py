@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from chromium import Browser, find_chromium
 from run_recipe import TINY, run
 
+from sdpn_k2.config import Config
 from sdpn_k2.data.corpora.audio_dir import prepare_audio_dir
 from sdpn_k2.data.corpora.kaldi_dir import prepare_kaldi_dirs
 from sdpn_k2.errors import InputError
+from sdpn_k2.experiments.ablation import Row
+from sdpn_k2.experiments.ablation_table import Column, Figure, Line, Page, Spread, Table
 from sdpn_k2.names import check_name
+from sdpn_k2.reporting import html_page
+from sdpn_k2.reporting.results import Provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 BAD = ["te$(touch trap)st", "t two", "x;y", "-x", ".x", "", "a/b", "\xfc", "a'b", "x" * 101, "a\nb", "a\n"]
@@ -89,6 +95,41 @@ def test_quoted_arguments_pass_through_the_launcher(tmp_path):
     printed = (tmp_path / "log/x.log").read_text().split("\n#\n", 1)[1].split("# Accounting")[0]
     assert printed.split("\0")[:-1] == words
     assert not (tmp_path / "trap").exists()
+
+
+HOSTILE = "<script>window.ran=1</script><img src=x onerror='window.ran=1'>\"'&{{ 7*7 }}\u202e\u2066x"
+
+
+@pytest.fixture
+def hostile_page(tmp_path) -> Path:
+    """An ablation page whose every name is hostile."""
+    row = Row(HOSTILE, HOSTILE, HOSTILE, Config())
+    table = Table(HOSTILE, [Column(HOSTILE, 2)], [Line(row, 1, [Spread(1.0, 0.1, 0.5, 2.0)])], 0)
+    origin = Provenance(HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, 1, HOSTILE)
+    figure = Figure("f.svg", HOSTILE, "<svg></svg>")
+    page = Page(HOSTILE, [table], [figure], [HOSTILE], origin, [(HOSTILE, HOSTILE)])
+    (tmp_path / "page.html").write_text(html_page.render("ablation.html", **vars(page)), encoding="utf-8")
+    return tmp_path / "page.html"
+
+
+def test_names_in_a_page_are_text(hostile_page):
+    text = hostile_page.read_text(encoding="utf-8")
+    assert (
+        "window.ran=1</script>" not in text
+        and "<img" not in text
+        and "49" not in text.split("<body>")[1].split("<script>")[0]
+    )
+    assert "&lt;script&gt;" in text and "\u202e" not in text and "\\u202e\\u2066x" in text
+
+
+def test_names_in_a_page_do_nothing_in_a_browser(hostile_page, tmp_path):
+    if find_chromium() is None:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(hostile_page)
+        assert browser.evaluate("typeof window.ran") == "undefined" and browser.console == []
+        assert browser.evaluate("document.querySelector('h1').textContent").startswith("<script>window.ran")
+        assert browser.requests == [hostile_page.resolve().as_uri()]
 
 
 @pytest.mark.slow

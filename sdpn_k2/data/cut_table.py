@@ -152,7 +152,7 @@ def _write(output: IO[bytes], manifests: Sequence[Path], checksum: bytes) -> Non
                 span = item["id"], item["start"], item["duration"]
                 digest.update(repr(span).encode())
                 longest = max(longest, span[2])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 name = type(parse_item(line, manifest, number, CutSet)).__name__  # which may know better
                 raise InputError(f"{manifest}:{number}: a {name} without valid id, start or duration") from error
             output.write(line)

@@ -154,10 +154,15 @@ def _member(tar: Path, position: int):
     if 2 * position + 1 >= len(members):
         raise InputError(f"{tar}: cut short: it holds only {len(members) // 2} utterances")
     data, manifest = (_read(stream, *members[2 * position + part]) for part in (0, 1))
-    fields = json.loads(manifest)
-    check_commands(fields, str(tar))
-    item = deserialize_item(fields)
-    fill_shar_placeholder(item, data, Path(members[2 * position][0]))
+    try:
+        fields = json.loads(manifest)
+        check_commands(fields, str(tar))
+        item = deserialize_item(fields)
+        fill_shar_placeholder(item, data, Path(members[2 * position][0]))
+    except InputError:
+        raise
+    except Exception as error:  # lhotse raises many kinds for a damaged manifest
+        raise InputError(f"{tar}: a broken manifest of {members[2 * position][0]!a}: {error}") from error
     return item
 
 

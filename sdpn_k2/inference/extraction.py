@@ -32,7 +32,7 @@ from sdpn_k2.inference.utterance_features import (
     read_features,
 )
 from sdpn_k2.kaldi.formats.tables import RandomReader
-from sdpn_k2.models.checkpoint import load_checkpoint
+from sdpn_k2.models.checkpoint import load_checkpoint, teacher_encoder
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.progress import Progress
 from sdpn_k2.scoring.vector_files import MANIFESTS, open_vectors
@@ -105,12 +105,7 @@ class Extractor:
         """
         device = usable_device(device)
         loaded = load_checkpoint(checkpoint)
-        encoder = EcapaTdnn(loaded.config.features.num_mel_bins, loaded.config.model)
-        prefix = "teacher.encoder."
-        encoder.load_state_dict(
-            {name[len(prefix) :]: tensor for name, tensor in loaded.model.items() if name.startswith(prefix)}
-        )
-        return cls(encoder, loaded.config, device, max_duration)
+        return cls(teacher_encoder(loaded, checkpoint), loaded.config, device, max_duration)
 
     def embed(self, waveform: np.ndarray) -> np.ndarray:
         """Return the embedding ``(dim,)`` float32 of a waveform ``(samples,)`` in ±1 at the model's sample rate.

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+# Control characters but tab and line feed, marks and overrides of the writing direction, halves of surrogate pairs.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
 
 def render(template: str, **values: object) -> str:
     """Fill a template of ``templates/``; text among the values is escaped."""
@@ -21,9 +24,17 @@ def render(template: str, **values: object) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_visible,
     )
     environment.filters.update(number=number, inline=inline_svg)
     return environment.get_template(template).render(**values)
+
+
+def _visible(value: object) -> object:
+    """Write invisible characters in a name as escapes: some reverse the order of the text that follows."""
+    if type(value) is not str:  # markup of our own is a subclass
+        return value
+    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
 
 
 def inline_svg(svg: str, label: str) -> "Markup":
@@ -41,7 +52,7 @@ def inline_svg(svg: str, label: str) -> "Markup":
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
     svg = re.sub(r'\sid="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{prefix}", svg)
-    return Markup(svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(label), 1))
+    return Markup(svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(_visible(label)), 1))
 
 
 def number(value: object) -> str:

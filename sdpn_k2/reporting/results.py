@@ -278,7 +278,7 @@ def read(path: Path) -> Results:
             data=_optional_text(stored.get("data")),
             measured=Provenance.from_dict(measured),
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: not the results of an experiment; write them again with: sdpn-k2 results DATA {path.parent}"
         ) from error

@@ -34,7 +34,7 @@ def read_metrics(path: Path) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
         try:
             record = json.loads(line)
             records.append((int(record.pop("step")), {name: float(value) for name, value in record.items()}))
-        except (ValueError, KeyError, AttributeError, TypeError, OverflowError):
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
             if number == len(lines):  # the run was stopped while it wrote
                 break
             raise InputError(f"{path}:{number}: not a JSON object with a step") from None

@@ -58,7 +58,7 @@ def find_threshold(results: Path, scoring: str, p_target: Optional[float] = None
             source = f"{what} of {row['set']}/{row['trials']}, {results}"
             return Threshold(float(row["thresholds"][name]), source)
         priors = ", ".join(key for key in row["thresholds"] if key != EER)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{results}: not the results of an experiment ({error})") from error
     raise InputError(
         f"{results}: no threshold for the prior {name}; it has {priors}, and a calibration is for any prior"

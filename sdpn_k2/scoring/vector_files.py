@@ -181,7 +181,7 @@ def _read_json(name: str) -> Tuple[List[str], np.ndarray]:
         vectors = {key: np.array(vector, np.float32) for key, vector in stored.items()}
     except OSError as error:
         raise InputError(f"{name}: cannot read: {error.strerror or error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{name}: not a JSON object of lists of numbers") from error
     return list(vectors), _stack(name, list(vectors.values()))
 

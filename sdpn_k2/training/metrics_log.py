@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from pathlib import Path
@@ -31,6 +32,8 @@ def tag(metric: str) -> str:
     groups = [group for group, members in GROUPS.items() if metric in members]
     return (groups or ["health/"])[0] + metric
 
+log = logging.getLogger(__name__)
+
 
 class MetricsLog:
     """metrics.jsonl (one object per logged step) and TensorBoard events in ``exp``.
@@ -48,7 +51,7 @@ class MetricsLog:
         self._exp = exp
         path = exp / "metrics.jsonl"
         # A killed run may have logged steps that the resumed one repeats.
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= first_step]
+        kept = [line for line in _complete_lines(path) if _step(line) <= first_step]
         before = float(json.loads(kept[-1]).get("seconds", 0.0)) if kept else 0.0
         self._started = time.perf_counter() - before
         with atomic_output(path, "w") as stream:
@@ -137,6 +140,26 @@ class Throughput:
 
 
 def _complete_lines(path: Path) -> List[str]:
+    """Return the lines of an earlier run; leave out damaged ones with a warning."""
     if not path.is_file():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+    kept = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            _step(line)
+            kept.append(f"{line}\n")
+        except (ValueError, LookupError, TypeError, RecursionError):
+            if number < len(lines):  # the last one may be cut short: the run was killed while it wrote
+                log.warning("%s:%d: left out a damaged line", path, number)
+    return kept
+
+
+def _step(line: str) -> int:
+    step = json.loads(line)["step"]
+    if not isinstance(step, int):
+        raise TypeError("the step is not a whole number")
+    return step

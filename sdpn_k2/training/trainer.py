@@ -30,9 +30,9 @@ from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches
 from sdpn_k2.data.shar import SharTable
 from sdpn_k2.device import Process, device_name
-from sdpn_k2.errors import InputError, Skipped, check_skipped
+from sdpn_k2.errors import InputError, Skipped, check_skipped, error_context
 from sdpn_k2.methods import METHODS, Method
-from sdpn_k2.models.checkpoint import Checkpoint
+from sdpn_k2.models.checkpoint import Checkpoint, load_weights
 from sdpn_k2.provenance import provenance
 from sdpn_k2.training.dev_trials import DevTrials
 from sdpn_k2.training.distributed import Agreement, average_gradients, synchronised
@@ -185,8 +185,9 @@ class Trainer:
             if resume == "none":
                 raise InputError(f"--resume none: {path} already exists; use another folder, or remove it")
             checkpoint = self.folder.load_for_resuming(path, newest)
-            self.model.load_state_dict(checkpoint.model)
-            set_momentum_buffers(self.optimizer, self.model, checkpoint.momentum)
+            load_weights(self.model, checkpoint.model, path)
+            with error_context(path):
+                set_momentum_buffers(self.optimizer, self.model, checkpoint.momentum)
             self.step = checkpoint.step
             log.info("resumed from %s", path)
         if init is not None and self.step == 0:
