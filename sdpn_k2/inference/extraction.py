@@ -152,7 +152,7 @@ def extract(
     vad_scp = data_dir / "vad.scp" if use_vad else None
     if vad_scp and not vad_scp.is_file():
         raise InputError(f"{vad_scp}: no such file; run sid/compute_vad_decision.sh, or use --use-vad false")
-    total, utterances = read_features(data_dir, extractor.features, extractor.front_end)
+    total, utterances = read_features(data_dir, extractor.features, extractor.front_end, every_frame=use_vad)
     if not total:
         raise InputError(f"{data_dir}: no utterances to embed")
     skipped: List[Skipped] = []
