@@ -6,6 +6,7 @@ change the embedding by 2 %.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -181,7 +182,7 @@ def extract(
         vad_scp = data / "vad.scp"
         if not vad_scp.is_file():
             raise InputError(f"{vad_scp}: no such file; run sid/compute_vad_decision.sh, or leave out --use-vad")
-    read = read_features if is_data_dir(data) else read_cut_features
+    read = functools.partial(read_features, every_frame=use_vad) if is_data_dir(data) else read_cut_features
     total, utterances = read(data, extractor.features, extractor.front_end)
     if not total:
         raise InputError(f"{data}: no utterances to embed")

@@ -18,7 +18,7 @@ from sdpn_k2.kaldi.formats.tables import RandomReader, read_table
 from sdpn_k2.kaldi.formats.words import is_key
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.signal.front_end import FrontEnd
-from sdpn_k2.signal.silence import is_silent, is_silent_waveform, signal_frames
+from sdpn_k2.signal.silence import is_silent, signal_frames, silent_runs
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -54,13 +54,17 @@ def read_cut_features(path: Path, config: FeaturesConfig, front_end: FrontEnd) -
 
 
 def read_features(
-    data_dir: Path, config: FeaturesConfig, front_end: FrontEnd, only: Optional[Collection[str]] = None
+    data_dir: Path,
+    config: FeaturesConfig,
+    front_end: FrontEnd,
+    only: Optional[Collection[str]] = None,
+    every_frame: bool = False,
 ) -> Tuple[int, Iterator[Features]]:
     """Return the number of utterances in a data directory, and an iterator over their features.
 
     For models on Kaldi's fbank, ``feats.scp`` is read if it exists (CPU tensors). Otherwise ``front_end`` computes the
-    features on its device from ``wav.scp`` and ``segments``. Of stored features, ``only`` those utterances are read, if
-    it is given; ids without features are passed over.
+    features on its device from ``wav.scp`` and ``segments``: of every frame, or without digital silence. Of stored
+    features, ``only`` those utterances are read, if it is given; ids without features are passed over.
 
     Raises:
         InputError: neither table exists; while iterating: features of another dimension, broken tables.
@@ -72,21 +76,32 @@ def read_features(
     if not (data_dir / "wav.scp").is_file():
         tables = "feats.scp or wav.scp" if config.kind == "fbank" else f"wav.scp (the model computes {config.kind})"
         raise InputError(f"{data_dir}: needs {tables}")
-    return len(read_parts(data_dir)), _computed(data_dir, config, front_end)
+    return len(read_parts(data_dir)), _computed(data_dir, config, front_end, every_frame)
 
 
-def compute_features(front_end: FrontEnd, waveform: np.ndarray, config: FeaturesConfig) -> Tensor:
+def compute_features(
+    front_end: FrontEnd, waveform: np.ndarray, config: FeaturesConfig, every_frame: bool = False
+) -> Tensor:
     """Return the features of one waveform ``(samples,)`` in ±1, on the front end's device.
+
+    Args:
+        front_end: computes them.
+        waveform: the waveform.
+        config: decides whether digital silence is cut out.
+        every_frame: never cut anything, since something else counts the frames.
 
     Raises:
         InputError: fewer than 5 frames; digital silence throughout, if the configuration drops it.
     """
-    if front_end.num_frames(len(waveform)) < EcapaTdnn.MIN_FRAMES:
-        raise InputError(f"{len(waveform)} samples are fewer than {EcapaTdnn.MIN_FRAMES} frames")
     device = next(front_end.buffers()).device
     samples = torch.as_tensor(np.ascontiguousarray(waveform), dtype=torch.float32, device=device)
-    if config.silence == "drop" and is_silent_waveform(samples):
-        raise InputError(SILENT)
+    if config.silence == "drop" and not every_frame:
+        samples = samples[~silent_runs(samples[None], front_end.shift)[0]]
+        if len(waveform) and not len(samples):
+            raise InputError(SILENT)
+    if front_end.num_frames(len(samples)) < EcapaTdnn.MIN_FRAMES:
+        besides = " besides digital silence" if len(samples) < len(waveform) else ""
+        raise InputError(f"{len(samples)} samples{besides} are fewer than {EcapaTdnn.MIN_FRAMES} frames")
     return front_end(samples[None])[0]
 
 
@@ -142,13 +157,13 @@ def _stored(scp: Path, entries: Iterable[Tuple[str, np.ndarray]], num_bins: int)
         yield key, torch.from_numpy(fbank)
 
 
-def _computed(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd) -> Iterator[Features]:
+def _computed(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd, every_frame: bool) -> Iterator[Features]:
     for item in read_utterances(data_dir, config.sample_rate):
         if isinstance(item, Skipped):
             yield item
             continue
         key, samples = item
         try:
-            yield key, compute_features(front_end, samples, config)
+            yield key, compute_features(front_end, samples, config, every_frame)
         except InputError as error:
             yield Skipped(key, str(error))

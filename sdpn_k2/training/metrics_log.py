@@ -32,6 +32,7 @@ def tag(metric: str) -> str:
     groups = [group for group, members in GROUPS.items() if metric in members]
     return (groups or ["health/"])[0] + metric
 
+
 log = logging.getLogger(__name__)
 
 
