@@ -14,7 +14,7 @@ import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Dict, Iterator, Literal, Mapping, Optional, Sequence, Tuple, Type
+from typing import Annotated, Any, ClassVar, Dict, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, Type
 
 import yaml
 
@@ -318,6 +318,11 @@ def config_to_yaml(config: Config) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False, default_flow_style=None)
 
 
+def config_keys() -> List[str]:
+    """Return all keys, such as ``train.batch_size``."""
+    return [key for key, _ in _flatten(config_to_dict(Config()))]
+
+
 def config_differences(old: Config, new: Config) -> Iterator[Tuple[str, Any, Any]]:
     """Return ``(key, old value, new value)`` of every key in which two configurations differ."""
     flat_old, flat_new = dict(_flatten(config_to_dict(old))), dict(_flatten(config_to_dict(new)))
@@ -377,7 +382,7 @@ def _make_config(values: Mapping[str, Any]) -> Config:
 
 
 def _suggestion(name: str, prefix: str) -> str:
-    keys = [key for key, _ in _flatten(config_to_dict(Config()))]
+    keys = config_keys()
     by_leaf = difflib.get_close_matches(name, [key.rsplit(".", 1)[-1] for key in keys], n=1)
     full = difflib.get_close_matches(prefix + name, keys, n=1)
     if by_leaf:
