@@ -103,7 +103,9 @@ def test_tab_in_zsh(folder):
 def test_tab_in_fish(folder):
     for line, expected in LINES.items():
         script = f"_SDPN_K2_COMPLETE=fish_source sdpn-k2 | source; complete -C '{line}'"
-        done = subprocess.run(["fish", "-c", script], cwd=folder, env=environment(folder), capture_output=True, text=True)
+        done = subprocess.run(
+            ["fish", "-c", script], cwd=folder, env=environment(folder), capture_output=True, text=True
+        )
         assert done.stdout.split()[0] == expected.split()[-1]
 
 
@@ -118,12 +120,17 @@ def complete(folder, shell, line):
     done = subprocess.run(
         ["sdpn-k2"], env=environment(folder, _SDPN_K2_COMPLETE=f"{shell}_complete", **values), stdout=subprocess.PIPE
     )
-    return [value for kind, _, value in (line.partition(",") for line in done.stdout.decode().split()) if kind == "plain"]
+    return [
+        value for kind, _, value in (line.partition(",") for line in done.stdout.decode().split()) if kind == "plain"
+    ]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_values_by_the_protocol(folder, shell):
-    assert complete(folder, shell, "sdpn-k2 kaldi ivector-plda") == ["ivector-plda-scoring", "ivector-plda-scoring-dense"]
+    assert complete(folder, shell, "sdpn-k2 kaldi ivector-plda") == [
+        "ivector-plda-scoring",
+        "ivector-plda-scoring-dense",
+    ]
     assert complete(folder, shell, "sdpn-k2 config --set crops.num") == ["crops.num_global=", "crops.num_local="]
     joined = "" if shell == "bash" else "--set="
     assert complete(folder, shell, "sdpn-k2 config --set=see") == [f"{joined}seed="]

@@ -13,8 +13,13 @@ from sdpn_k2.cli.shared_options import completed_by
     options_metavar="",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="TOOL [OPTIONS] ARGUMENTS",
-    shell_complete=completed_by("kaldi_tools"))
+@click.argument(
+    "arguments",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="TOOL [OPTIONS] ARGUMENTS",
+    shell_complete=completed_by("kaldi_tools"),
+)
 def kaldi(arguments):
     """Run one of Kaldi's command-line tools.
 

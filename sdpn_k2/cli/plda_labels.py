@@ -24,8 +24,8 @@ def plda_labels(embeddings: str, utt2spk: Path, num_clusters, seed: int) -> None
     that "sdpn-k2 extract" writes, or a Kaldi rspecifier.
     """
     from sdpn_k2.kaldi.datadir.data_dir import write_map
-    from sdpn_k2.scoring.vector_files import read_embeddings
     from sdpn_k2.scoring.kmeans import pseudo_speakers
+    from sdpn_k2.scoring.vector_files import read_embeddings
 
     speakers = pseudo_speakers(read_embeddings(embeddings), num_clusters, seed)
     write_map(utt2spk, speakers)

@@ -27,7 +27,7 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 def completed_by(name: str) -> Callable[..., List[str]]:
-    """Return a function that completes values by the function ``name`` of ``cli/completion.py``, imported when called."""
+    """Return a function that completes values by a function of ``cli/completion.py``, imported when called."""
 
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> List[str]:
         function: Callable[..., List[str]] = getattr(importlib.import_module("sdpn_k2.cli.completion"), name)

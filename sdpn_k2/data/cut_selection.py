@@ -43,7 +43,8 @@ def select_cuts(cuts: Iterable[Cut], config: Config, output: Path) -> CutSelecti
     Only whole cuts are written: each epoch draws its own crops (:class:`sdpn_k2.data.multi_crop.MultiCropDataset`).
 
     Raises:
-        InputError: a cut of a kind that cannot be trained on (``check_kinds``); no cut is long enough; a crop is longer than the longest utterance, so that every crop would wrap.
+        InputError: a cut of a kind that cannot be trained on (``check_kinds``); no cut is long enough; a crop is longer
+            than the longest utterance, so that every crop would wrap.
     """
     crops, selection = config.crops, CutSelection()
     with manifest_writer(output) as write:

@@ -18,7 +18,6 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_numbers
 from sdpn_k2.kaldi.formats.tables import read_table
 
-
 KALDI_FBANK = "kaldi-fbank"  # type of the features that cuts get here
 
 

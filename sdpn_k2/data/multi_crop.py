@@ -216,7 +216,9 @@ def check_kinds(kinds: int, config: Config, source: str) -> None:
         if kinds & WITHOUT_RECORDING:
             raise InputError(f"{source}: no recording to train on; for stored features, use --set input=fbank")
     elif kinds & MIXED:
-        raise InputError(f"{source}: stored fbank of padded, appended or mixed cuts is not used; use --set input=waveform")
+        raise InputError(
+            f"{source}: stored fbank of padded, appended or mixed cuts cannot be used; try --set input=waveform"
+        )
     elif kinds & WITHOUT_FEATURES:
         raise InputError(f"{source}: no stored features, which input: fbank needs (run stage 1)")
 

@@ -55,7 +55,7 @@ def write_shar(cuts: Path, folder: Path, shard_size: int, seed: int) -> int:
         raise InputError(f"{folder}: already exists; remove it, or use another name")
     table = CutTable(cuts)
     if table.kinds & MIXED:
-        raise InputError(f"{cuts}: padded, appended and mixed cuts do not fit into shards; train on the manifest itself")
+        raise InputError(f"{cuts}: padded, appended and mixed cuts do not fit into shards; train on the manifest")
     cuts_in_order = map(table.__getitem__, range(len(table)))
     missing = {field for cut in cuts_in_order for field in FIELDS if getattr(cut, field) is None}
     fields = [field for field in FIELDS if field not in missing]

@@ -27,8 +27,8 @@ from sdpn_k2.kaldi.datadir.data_dir import spk2utt, trial_lists, write_map
 from sdpn_k2.progress import log_to
 from sdpn_k2.reporting import results
 from sdpn_k2.reporting.report import write_report
-from sdpn_k2.scoring.vector_files import read_embeddings
 from sdpn_k2.scoring.kmeans import pseudo_speakers
+from sdpn_k2.scoring.vector_files import read_embeddings
 from sdpn_k2.training.trainer import Trainer
 
 log = logging.getLogger(__name__)

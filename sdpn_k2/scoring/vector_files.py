@@ -116,7 +116,7 @@ def table_specifier(output: str) -> str:
 
 def is_stdout(output: str) -> bool:
     """Return whether vectors go to standard output."""
-    return output == "-" or is_table(output) and "-" in parse_wspecifier(output)[1:3]
+    return output == "-" or (is_table(output) and "-" in parse_wspecifier(output)[1:3])
 
 
 @contextlib.contextmanager
