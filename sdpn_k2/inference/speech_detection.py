@@ -100,7 +100,7 @@ def detect_speech(
             recordings (a manifest or a Shar folder). Each utterance of an rspecifier is its own recording and speaker,
             and each padded, appended or mixed cut its own recording. In files with several channels, the first is used
             unless ``segments`` names another.
-        output: folder to write, made if missing; from cuts also ``x.jsonl`` or ``x.jsonl.gz``, which gets only the cuts.
+        output: folder to write, made if missing; or, from cuts, ``x.jsonl`` or ``x.jsonl.gz``, which gets only cuts.
         topology: the segmentations that are possible, see :mod:`sdpn_k2.signal.segmentation`.
         decode: the decoder, see :mod:`sdpn_k2.signal.segmentation`.
         device: device that computes energies and decodes.
