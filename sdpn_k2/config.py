@@ -14,7 +14,7 @@ import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Dict, Iterator, Literal, Mapping, Optional, Sequence, Tuple, Type
+from typing import Annotated, Any, ClassVar, Dict, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, Type
 
 import yaml
 
@@ -337,6 +337,11 @@ def config_items(config: Config) -> Dict[str, Any]:
     return dict(_flatten(config_to_dict(config)))
 
 
+def config_keys() -> List[str]:
+    """Return all keys, such as ``train.batch_size``."""
+    return list(config_items(Config()))
+
+
 def config_value(config: Config, key: str) -> Any:
     """Return the value of a key such as ``features.sample_rate``. Raises InputError for an unknown one."""
     values = config_items(config)
@@ -443,7 +448,7 @@ def _make_config(values: Mapping[str, Any]) -> Config:
 
 
 def _suggestion(name: str, prefix: str) -> str:
-    keys = list(config_items(Config()))
+    keys = config_keys()
     by_leaf = difflib.get_close_matches(name, [key.rsplit(".", 1)[-1] for key in keys], n=1)
     full = difflib.get_close_matches(prefix + name, keys, n=1)
     if by_leaf:

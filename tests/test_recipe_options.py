@@ -142,6 +142,10 @@ def test_requested_gpus_must_exist(tmp_path):
         (["--config-set", "features.low_freq=300"], ["conf/fbank.conf", "--low-freq=20"]),
         (["--no-such-option", "1"], ["--no-such-option"]),
         (["--corpus", "audio-dir", "--audio-root", "/nowhere"], ["/nowhere"]),
+        (["--corpus", "audio-dir"], ["--audio-root"]),
+        (["--corpus", "kaldi-dir", "--train-dir", "/tmp"], ["--test-dir"]),
+        (["--corpus", "voxceleb", "--voxceleb1-root", "/tmp"], ["--voxceleb2-root"]),
+        (["--audio-root", "/tmp"], ["--audio-root", "--corpus demo"]),
     ],
 )
 def test_bad_options(tmp_path, arguments, parts):

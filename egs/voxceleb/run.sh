@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 corpus=demo            # demo, audio-dir, kaldi-dir or voxceleb
-stage=0                # first stage to run
+stage=                 # first stage to run, even if it is complete (default: 0, and complete stages are skipped)
 stop_stage=7           # last stage to run
 nj=auto                # parallel jobs; auto: one for each processor
 sample_rate=           # Hz: 16000, or 8000 for telephone speech (default: features.sample_rate of the configuration)
@@ -57,13 +57,32 @@ refuse() { echo "$0: $1" >&2; exit 1; }
 [ $# -eq 0 ] || refuse "'$1' is not an option (--help lists the options)"
 for name in stage stop_stage nj seed sample_rate num_nodes channel ngpu num_clusters lda_dim; do
   # Some are empty by default.
-  [[ $name${!name} = njauto || ${!name} =~ ^[0-9]*$ && ( -n ${!name} || $name =~ ^(sample_rate|ngpu|num_clusters|lda_dim)$ ) ]] \
+  [[ $name${!name} = njauto || ${!name} =~ ^[0-9]*$ && ( -n ${!name} || $name =~ ^(stage|sample_rate|ngpu|num_clusters|lda_dim)$ ) ]] \
     || refuse "--${name//_/-} must be a whole number, got '${!name}'"
 done
 [[ ${NODE_RANK:-0} =~ ^[0-9]+$ ]] || refuse "NODE_RANK must be the 0-based number of this node, got '$NODE_RANK'"
 [[ $plda_labels =~ ^(clusters|corpus)$ ]] || refuse "--plda-labels must be clusters or corpus, got '$plda_labels'"
 [[ $corpus =~ ^(demo|audio-dir|kaldi-dir|voxceleb)$ ]] \
   || refuse "--corpus must be demo, audio-dir, kaldi-dir or voxceleb, got '$corpus'"
+repeat_stage=$stage  # an explicit --stage N runs stage N, whatever its stamp says
+stage=${stage:-0}
+# The options that a corpus needs, and all that it uses. Others would be ignored: refuse them.
+case $corpus in
+  demo) needed="" used="" ;;
+  audio-dir) needed=audio_root used="audio_root channel noise_dir rir_dir" ;;
+  kaldi-dir) needed="train_dir test_dir" used="train_dir test_dir noise_dir rir_dir" ;;
+  voxceleb) needed="voxceleb1_root voxceleb2_root"
+    used="voxceleb1_root voxceleb2_root trials_dir musan_root rirs_root" ;;
+esac
+if [ "$stage" -eq 0 ] && [ "${NODE_RANK:-0}" -eq 0 ]; then
+  for name in $needed; do
+    [ -n "${!name}" ] || refuse "--corpus $corpus needs --${name//_/-} DIR (--help lists the options)"
+  done
+fi
+for name in audio_root train_dir test_dir noise_dir rir_dir voxceleb1_root voxceleb2_root trials_dir musan_root \
+    rirs_root; do
+  [[ -z ${!name} || " $used " == *" $name "* ]] || refuse "--${name//_/-} is not for --corpus $corpus (--help says which)"
+done
 for folder in "$data" "$exp"; do
   # Tables and commands contain these names.
   case $folder in
@@ -246,6 +265,8 @@ if begin_stage 4 "extract embeddings" "$use_vad $max_duration" \
   extract_options=(--nj "$nj" --use-gpu false)
   if [ "$gpus" -gt 0 ]; then extract_options=(--nj "$gpus" --use-gpu true); fi
   for name in $sets; do
+    # A repetition must not take up the jobs of the run that it repeats.
+    if $repeats; then rm -f "$exp/xvectors_$name"/xvector.*.scp; fi
     sid/nnet3/xvector/extract_xvectors.sh "${extract_options[@]}" --cmd "$train_cmd" --use-vad "$use_vad" \
       --max-duration "$max_duration" "$exp" "$data/$name" "$exp/xvectors_$name"
   done

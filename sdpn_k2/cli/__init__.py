@@ -15,6 +15,7 @@ from sdpn_k2.cli.groups import SuggestingGroup
 from sdpn_k2.errors import InputError
 
 EXIT_BAD_INPUT = 1
+COMPLETION_VARIABLE = "_SDPN_K2_COMPLETE"  # click's, for a program of this name
 
 # Commands, in the order of the pipeline.
 SECTIONS: Dict[str, Tuple[str, ...]] = {
@@ -93,8 +94,10 @@ def main() -> None:
     """Run ``sdpn-k2``; bad input gives one line on stderr and exit status 1."""
     # Before torch is imported: its threads must not take time from other processes while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if COMPLETION_VARIABLE in os.environ:
+        importlib.import_module("sdpn_k2.cli.completion")
     try:
-        cli()
+        cli(prog_name="sdpn-k2", complete_var=COMPLETION_VARIABLE)
     except InputError as error:
         click.echo(f"sdpn-k2: error: {error}", err=True)
         sys.exit(EXIT_BAD_INPUT)

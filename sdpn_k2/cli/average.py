@@ -1,6 +1,7 @@
 """``sdpn-k2 average``: one checkpoint from several."""
 
 from pathlib import Path
+from typing import List
 
 import click
 
@@ -22,7 +23,7 @@ def average(checkpoints, output: Path, last) -> None:
     from sdpn_k2.errors import InputError
     from sdpn_k2.models.checkpoint import average_checkpoints, list_checkpoints, save_checkpoint
 
-    paths = []
+    paths: List[Path] = []
     for given in checkpoints:
         inside = given / "checkpoints" if (given / "checkpoints").is_dir() else given
         paths += list_checkpoints(inside) if given.is_dir() else [given]

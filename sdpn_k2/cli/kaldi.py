@@ -4,6 +4,8 @@ import sys
 
 import click
 
+from sdpn_k2.cli.shared_options import completed_by
+
 
 @click.command(
     "kaldi",
@@ -11,7 +13,13 @@ import click
     options_metavar="",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="TOOL [OPTIONS] ARGUMENTS")
+@click.argument(
+    "arguments",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="TOOL [OPTIONS] ARGUMENTS",
+    shell_complete=completed_by("kaldi_tools"),
+)
 def kaldi(arguments):
     """Run one of Kaldi's command-line tools.
 

@@ -92,7 +92,7 @@ def attach(cuts: Path, xvectors: str, output: Path) -> None:
 
     log_to()
     vectors = RandomReader(xvectors, "vector") if is_table(xvectors) else read_vectors(xvectors)
-    counts = attach_xvectors(load_manifest(cuts), vectors, output)
+    counts = attach_xvectors(load_manifest(cuts), vectors, output, source=xvectors)
     click.echo(f"{output}: {counts.found} cuts with an x-vector, {counts.missing} without")
 
 

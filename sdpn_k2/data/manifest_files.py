@@ -85,7 +85,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
         raise InputError(f"{path}: cannot read the manifest beyond line {number}: {error}") from error
 
 
-def _lines_of_items(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
+def _lines_of_items(path: Path, stream: Any) -> Iterator[bytes]:
     """Yield a JSON line for each item of a list in JSON or YAML. Raises InputError."""
     try:
         if path.name.endswith(JSON):

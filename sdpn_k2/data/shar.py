@@ -21,7 +21,7 @@ from lhotse.shar.utils import fill_shar_placeholder, to_shar_placeholder
 from lhotse.shar.writers import ArrayTarWriter, AudioTarWriter, JsonlShardWriter
 from lhotse.utils import fastcopy
 
-from sdpn_k2.data.cut_table import CutTable
+from sdpn_k2.data.cut_table import MIXED, CutTable
 from sdpn_k2.data.lhotse_reading import check_commands
 from sdpn_k2.errors import InputError, Skipped, check_skipped
 from sdpn_k2.files import atomic_folder
@@ -55,6 +55,8 @@ def write_shar(cuts: Path, folder: Path, shard_size: int, seed: int) -> int:
     if folder.exists():
         raise InputError(f"{folder}: already exists; remove it, or use another name")
     table = CutTable(cuts)
+    if table.kinds & MIXED:
+        raise InputError(f"{cuts}: padded, appended and mixed cuts do not fit into shards; train on the manifest")
     cuts_in_order = map(table.__getitem__, range(len(table)))
     missing = {field for cut in cuts_in_order for field in FIELDS if getattr(cut, field) is None}
     fields = [field for field in FIELDS if field not in missing]

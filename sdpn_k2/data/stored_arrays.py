@@ -74,7 +74,9 @@ def export_features(cuts: Iterable[Cut], directory: Path) -> int:
     return len(frames)
 
 
-def attach_xvectors(cuts: Iterable[Cut], vectors: Vectors, output: Path, own: bool = False) -> Attached:
+def attach_xvectors(
+    cuts: Iterable[Cut], vectors: Vectors, output: Path, *, own: bool = False, source: str = "x-vectors"
+) -> Attached:
     """Write the cuts with their x-vector as ``cut.xvector``, a lhotse array in NumPy files.
 
     The arrays go into a folder beside ``output``: ``NAME.xvectors`` for ``NAME.jsonl.gz``. X-vectors are looked up by
@@ -86,6 +88,7 @@ def attach_xvectors(cuts: Iterable[Cut], vectors: Vectors, output: Path, own: bo
         vectors: x-vectors by name.
         output: manifest to write, ``.jsonl`` or ``.jsonl.gz``.
         own: whether the x-vectors were computed on these very cuts, so that the ids of the cuts are enough.
+        source: where the x-vectors come from, for messages.
 
     Raises:
         InputError: x-vectors are unreadable or match none of the cuts, or a duplicate cut.
@@ -110,7 +113,7 @@ def attach_xvectors(cuts: Iterable[Cut], vectors: Vectors, output: Path, own: bo
             write(_with_xvector(cut, writer.store_array(key, vectors[name])))
         if not stored:
             hint = "the cuts are parts of their utterances: embed them with sdpn-k2 extract" if parts else "compare ids"
-            raise InputError(f"no x-vector matches any of the {missing} cuts: {hint}")
+            raise InputError(f"{source}: no x-vector matches any of the {missing} cuts: {hint}")
     if parts:
         log.warning(
             "%d cuts are parts of their utterances and got no x-vector: embed such windows with sdpn-k2 extract", parts

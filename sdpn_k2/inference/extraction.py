@@ -214,9 +214,7 @@ def _extract_into_cuts(extractor: Extractor, data: Path, output: Path, use_vad: 
     if is_data_dir(data):
         raise InputError(f"{output}: only cuts are written with their x-vectors, but {data} is a data directory")
     if data.is_dir():
-        raise InputError(
-            f"{output}: shards cannot be written; write x.scp, and attach it (sdpn-k2 lhotse attach-xvectors)"
-        )
+        raise InputError(f"{output}: shards are not written back; write x.scp instead")
     from sdpn_k2.data.cut_sets import CutSetReader  # here, since lhotse takes a second to import
     from sdpn_k2.data.stored_arrays import attach_xvectors
 

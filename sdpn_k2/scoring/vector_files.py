@@ -1,14 +1,13 @@
 """Named vectors in files. A name means the same wherever it is given, to be written or to be read:
 
-========================  ==========================================================================================
-``x.ark``                 a Kaldi archive
-``x.scp``                 a script file, with the archive ``x.ark`` beside it
-``x.npy``                 float32 ``(vectors, dim)``, with the names in ``x.names`` beside it, one a line
-``x.json``, ``-``         an object of lists, in a file or on standard input or output
-``x.jsonl``, ``.jsonl.gz``  cuts of lhotse with the vectors as ``cut.xvector`` (read only; :mod:`sdpn_k2.data` writes them)
-``ark:…``, ``scp:…``      Kaldi's specifiers, such as ``ark,scp:x.ark,x.scp``
-``x`` or ``x/``           a folder with ``xvector.ark`` and ``xvector.scp``
-========================  ==========================================================================================
+- ``x.ark``: a Kaldi archive
+- ``x.scp``: a script file, with the archive ``x.ark`` beside it
+- ``x.npy``: float32 ``(vectors, dim)``, with the names in ``x.names`` beside it, one a line
+- ``x.json``, ``-``: an object of lists, in a file or on standard input or output
+- ``x.jsonl``, ``x.jsonl.gz``: cuts of lhotse with the vectors as ``cut.xvector``. Here they are only read;
+  ``sdpn_k2.data`` writes them
+- ``ark:…``, ``scp:…``: Kaldi's specifiers, such as ``ark,scp:x.ark,x.scp``
+- ``x``, ``x/``: a folder with ``xvector.ark`` and ``xvector.scp``
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def read_vectors(source: Union[str, Path]) -> Dict[str, np.ndarray]:
 
 
 def read_embeddings(source: Union[str, Path]) -> Embeddings:
-    """Read named vectors as one matrix; see :func:`read_vectors`."""
+    """Read named vectors as one matrix; see ``read_vectors``."""
     name = str(source)
     if not is_table(name) and Path(name).is_dir():
         name = str(Path(name) / "xvector.scp")
@@ -212,6 +211,7 @@ def _read_cuts(path: Path) -> Tuple[List[str], np.ndarray]:
             packed = stream.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else open(path, "rb") as lines:
             for line in lines:
+                number += 1
                 cut = json.loads(line)
                 array = _array_of(cut)
                 if array is None:
