@@ -76,7 +76,7 @@ class Gallery:
         self.model = model
         path = model.checkpoint
         self._id = GalleryModel(model.extractor.digest, model.dim, "" if path is None else str(path.absolute()))
-        self._read: Tuple[Stamp, Voices] = ((), Voices.empty(model.dim))
+        self._read: Optional[Tuple[Stamp, Voices]] = None
         self._enrolled: Optional[Tuple[Voices, str, Enrolled]] = None
 
     @classmethod
@@ -281,7 +281,7 @@ class Gallery:
     def _voices(self) -> Voices:
         """Return all voices; read them again if another process changed them."""
         current = stamp(self.folder)
-        if current != self._read[0]:
+        if self._read is None or current != self._read[0]:
             self._read = current, read_voices(self.folder)
         return self._read[1]
 

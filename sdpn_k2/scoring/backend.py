@@ -290,8 +290,8 @@ def kind_of_scores(path: Union[str, Path]) -> Optional[str]:
 
 
 def _means(vectors: np.ndarray, starts: Optional[np.ndarray], counts: np.ndarray) -> np.ndarray:
-    """Return the mean of each speaker's rows, which begin at ``starts``; the rows themselves without speakers."""
-    if starts is None:
+    """Return the mean of each speaker's rows, which begin at ``starts``; if each has one, the rows themselves."""
+    if starts is None or len(starts) == len(vectors):
         return vectors
     means: np.ndarray = np.add.reduceat(vectors, starts, axis=0, dtype=np.float64) / counts[:, None]
     return means
