@@ -263,17 +263,16 @@ def test_other_processes_voices_are_seen(model, vectors, tmp_path):
 
 ENROLL_MANY = """
 import sys
-import numpy as np
-from types import SimpleNamespace
-from sdpn_k2.inference.gallery import Gallery
+from pathlib import Path
 
-folder, name, count, dim = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-model = SimpleNamespace(dim=dim, checkpoint=None, extractor=SimpleNamespace(digest="0" * 64))
-gallery = Gallery.open(folder, model, missing_ok=True)
+import numpy as np
+from sdpn_k2.inference.gallery_folder import GalleryModel, update
+
+folder, name, count, dim = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 rng = np.random.default_rng(ord(name))
-print("ready", flush=True)
 for number in range(count):
-    gallery.enroll_embeddings({f"{name}{number}": rng.standard_normal(dim), "both": rng.standard_normal(dim)})
+    added = {f"{name}{number}": rng.standard_normal((1, dim)), "both": rng.standard_normal((1, dim))}
+    update(folder, lambda voices: voices.with_added(added), GalleryModel("0" * 64, dim, ""))
     print(number, flush=True)
 """
 
@@ -296,17 +295,17 @@ def consistent(folder):
 
 def test_processes_that_enrol_at_once_lose_nothing(tmp_path):
     folder = tmp_path / "voices"
-    processes = [start(folder, name, 8) for name in "ab"]
+    processes = [start(folder, name, 12) for name in "ab"]
     assert [process.wait(120) for process in processes] == [0, 0]
-    expected = {f"{name}{number}": 1 for name in "ab" for number in range(8)}
-    assert consistent(folder) == {**expected, "both": 16}
+    expected = {f"{name}{number}": 1 for name in "ab" for number in range(12)}
+    assert consistent(folder) == {**expected, "both": 24}
 
 
 def test_a_process_that_is_killed_leaves_a_whole_gallery(tmp_path):
     folder = tmp_path / "voices"
     for round_ in range(3):
         process = start(folder, "abc"[round_], 10000, dim=500)
-        for _ in range(4):
+        for _ in range(3):
             process.stdout.readline()
         time.sleep(0.003 * round_)
         process.send_signal(signal.SIGKILL)
