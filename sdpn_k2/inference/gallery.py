@@ -29,6 +29,7 @@ from sdpn_k2.scoring.backend import Backend, Enrolled
 from sdpn_k2.scoring.calibration import Calibration
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
 
+BLOCK_VOICES = 2048  # prepared at a time
 SPARE = 10  # candidates beyond those asked for, since float32 may swap neighbours
 
 
@@ -76,8 +77,8 @@ class Gallery:
         self.model = model
         path = model.checkpoint
         self._id = GalleryModel(model.extractor.digest, model.dim, "" if path is None else str(path.absolute()))
-        self._read: Tuple[Stamp, Voices] = ((), Voices.empty(model.dim))
-        self._enrolled: Optional[Tuple[Voices, str, Enrolled]] = None
+        self._read: Optional[Tuple[Stamp, Voices]] = None
+        self._enrolled: Optional[Tuple[Voices, str, List[str], List[Enrolled]]] = None
 
     @classmethod
     def open(cls, folder: Union[str, Path], model: Embedder, missing_ok: bool = False) -> Gallery:
@@ -258,15 +259,17 @@ class Gallery:
         return DecisionRule(chosen, calibration=calibration, threshold=threshold, p_target=p_target)
 
     def _answer(self, embedding: np.ndarray, rule: DecisionRule, best: int) -> Identification:
-        """Find the best candidates in one matrix product, and score these again in double precision."""
+        """Find the best candidates by a matrix product, and score these again in double precision."""
         if best < 1:
             raise InputError(f"best is {best}; it must be at least 1")
         voices, backend = self._voices(), rule.backend
         tested = Embeddings(["the recording"], embedding[None])
-        enrolled = self._prepared(voices, backend)
-        scores = enrolled.factors @ backend.test_factors(tested, enrolled)[0].astype(np.float32)
+        names, groups = self._prepared(voices, backend)
+        scores = np.concatenate(
+            [group.factors @ backend.test_factors(tested, group)[0].astype(np.float32) for group in groups]
+        )
         count = min(best + SPARE, len(scores))
-        names = [enrolled.names[row] for row in np.argpartition(scores, -count)[-count:]]
+        names = [names[row] for row in np.argpartition(scores, -count)[-count:]]
         utterances, spk2utt = voices.embeddings(names)
         exact = backend.pairs(utterances, tested, spk2utt).scores(None)[:, 0]
         order = np.argsort(-exact, kind="stable")[:best]
@@ -281,14 +284,28 @@ class Gallery:
     def _voices(self) -> Voices:
         """Return all voices; read them again if another process changed them."""
         current = stamp(self.folder)
-        if current != self._read[0]:
+        if self._read is None or current != self._read[0]:
             self._read = current, read_voices(self.folder)
         return self._read[1]
 
-    def _prepared(self, voices: Voices, backend: Backend) -> Enrolled:
-        """Return all voices, prepared for a back end, in float32: half the memory to read for each answer."""
+    def _prepared(self, voices: Voices, backend: Backend) -> Tuple[List[str], List[Enrolled]]:
+        """Return all names, and the voices prepared for a back end, those with equally many recordings together.
+
+        They are in float32, which halves the memory to read for each answer.
+        """
         kind = backend.kind
         if self._enrolled is None or self._enrolled[0] is not voices or self._enrolled[1] != kind:
-            enrolled = backend.enroll(*voices.embeddings(list(voices.rows)))
-            self._enrolled = voices, kind, enrolled._replace(factors=enrolled.factors.astype(np.float32))
-        return self._enrolled[2]
+            by_size: Dict[int, List[str]] = {}
+            for name, rows in voices.rows.items():
+                by_size.setdefault(len(rows), []).append(name)
+            groups = [self._group(voices, backend, names) for names in by_size.values()]
+            self._enrolled = voices, kind, [name for group in groups for name in group.names], groups
+        return self._enrolled[2:]
+
+    def _group(self, voices: Voices, backend: Backend, names: List[str]) -> Enrolled:
+        """Prepare voices with equally many recordings, block by block, since large temporary arrays are slow."""
+        blocks = []
+        for start in range(0, len(names), BLOCK_VOICES):
+            block = backend.enroll(*voices.embeddings(names[start : start + BLOCK_VOICES]))
+            blocks.append(block._replace(factors=block.factors.astype(np.float32)))
+        return Enrolled(names, np.concatenate([block.factors for block in blocks]), blocks[0].num_utts)

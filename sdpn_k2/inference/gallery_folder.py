@@ -16,7 +16,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -217,6 +217,7 @@ def update(
     """
     if model is not None:
         make_folder(folder)
+        _check_usable(folder)
     elif not is_gallery(folder):
         read_model(folder)
     with locked(folder / ".lock"):
@@ -224,9 +225,7 @@ def update(
             if path.name.startswith(tuple(f".{name}." for name in FILES)):
                 path.unlink(missing_ok=True)
         if model is not None and not is_gallery(folder):
-            foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-            if foreign:
-                raise InputError(f"{folder}: not a gallery, and not empty (it has {foreign[0]}); choose another folder")
+            _check_usable(folder)
             before, after = None, change(Voices.empty(model.dim))
         else:
             if model is not None:
@@ -240,6 +239,13 @@ def update(
         return stamp(folder), after
 
 
+def _check_usable(folder: Path) -> None:
+    """Raise InputError if the folder has files, but is not a gallery."""
+    files = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if files and not is_gallery(folder):
+        raise InputError(f"{folder}: not a gallery, and not empty (it has {files[0]}); choose another folder")
+
+
 def remove_voice(folder: Path, name: str) -> None:
     """Remove a voice with all its embeddings. Raises InputError if there is none of this name."""
     update(folder, lambda voices: voices.without(name))
@@ -251,7 +257,7 @@ def rename_voice(folder: Path, name: str, new_name: str) -> None:
     update(folder, lambda voices: voices.with_renamed(name, new_name))
 
 
-def _contents(folder: Path, model: GalleryModel, voices: Voices) -> Dict[Path, Iterator[bytes]]:
+def _contents(folder: Path, model: GalleryModel, voices: Voices) -> Dict[Path, Iterable[bytes]]:
     """Return the pieces of each file, in the order of ``FILES``: archives come before what points into them."""
     described = {
         "format": FORMAT,
@@ -260,41 +266,38 @@ def _contents(folder: Path, model: GalleryModel, voices: Voices) -> Dict[Path, I
         "dim": model.dim,
         "checkpoint": model.checkpoint,
     }
-    names = sorted(voices.rows, key=_bytes)
-    spk2utt = {name: [voices.keys[row] for row in voices.rows[name]] for name in names}
-    texts: Dict[str, Iterator[str]] = {
-        MODEL_FILE: iter([json.dumps(described, indent=2) + "\n"]),
-        "xvector.scp": _script(folder / UTTERANCES, voices.keys, model.dim),
-        "spk_xvector.scp": _script(folder / "spk_xvector.ark", list(voices.rows), model.dim),
-        "spk2utt": (f"{name} {' '.join(keys)}\n" for name, keys in spk2utt.items()),
-        "num_utts.ark": (f"{name} {len(keys)}\n" for name, keys in spk2utt.items()),
-    }
+    keys, names = [_bytes(key) for key in voices.keys], [_bytes(name) for name in voices.rows]
+    members = sorted((name, [keys[row] for row in rows]) for name, rows in zip(names, voices.rows.values()))
     means = (voices.vectors[rows].mean(axis=0, dtype=np.float64) for rows in voices.rows.values())
-    archives = {
-        UTTERANCES: _archive(voices.keys, iter(voices.vectors), model.dim),
-        "spk_xvector.ark": _archive(list(voices.rows), means, model.dim),
+    pieces: Dict[str, Iterable[bytes]] = {
+        MODEL_FILE: [_bytes(json.dumps(described, indent=2) + "\n")],
+        UTTERANCES: _archive(keys, voices.vectors, model.dim),
+        "spk_xvector.ark": _archive(names, means, model.dim),
+        "xvector.scp": _script(folder / UTTERANCES, keys, model.dim),
+        "spk_xvector.scp": _script(folder / "spk_xvector.ark", names, model.dim),
+        "spk2utt": (b"%s %s\n" % (name, b" ".join(utterances)) for name, utterances in members),
+        "num_utts.ark": (b"%s %d \n" % (name, len(utterances)) for name, utterances in members),
     }
-    return {
-        folder / name: archives[name] if name in archives else (_bytes(line) for line in texts[name]) for name in FILES
-    }
+    return {folder / name: pieces[name] for name in FILES}
 
 
-def _archive(keys: List[str], vectors: Iterator[np.ndarray], dim: int) -> Iterator[bytes]:
+def _archive(keys: List[bytes], vectors: Iterable[np.ndarray], dim: int) -> Iterator[bytes]:
     header = b" " + vector_header(np.dtype(np.float32), dim)
     for key, vector in zip(keys, vectors):
-        yield _bytes(key) + header + vector.astype("<f4").tobytes()
+        yield key + header + vector.astype("<f4").tobytes()
 
 
-def _script(archive: Path, keys: List[str], dim: int) -> Iterator[str]:
+def _script(archive: Path, keys: List[bytes], dim: int) -> Iterator[bytes]:
     """Yield the lines of a script file, sorted; its paths are absolute, so that it can be read from any folder."""
-    path, size = os.path.abspath(archive), len(vector_header(np.dtype(np.float32), dim)) + 4 * dim
-    offset, lines = 0, []
+    path, size = _bytes(os.path.abspath(archive)), len(vector_header(np.dtype(np.float32), dim)) + 4 * dim
+    offset, offsets = 0, []
     for key in keys:
-        offset += len(_bytes(key)) + 1
-        lines.append((_bytes(key), f"{key} {path}:{offset}\n"))
+        offset += len(key) + 1
+        offsets.append(offset)
         offset += size
-    return (line for _, line in sorted(lines))
+    for key, offset in sorted(zip(keys, offsets)):
+        yield b"%s %s:%d\n" % (key, path, offset)
 
 
-def _bytes(text: Union[str, bytes]) -> bytes:
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -49,7 +49,7 @@ class Enrolled(NamedTuple):
     Attributes:
         names: their ids.
         factors: float64 ``(n, k)``, one side of ``Pairs``.
-        num_utts: number of utterances of each, ``(n,)``.
+        num_utts: the different numbers of utterances that they have, in increasing order.
     """
 
     names: List[str]
@@ -219,11 +219,11 @@ class Backend:
             names = list(spk2utt)
             used = Embeddings([utterances.ids[row] for row in rows], utterances.vectors[rows], utterances.source)
         if self.plda is None:
-            return Enrolled(names, _to_unit_length(_means(self._prepare(used), starts, counts)), counts)
+            return Enrolled(names, _to_unit_length(_means(self._prepare(used), starts, counts)), np.unique(counts))
         vector_norms(used)
         means = Embeddings(names, _means(used.vectors, starts, counts), utterances.source)
         enrolled, _ = self.plda.transform_vectors(self._prepare(means), counts)
-        return Enrolled(names, self.plda.enroll_factors(enrolled, counts), counts)
+        return Enrolled(names, self.plda.enroll_factors(enrolled, counts), np.unique(counts))
 
     def test_factors(self, test: Embeddings, enrolled: Enrolled) -> np.ndarray:
         """Return float64 ``(m, k)``, whose dot products with ``enrolled.factors`` are the scores.
@@ -290,8 +290,8 @@ def kind_of_scores(path: Union[str, Path]) -> Optional[str]:
 
 
 def _means(vectors: np.ndarray, starts: Optional[np.ndarray], counts: np.ndarray) -> np.ndarray:
-    """Return the mean of each speaker's rows, which begin at ``starts``; the rows themselves without speakers."""
-    if starts is None:
+    """Return the mean of each speaker's rows, which begin at ``starts``; if each has one, the rows themselves."""
+    if starts is None or len(starts) == len(vectors):
         return vectors
     means: np.ndarray = np.add.reduceat(vectors, starts, axis=0, dtype=np.float64) / counts[:, None]
     return means
