@@ -29,6 +29,26 @@ HATCHES = ("", "//", "..", "xx")  # the same for bars
 INK = "#767a7d"  # readable on white and black; in SVG the colour of the page replaces it
 DET_TICKS = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 MAX_CURVE_POINTS = 2000
+# Courses that tell how a run goes; they are drawn larger than the others.
+MAIN_COURSES = (
+    "loss",
+    "entropy (nat)",
+    "student_entropy",
+    "teacher_entropy",
+    "prototypes_in_use",
+    "effective_rank",
+    "dev_eer",
+)
+# Counts, shares and rates, whose changes mislead unless the axis starts at 0.
+FROM_ZERO = (
+    "prototypes_in_use",
+    "effective_rank",
+    "dev_eer",
+    "skipped_utterances",
+    "utterances_per_second",
+    "data_wait_share",
+    "peak_memory_gb",
+)
 
 
 class Panel(NamedTuple):
@@ -121,7 +141,8 @@ def training_curves(runs: Mapping[str, Union[str, Path]]) -> Dict[str, "Figure"]
     """Draw the course of one or more training runs from their ``metrics.jsonl``, as figures by title.
 
     For one run, draw the losses together, the entropies together, and every other metric alone. For several runs, draw
-    one figure per metric with one curve per run. A moving average over a fiftieth of the run lies over the values.
+    one figure per metric with one curve per run. A moving average over a fiftieth of the run lies over the values. The
+    axes of counts and rates start at 0.
 
     Args:
         runs: file of each run by its name.
@@ -133,6 +154,8 @@ def training_curves(runs: Mapping[str, Union[str, Path]]) -> Dict[str, "Figure"]
     curves: Dict[str, Dict[str, Tuple[np.ndarray, np.ndarray]]] = {}
     for run, (steps, values) in read.items():
         for metric, course in values.items():
+            if metric == "seconds":
+                continue
             title, label = (metric, run) if len(read) > 1 else (_group(metric), metric)
             known = np.isfinite(course)
             curves.setdefault(title, {})[label] = steps[known], course[known]
@@ -146,7 +169,7 @@ def _group(metric: str) -> str:
 
 
 def _course(title: str, curves: Mapping[str, Tuple[np.ndarray, np.ndarray]]) -> "Figure":
-    figure, (axes,) = _figure(3.6, 2.6)
+    figure, (axes,) = _figure(5.2, 3.2) if title in MAIN_COURSES else _figure(3.6, 2.6)
     shown = {}
     for (label, (steps, values)), (colour, line, _) in zip(curves.items(), _styles()):
         axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35, marker="o" if len(steps) == 1 else None)
@@ -154,6 +177,8 @@ def _course(title: str, curves: Mapping[str, Tuple[np.ndarray, np.ndarray]]) -> 
             *_moving_average(steps, values, max(1, len(steps) // 50)), color=colour, linestyle=line, linewidth=1.6
         )
     axes.set(title=title, xlabel="step")
+    if title in FROM_ZERO:
+        axes.set_ylim(bottom=0.0, top=None if any(np.any(values > 0) for _, values in curves.values()) else 1.0)
     if len(curves) > 1:
         _legend(axes, shown)
     return figure

@@ -18,6 +18,8 @@ from sdpn_k2.kaldi.backend.trials import dot_products
 from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.scoring.cosine import trial_rows
 from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
+from sdpn_k2.scoring.kmeans import spherical_kmeans
+from sdpn_k2.scoring.normalization import Comparison, Normalizer
 from sdpn_k2.scoring.thresholds import Threshold, find_threshold
 from sdpn_k2.scoring.trial_arrays import Trials, read_trials
 
@@ -138,8 +140,12 @@ class Backend:
         return f"{self.scoring} {hashlib.sha256(content).hexdigest()[:12]}"
 
     def threshold(self, p_target: Optional[float] = None) -> Optional[Threshold]:
-        """Return the threshold that the experiment measured at the EER, or at a prior; see ``find_threshold``."""
-        return None if self.results is None else find_threshold(self.results, self.scoring, p_target)
+        """Return the threshold that the experiment measured at the EER, or at a prior; see ``find_threshold``.
+
+        Raises:
+            InputError: it measured scores of another mean, LDA or PLDA; all that ``find_threshold`` raises.
+        """
+        return None if self.results is None else find_threshold(self.results, self.scoring, p_target, self.kind)
 
     def score_matrix(self, enroll: np.ndarray, test: np.ndarray) -> np.ndarray:
         """Score each enrolment with each test embedding.
@@ -190,12 +196,51 @@ class Backend:
         Raises:
             InputError: as ``score_matrix``; a speaker without utterances, or an utterance without an embedding.
         """
-        if spk2utt is None:
-            names, rows, counts = enroll.ids, self._prepare(enroll), np.ones(len(enroll))
-        else:
-            names, rows, counts = list(spk2utt), *self._enroll_speakers(enroll, spk2utt)
+        names, rows, counts = self._enrolled(enroll, spk2utt)
         left, right = self._sides(rows, counts, self._prepare(test))
         return Pairs(Embeddings(names, left, enroll.source), Embeddings(test.ids, right, test.source))
+
+    def normalizer(
+        self,
+        enroll: Embeddings,
+        test: Embeddings,
+        cohort: Embeddings,
+        method: str = "as-norm",
+        top_n: Optional[int] = 300,
+        *,
+        spk2utt: Optional[Mapping[str, Sequence[str]]] = None,
+        n_clusters: Optional[int] = None,
+        seed: int = 0,
+    ) -> Normalizer:
+        """Prepare scores that are normalised against a cohort; each member of it is enrolled from one utterance.
+
+        Args:
+            enroll: embeddings of the enrolment ids.
+            test: embeddings of the test ids.
+            cohort: embeddings of the cohort.
+            method: one of ``normalization.METHODS``.
+            top_n: size of the adaptive cohort.
+            spk2utt: as in ``pairs``.
+            n_clusters: number of clusters of the prepared cohort whose centres replace it; None for the cohort itself.
+            seed: random seed of the clustering.
+
+        Raises:
+            InputError: as ``pairs`` and ``Normalizer``.
+        """
+        names, rows, counts = self._enrolled(enroll, spk2utt)
+        tested, members, ids = self._prepare(test), self._prepare(cohort), cohort.ids
+        if n_clusters is not None:
+            length = np.linalg.norm(members[0])  # of all
+            members = length * spherical_kmeans(Embeddings(ids, members, cohort.source), n_clusters, seed).centres
+            ids = [f"cluster{i}" for i in range(n_clusters)]
+
+        left, right = self._sides(rows, counts, tested)
+        pairs = Pairs(Embeddings(names, left, enroll.source), Embeddings(test.ids, right, test.source))
+        left, right = self._sides(rows, counts, members)
+        with_cohort = Embeddings(names, left, enroll.source), Embeddings(ids, right, cohort.source)
+        left, right = self._sides(members, np.ones(len(members)), tested)
+        cohort_with = Embeddings(ids, left, cohort.source), Embeddings(test.ids, right, test.source)
+        return Normalizer.of_dot_products(Comparison(*pairs, pairs.scores), with_cohort, cohort_with, method, top_n)
 
     def compare(self, enroll: np.ndarray, test: np.ndarray) -> float:
         """Score one speaker, enrolled from the embeddings ``(n, dim)``, with one test embedding ``(dim,)``.
@@ -209,6 +254,15 @@ class Backend:
         speaker, count = self._enroll(_named(enroll, "enrolment"))
         left, right = self._sides(speaker, np.array([count]), self._prepare(_named(test[None], "test")))
         return float(left[0] @ right[0])
+
+    def _enrolled(
+        self, enroll: Embeddings, spk2utt: Optional[Mapping[str, Sequence[str]]]
+    ) -> Tuple[List[str], np.ndarray, np.ndarray]:
+        """Return the names of the enrolments, their prepared rows, and the number of utterances of each."""
+        if spk2utt is None:
+            return enroll.ids, self._prepare(enroll), np.ones(len(enroll))
+        rows, counts = self._enroll_speakers(enroll, spk2utt)
+        return list(spk2utt), rows, counts
 
     def _enroll(self, utterances: Embeddings) -> Tuple[np.ndarray, int]:
         """Return a speaker ``(1, k)`` and the number of the utterances it is enrolled from."""
