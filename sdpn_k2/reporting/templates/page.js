@@ -23,12 +23,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 
 // A box that is wider than the screen fades at its right end, and a line below it says that it scrolls.
-for (const box of document.querySelectorAll(".scroll")) {
+for (const box of document.querySelectorAll(".scroll, nav div")) {
   let hint = null;
   const update = () => {
     const hidden = box.scrollWidth - box.clientWidth;
     box.classList.toggle("more-right", hidden - box.scrollLeft > 1);
-    if (hidden > 1 && !hint) {
+    if (hidden > 1 && !hint && box.matches(".scroll")) {
       hint = document.createElement("p");
       hint.className = "hint";
       hint.textContent = "Scroll sideways for more →";
