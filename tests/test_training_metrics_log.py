@@ -9,6 +9,7 @@ from tiny_config import TINY
 from sdpn_k2.config import load_config
 from sdpn_k2.errors import InputError
 from sdpn_k2.training.metrics_log import MetricsLog, Throughput
+from sdpn_k2.training.run_log import RunLog
 
 CONFIG = load_config(None, TINY)
 
@@ -58,6 +59,15 @@ def test_tensorboard_groups_its_charts_and_shows_the_configuration(tmp_path):
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"train.batch_size" in content and b"model.channels" in content
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1  # one run, not one more for the hyper-parameters
+
+
+def test_the_log_of_a_resumed_run_has_the_dev_eer_of_the_earlier_one(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "dev_eer": 9.0}\n{"step": 2, "dev_eer": 7.5}\n')
+    run = RunLog(tmp_path, CONFIG, 2, 3)
+    with caplog.at_level("INFO"):
+        run.write_step(3, {"loss": 1.0}, {}, True)
+    run.close()
+    assert "3 of 3 (100 %), dev EER 7.50 %, loss 1.0000" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):

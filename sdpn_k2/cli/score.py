@@ -1,4 +1,4 @@
-"""``sdpn-k2 score``: cosine scores of trials, plain or normalised."""
+"""``sdpn-k2 score``: cosine and PLDA scores of trials, plain or normalised."""
 
 import click
 
@@ -76,11 +76,14 @@ def score(
         raise click.UsageError("--cohort-clusters and --top-n need --norm")
     if top_n and norm == "s-norm":
         raise click.UsageError("s-norm uses the whole cohort; leave out --top-n, or choose as-norm, z-norm or t-norm")
+    normalization = Normalization(norm, cohort, cohort_clusters, top_n, seed) if norm else None
     if backend:
-        if mean or whiten or transform or norm:
-            raise click.UsageError("--backend replaces --mean, --whiten and --transform, and goes without --norm")
+        if mean or whiten or transform:
+            raise click.UsageError("--backend replaces --mean, --whiten and --transform")
         loaded = Backend.load(backend, scoring)
-        count = score_tables_with(loaded, enroll, test, trials, output, enroll_spk2utt)
+        count = score_tables_with(
+            loaded, enroll, test, trials, output, enroll_spk2utt=enroll_spk2utt, norm=normalization
+        )
         click.echo(f"scored {count} trials by {loaded!r}", err=True)
         return
     if scoring in ("cosine_mean", "plda"):
@@ -92,6 +95,6 @@ def score(
         output,
         preparation=Preparation(mean, whiten, transform),
         enroll_spk2utt=enroll_spk2utt,
-        norm=Normalization(norm, cohort, cohort_clusters, top_n, seed) if norm else None,
+        norm=normalization,
     )
     click.echo(f"scored {count} trials", err=True)

@@ -21,6 +21,7 @@ from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.datadir.data_dir import TRIAL_LIST, read_map, trial_lists
 from sdpn_k2.provenance import Provenance, provenance
 from sdpn_k2.scoring import metrics
+from sdpn_k2.scoring.backend import kind_of_scores
 from sdpn_k2.scoring.confidence import Interval, TrialSpeakers, bootstrap_intervals, trial_speakers
 from sdpn_k2.scoring.evaluation import read_labelled_trials, read_scored_trials
 from sdpn_k2.scoring.thresholds import measure_thresholds
@@ -55,6 +56,7 @@ class Result:
         min_dcf_01_interval: interval of ``min_dcf_01``, as ``eer_interval``.
         min_dcf_05_interval: interval of ``min_dcf_05``.
         thresholds: thresholds at the EER and at priors (``thresholds.measure_thresholds``), for decisions.
+        kind: kind of the scores (``Backend.kind``), with the digest of the back end; None where it is unknown.
     """
 
     set: str
@@ -70,6 +72,7 @@ class Result:
     min_dcf_01_interval: Optional[Interval]
     min_dcf_05_interval: Optional[Interval]
     thresholds: Dict[str, float] = field(default_factory=dict)
+    kind: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ def _measure(key: ScoreKey, score_file: Path, trials: Trials, speakers: Optional
         min_dcf_01_interval=intervals.min_dcf[0.01] if intervals else None,
         min_dcf_05_interval=intervals.min_dcf[0.05] if intervals else None,
         thresholds=measure_thresholds(rates),
+        kind=kind_of_scores(score_file),
     )
 
 
@@ -299,6 +303,7 @@ def _stored_result(row: Mapping[str, object]) -> Result:
         min_dcf_01_interval=_interval(row.get("min_dcf_01_interval")),
         min_dcf_05_interval=_interval(row.get("min_dcf_05_interval")),
         thresholds=_numbers(row.get("thresholds", {})),
+        kind=_optional_text(row.get("kind")),
     )
 
 

@@ -18,6 +18,8 @@ from sdpn_k2.kaldi.backend.trials import dot_products
 from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.scoring.cosine import trial_rows
 from sdpn_k2.scoring.embeddings import Embeddings, speaker_rows, vector_norms
+from sdpn_k2.scoring.kmeans import spherical_kmeans
+from sdpn_k2.scoring.normalization import Comparison, Normalizer
 from sdpn_k2.scoring.thresholds import Threshold, find_threshold
 from sdpn_k2.scoring.trial_arrays import Trials, read_trials
 
@@ -152,8 +154,12 @@ class Backend:
         return f"{self.scoring} {hashlib.sha256(content).hexdigest()[:12]}"
 
     def threshold(self, p_target: Optional[float] = None) -> Optional[Threshold]:
-        """Return the threshold that the experiment measured at the EER, or at a prior; see ``find_threshold``."""
-        return None if self.results is None else find_threshold(self.results, self.scoring, p_target)
+        """Return the threshold that the experiment measured at the EER, or at a prior; see ``find_threshold``.
+
+        Raises:
+            InputError: it measured scores of another mean, LDA or PLDA; all that ``find_threshold`` raises.
+        """
+        return None if self.results is None else find_threshold(self.results, self.scoring, p_target, self.kind)
 
     def score_matrix(self, enroll: np.ndarray, test: np.ndarray) -> np.ndarray:
         """Score each enrolment with each test embedding.
@@ -205,10 +211,7 @@ class Backend:
             InputError: as ``score_matrix``; a speaker without utterances, or an utterance without an embedding.
         """
         enrolled = self.enroll(enroll, spk2utt)
-        right = self.test_factors(test, enrolled)
-        return Pairs(
-            Embeddings(enrolled.names, enrolled.factors, enroll.source), Embeddings(test.ids, right, test.source)
-        )
+        return self._pairs(enrolled, enroll.source, test.ids, self._prepare(test), test.source)
 
     def enroll(self, utterances: Embeddings, spk2utt: Optional[Mapping[str, Sequence[str]]] = None) -> Enrolled:
         """Prepare the enrolment side once, for any number of tests; the arguments are those of ``pairs``."""
@@ -219,11 +222,10 @@ class Backend:
             names = list(spk2utt)
             used = Embeddings([utterances.ids[row] for row in rows], utterances.vectors[rows], utterances.source)
         if self.plda is None:
-            return Enrolled(names, _to_unit_length(_means(self._prepare(used), starts, counts)), np.unique(counts))
+            return self._enrolled(names, _means(self._prepare(used), starts, counts), counts)
         vector_norms(used)
         means = Embeddings(names, _means(used.vectors, starts, counts), utterances.source)
-        enrolled, _ = self.plda.transform_vectors(self._prepare(means), counts)
-        return Enrolled(names, self.plda.enroll_factors(enrolled, counts), np.unique(counts))
+        return self._enrolled(names, self._prepare(means), counts)
 
     def test_factors(self, test: Embeddings, enrolled: Enrolled) -> np.ndarray:
         """Return float64 ``(m, k)``, whose dot products with ``enrolled.factors`` are the scores.
@@ -231,15 +233,47 @@ class Backend:
         Raises:
             InputError: as ``score_matrix``.
         """
-        prepared = self._prepare(test)
-        if self.plda is not None:
-            tested, _ = self.plda.transform_vectors(prepared)
-            return self.plda.test_factors(tested, enrolled.num_utts)
-        if prepared.shape[1] != enrolled.factors.shape[1]:
-            raise InputError(
-                f"enrolment embeddings have {enrolled.factors.shape[1]} dimensions, but test embeddings have {test.dim}"
-            )
-        return prepared
+        return self._test_factors(self._prepare(test), enrolled)
+
+    def normalizer(
+        self,
+        enroll: Embeddings,
+        test: Embeddings,
+        cohort: Embeddings,
+        method: str = "as-norm",
+        top_n: Optional[int] = 300,
+        *,
+        spk2utt: Optional[Mapping[str, Sequence[str]]] = None,
+        n_clusters: Optional[int] = None,
+        seed: int = 0,
+    ) -> Normalizer:
+        """Prepare scores that are normalised against a cohort; each member of it is enrolled from one utterance.
+
+        Args:
+            enroll: embeddings of the enrolment ids.
+            test: embeddings of the test ids.
+            cohort: embeddings of the cohort.
+            method: one of ``normalization.METHODS``.
+            top_n: size of the adaptive cohort.
+            spk2utt: as in ``pairs``.
+            n_clusters: number of clusters of the prepared cohort whose centres replace it; None for the cohort itself.
+            seed: random seed of the clustering.
+
+        Raises:
+            InputError: as ``pairs`` and ``Normalizer``.
+        """
+        enrolled = self.enroll(enroll, spk2utt)
+        tested, members, ids = self._prepare(test), self._prepare(cohort), cohort.ids
+        if n_clusters is not None:
+            length = np.linalg.norm(members[0])  # of all
+            members = length * spherical_kmeans(Embeddings(ids, members, cohort.source), n_clusters, seed).centres
+            ids = [f"cluster{i}" for i in range(n_clusters)]
+
+        pairs = self._pairs(enrolled, enroll.source, test.ids, tested, test.source)
+        with_cohort = self._pairs(enrolled, enroll.source, ids, members, cohort.source)
+        speakers = self._enrolled(ids, members, np.ones(len(members)))
+        cohort_with = self._pairs(speakers, cohort.source, test.ids, tested, test.source)
+        return Normalizer.of_dot_products(Comparison(*pairs, pairs.scores), with_cohort, cohort_with, method, top_n)
 
     def compare(self, enroll: np.ndarray, test: np.ndarray) -> float:
         """Score one speaker, enrolled from the embeddings ``(n, dim)``, with one test embedding ``(dim,)``.
@@ -253,6 +287,30 @@ class Backend:
         utterances = _named(enroll, "enrolment")
         pairs = self.pairs(utterances, _named(test[None], "test"), {"the mean of the enrolment": utterances.ids})
         return float(pairs.scores(None)[0, 0])
+
+    def _pairs(
+        self, enrolled: Enrolled, source: str, test_ids: List[str], prepared: np.ndarray, test_source: str
+    ) -> Pairs:
+        right = self._test_factors(prepared, enrolled)
+        return Pairs(Embeddings(enrolled.names, enrolled.factors, source), Embeddings(test_ids, right, test_source))
+
+    def _enrolled(self, names: List[str], prepared: np.ndarray, counts: np.ndarray) -> Enrolled:
+        """Return speakers of prepared means ``(n, dim)`` over ``counts`` ``(n,)`` utterances."""
+        if self.plda is None:
+            return Enrolled(names, _to_unit_length(prepared), np.unique(counts))
+        vectors, _ = self.plda.transform_vectors(prepared, counts)
+        return Enrolled(names, self.plda.enroll_factors(vectors, counts), np.unique(counts))
+
+    def _test_factors(self, prepared: np.ndarray, enrolled: Enrolled) -> np.ndarray:
+        if self.plda is not None:
+            tested, _ = self.plda.transform_vectors(prepared)
+            return self.plda.test_factors(tested, enrolled.num_utts)
+        if prepared.shape[1] != enrolled.factors.shape[1]:
+            raise InputError(
+                f"enrolment embeddings have {enrolled.factors.shape[1]} dimensions, "
+                f"but test embeddings have {prepared.shape[1]}"
+            )
+        return prepared
 
     def _prepare(self, embeddings: Embeddings) -> np.ndarray:
         """Subtract the mean, apply the LDA and scale to unit length, or sqrt(dim) for PLDA; float64 ``(n, k)``."""

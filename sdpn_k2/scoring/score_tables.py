@@ -1,7 +1,7 @@
 """From embedding tables to a score file, for ``sdpn-k2 score``."""
 
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -76,6 +76,11 @@ class Normalization:
     top_n: Optional[int] = None
     seed: int = 0
 
+    @property
+    def size(self) -> Optional[int]:
+        """The size of the adaptive cohort; None for the whole one."""
+        return DEFAULT_TOP_N if self.method == "as-norm" and self.top_n is None else self.top_n
+
     def load(
         self, enrolled: Embeddings, tested: Embeddings, prepare: Callable[[Embeddings], Embeddings]
     ) -> normalization.Normalizer:
@@ -84,8 +89,26 @@ class Normalization:
         if self.n_clusters is not None:
             centres = spherical_kmeans(members, self.n_clusters, self.seed).centres
             members = Embeddings([f"cluster{i}" for i in range(len(centres))], centres, members.source)
-        top_n = DEFAULT_TOP_N if self.method == "as-norm" and self.top_n is None else self.top_n
-        return normalization.Normalizer(enrolled, tested, members, self.method, top_n)
+        return normalization.Normalizer(enrolled, tested, members, self.method, self.size)
+
+    def load_with(
+        self,
+        backend: Backend,
+        enrolled: Embeddings,
+        tested: Embeddings,
+        speakers: Optional[Mapping[str, Sequence[str]]],
+    ) -> normalization.Normalizer:
+        """Read the cohort for the scores of a back end; ``speakers`` are those of ``Backend.pairs``."""
+        return backend.normalizer(
+            enrolled,
+            tested,
+            read_embeddings(self.cohort),
+            self.method,
+            self.size,
+            spk2utt=speakers,
+            n_clusters=self.n_clusters,
+            seed=self.seed,
+        )
 
 
 def score_tables(
@@ -140,7 +163,9 @@ def score_tables_with(
     test: Optional[str],
     trials: Optional[str],
     output: str,
+    *,
     enroll_spk2utt: Optional[str] = None,
+    norm: Optional[Normalization] = None,
 ) -> int:
     """Score trials between two tables of embeddings by a back end; see :func:`score_tables` for the rest.
 
@@ -151,13 +176,17 @@ def score_tables_with(
         trials: trial list; None for each enrolment with each test embedding.
         output: score file, or a table for the matrix.
         enroll_spk2utt: utterances of each enrolled speaker.
+        norm: normalisation of the scores, if any.
     """
     _check_output(output, trials)
     enrolled = read_embeddings(enroll)
     tested = enrolled if test is None else read_embeddings(test)
     speakers = None if enroll_spk2utt is None else read_lists(enroll_spk2utt)
-    pairs = backend.pairs(enrolled, tested, speakers)
-    return _write(output, trials, *pairs, pairs.scores)
+    if norm is None:
+        pairs = backend.pairs(enrolled, tested, speakers)
+        return _write(output, trials, *pairs, pairs.scores)
+    normalizer = norm.load_with(backend, enrolled, tested, speakers)
+    return _write(output, trials, normalizer.comparison.enroll, normalizer.comparison.test, normalizer.scores)
 
 
 def _check_output(output: str, trials: Optional[str]) -> None:

@@ -46,6 +46,9 @@ class MetricsLog:
         exp: the experiment folder.
         first_step: number of steps that were done before.
         config: the configuration, which TensorBoard shows as text and as hyper-parameters.
+
+    Attributes:
+        dev_eers: EERs on the dev trials that were logged before ``first_step``, in per cent.
     """
 
     def __init__(self, exp: Path, first_step: int, config: Config):
@@ -54,6 +57,7 @@ class MetricsLog:
         # A killed run may have logged steps that the resumed one repeats.
         kept = [line for line in _complete_lines(path) if _step(line) <= first_step]
         before = float(json.loads(kept[-1]).get("seconds", 0.0)) if kept else 0.0
+        self.dev_eers = [entry["dev_eer"] for entry in map(json.loads, kept) if "dev_eer" in entry]
         self._started = time.perf_counter() - before
         with atomic_output(path, "w") as stream:
             stream.write("".join(kept))

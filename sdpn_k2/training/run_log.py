@@ -27,6 +27,8 @@ class RunLog:
         self._metrics = MetricsLog(exp, first_step, config)
         self._throughput = Throughput()
         self._progress = Progress(num_steps, "training, steps", first_step, ("utterances", config.train.batch_size))
+        for eer in self._metrics.dev_eers[-1:]:
+            self._show_dev_eer(eer)
 
     def waiting(self) -> AbstractContextManager:
         """Return a context whose time counts as waiting for data."""
@@ -55,6 +57,9 @@ class RunLog:
     def write_dev_eer(self, step: int, eer: float) -> None:
         """Log an EER on the dev trials, in per cent."""
         self._metrics.write(step, {"dev_eer": eer})
+        self._show_dev_eer(eer)
+
+    def _show_dev_eer(self, eer: float) -> None:
         self._progress.update(0, {"dev EER": f"{eer:.2f} %"})
 
     def close(self) -> None:
