@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sdpn_k2.config import FeaturesConfig
+from sdpn_k2.data.fbank_config import check_sample_rate
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
@@ -27,10 +28,12 @@ def read_features(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd) -
     features on its device from ``wav.scp`` and ``segments``.
 
     Raises:
-        InputError: neither table exists; while iterating: features of another dimension, broken tables.
+        InputError: neither table exists; features that steps/make_fbank.sh computed at another sample rate; while
+            iterating: features of another dimension, broken tables.
     """
     stored = data_dir / "feats.scp"
     if config.kind == "fbank" and stored.is_file():
+        check_sample_rate(data_dir, config)
         return len(read_map(stored)), _stored(stored, config.num_mel_bins)
     if not (data_dir / "wav.scp").is_file():
         tables = "feats.scp or wav.scp" if config.kind == "fbank" else f"wav.scp (the model computes {config.kind})"
