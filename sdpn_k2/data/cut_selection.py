@@ -26,13 +26,21 @@ class CutSelection:
     wrapped: int = 0
     global_crops: int = 0
     local_crops: int = 0
+    sample_rate: int = 0  # Hz, of the model
+    upsampled: int = 0  # utterances at a lower sample rate
+    downsampled: int = 0  # utterances at a higher one
 
     def lines(self) -> str:
         """Return the summary for people."""
+        others = "".join(
+            f"; {count} {what} to {self.sample_rate} Hz"
+            for what, count in (("upsampled", self.upsampled), ("downsampled", self.downsampled))
+            if count
+        )
         return (
             f"{self.utterances} utterances, {self.seconds / 3600:.2f} hours; "
             f"{self.dropped_short} dropped as too short; {self.wrapped} shorter than a global crop, to be wrapped; "
-            f"{self.global_crops} global and {self.local_crops} local crops an epoch"
+            f"{self.global_crops} global and {self.local_crops} local crops an epoch{others}"
         )
 
 
@@ -46,7 +54,7 @@ def select_cuts(cuts: Iterable[Cut], config: Config, output: Path) -> CutSelecti
         InputError: a cut of a kind that cannot be trained on (``check_kinds``); no cut is long enough; a crop is longer
             than the longest utterance, so that every crop would wrap.
     """
-    crops, selection = config.crops, CutSelection()
+    crops, selection = config.crops, CutSelection(sample_rate=config.features.sample_rate)
     with manifest_writer(output) as write:
         for cut in cuts:
             check_kinds(cut_kinds(cut), config, f"cut '{cut.id}'")
@@ -57,6 +65,8 @@ def select_cuts(cuts: Iterable[Cut], config: Config, output: Path) -> CutSelecti
             selection.seconds += cut.duration
             selection.longest = max(selection.longest, cut.duration)
             selection.wrapped += cut.duration < crops.global_seconds
+            selection.upsampled += cut.sampling_rate < selection.sample_rate
+            selection.downsampled += cut.sampling_rate > selection.sample_rate
             selection.global_crops += crops.num_global
             selection.local_crops += crops.num_local
             write(cut.drop_supervisions())

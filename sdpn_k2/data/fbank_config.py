@@ -1,9 +1,10 @@
-"""Check that training would compute the features that compute-fbank-feats stores."""
+"""Check that training and extraction agree with the features that compute-fbank-feats stores."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.errors import InputError
@@ -32,7 +33,7 @@ def check_fbank_config(path: Path, features: FeaturesConfig) -> None:
     """
     if features.kind != "fbank":
         return
-    stored, _ = parse(compute_fbank_feats.options + STANDARD_OPTIONS, [f"--config={path}"])
+    stored = _read(path)
     computed = FbankOptions(dither=0.0, **{option: getattr(features, key) for option, key in KEYS.items()})
     for option, value in dataclasses.asdict(computed).items():
         if getattr(stored, option) != value:
@@ -41,6 +42,29 @@ def check_fbank_config(path: Path, features: FeaturesConfig) -> None:
                 f"{path}: stored features have --{name}={_kaldi(getattr(stored, option))}, but training would use "
                 f"--{name}={_kaldi(value)}: change " + (f"features.{key} or the option" if key else "the option")
             )
+
+
+def check_sample_rate(data_dir: Path, features: FeaturesConfig) -> None:
+    """Check that the features of a data directory have the sample rate of a configuration.
+
+    steps/make_fbank.sh leaves its options in ``conf/fbank.conf``, in a split directory that of the whole. Without that
+    file, nothing is known about the features.
+
+    Raises:
+        InputError: another sample rate.
+    """
+    folders = [data_dir, data_dir.parent.parent] if data_dir.parent.name.startswith("split") else [data_dir]
+    for path in (folder / "conf" / "fbank.conf" for folder in folders):
+        if path.is_file() and _read(path).sample_frequency != features.sample_rate:
+            raise InputError(
+                f"{data_dir / 'feats.scp'}: features at {_read(path).sample_frequency:g} Hz, according to {path}, but "
+                f"the model expects {features.sample_rate} Hz: compute them again, or remove feats.scp"
+            )
+
+
+def _read(path: Path) -> Any:
+    """Return the options that a file of options of compute-fbank-feats sets, or their defaults. Raises InputError."""
+    return parse(compute_fbank_feats.options + STANDARD_OPTIONS, [f"--config={path}"])[0]
 
 
 def _kaldi(value: object) -> str:

@@ -20,7 +20,7 @@ from sdpn_k2.inference.partial_vectors import PartialVectors
 from sdpn_k2.inference.utterance_features import Features
 from sdpn_k2.inference.verification import DecisionRule, Verdict
 from sdpn_k2.kaldi.features.resample import resample
-from sdpn_k2.kaldi.features.wave import decode_audio, read_audio
+from sdpn_k2.kaldi.features.wave import convert_audio, decode_audio, path_or_content
 from sdpn_k2.kaldi.formats.tables import script_lines
 from sdpn_k2.kaldi.formats.words import is_key
 from sdpn_k2.models.checkpoint import find_checkpoint
@@ -93,7 +93,8 @@ class Embedder:
             InputError: unreadable audio; a waveform with several channels, NaN or another type; a rate that is not a
                 whole number of Hz; a segment outside the recording; fewer than 5 frames (65 ms).
         """
-        samples, name = self._samples(audio, rate, channel)
+        samples, name, own_rate = self._samples(audio, rate, channel)
+        self._warn_of_upsampling(own_rate < self.sample_rate, 1, own_rate)
         with error_context(name):
             return self.extractor.embed(samples if segment is None else _crop(samples, segment, self.sample_rate))
 
@@ -266,12 +267,24 @@ class Embedder:
             scoring = "cosine"
         return Backend.load(experiment, scoring)
 
-    def _samples(self, audio: Audio, rate: Optional[int], channel: int) -> Tuple[np.ndarray, str]:
-        """Return one channel at the model's rate, float32 ``(samples,)`` in ±1, and its name for messages."""
+    def _warn_of_upsampling(self, count: int, total: int, rate: int) -> None:
+        """Log how many recordings have a lower rate than the model; ``rate`` is the lowest, in Hz."""
+        if count:
+            log.warning(
+                "%d of %d recordings are upsampled to the model's %d Hz (from %d Hz) and lack the upper band "
+                "that it was trained on",
+                count,
+                total,
+                self.sample_rate,
+                rate,
+            )
+
+    def _samples(self, audio: Audio, rate: Optional[int], channel: int) -> Tuple[np.ndarray, str, int]:
+        """Return one channel at the model's rate, float32 ``(samples,)`` in ±1; its name for messages; its own rate."""
         if isinstance(audio, (str, Path)):
-            return from_int16(read_audio(str(audio), self.sample_rate, channel)), str(audio)
+            return self._decoded(path_or_content(str(audio)), str(audio), channel)
         if isinstance(audio, bytes):
-            return from_int16(decode_audio(audio, "the audio", self.sample_rate, channel)), "the audio"
+            return self._decoded(audio, "the audio", channel)
         if isinstance(audio, Tensor):
             audio = audio.detach().cpu()
             audio = (audio.float() if audio.is_floating_point() else audio).numpy()  # NumPy has no bfloat16
@@ -279,10 +292,14 @@ class Embedder:
             from sdpn_k2.data.cut_sets import load_cut_audio  # here, since lhotse takes a second to import
 
             cut: Union[Recording, Cut] = audio
-            return resample(load_cut_audio(cut, channel), cut.sampling_rate, self.sample_rate), cut.id
+            return (
+                resample(load_cut_audio(cut, channel), cut.sampling_rate, self.sample_rate),
+                cut.id,
+                cut.sampling_rate,
+            )
         elif not isinstance(audio, np.ndarray) and hasattr(audio, "read"):
             name = str(getattr(audio, "name", "the audio"))
-            return from_int16(decode_audio(_content(audio), name, self.sample_rate, channel)), name
+            return self._decoded(_content(audio), name, channel)
         samples = np.asarray(audio)
         if samples.ndim == 2 and len(samples) == 1:
             samples = samples[0]
@@ -298,12 +315,19 @@ class Embedder:
             rate = self.sample_rate
         if not isinstance(rate, Real) or not math.isfinite(rate):
             raise InputError(f"the sample rate is {rate!r}; it must be a whole number of Hz")
-        return resample(samples, rate, self.sample_rate), "the waveform"
+        return resample(samples, rate, self.sample_rate), "the waveform", int(rate)
+
+    def _decoded(self, source: Union[str, bytes], name: str, channel: int) -> Tuple[np.ndarray, str, int]:
+        samples, rate = decode_audio(source, name, channel)
+        return from_int16(convert_audio(samples, rate, self.sample_rate)), name, rate
 
     def _features(self, named: Mapping[str, Audio], rate: Optional[int], channel: int) -> Iterator[Features]:
+        lower: List[int] = []
         for name, audio in named.items():
             try:
-                samples, source = self._samples(audio, rate, channel)
+                samples, source, own_rate = self._samples(audio, rate, channel)
+                if own_rate < self.sample_rate:
+                    lower.append(own_rate)
                 with error_context(source):
                     features = self.extractor.compute_features(samples)
             except InputError as error:
@@ -311,6 +335,7 @@ class Embedder:
                 yield Skipped(name, reason if name in reason else f"{name}: {reason}")
                 continue
             yield name, features
+        self._warn_of_upsampling(len(lower), len(named), min(lower, default=0))
 
 
 def _content(stream: IO[bytes]) -> bytes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sdpn_k2.config import FeaturesConfig
+from sdpn_k2.data.fbank_config import check_sample_rate
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
@@ -67,10 +68,12 @@ def read_features(
     features, ``only`` those utterances are read, if it is given; ids without features are passed over.
 
     Raises:
-        InputError: neither table exists; while iterating: features of another dimension, broken tables.
+        InputError: neither table exists; features that steps/make_fbank.sh computed at another sample rate; while
+            iterating: features of another dimension, broken tables.
     """
     stored = data_dir / "feats.scp"
     if config.kind == "fbank" and stored.is_file():
+        check_sample_rate(data_dir, config)
         entries = read_table(f"scp:{stored}", "matrix") if only is None else _chosen(stored, only)
         return len(read_map(stored)), _stored(stored, entries, config.num_mel_bins)
     if not (data_dir / "wav.scp").is_file():

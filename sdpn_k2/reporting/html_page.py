@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 # Control characters but tab and line feed, marks and overrides of the writing direction, halves of surrogate pairs.
-INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
+INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 def render(template: str, **values: object) -> str:

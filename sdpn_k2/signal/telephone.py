@@ -9,6 +9,7 @@ PASS_BAND = 300.0, 3400.0  # Hz
 LOW_EDGE = 150.0  # Hz; the gain falls to 0 from the pass band to here, and
 HIGH_EDGE = 3900.0  # to here
 PADDING_SECONDS = 0.05  # longer than the filter rings
+FFT_MULTIPLE = 1024  # for a fast FFT
 MU_LAW_BIAS, MU_LAW_MOST = 132, 32635  # in int16
 
 
@@ -34,6 +35,7 @@ def band_limit(waveforms: Tensor, sample_rate: int) -> Tensor:
     """
     num_samples = waveforms.shape[-1]
     size = num_samples + round(PADDING_SECONDS * sample_rate)
+    size = -(-size // FFT_MULTIPLE) * FFT_MULTIPLE
     frequency = torch.fft.rfftfreq(size, 1 / sample_rate, device=waveforms.device)
     (low, high), pi = PASS_BAND, torch.pi
     rise = ((frequency - LOW_EDGE) / (low - LOW_EDGE)).clamp(0, 1)

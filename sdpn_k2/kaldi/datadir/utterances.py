@@ -12,10 +12,11 @@ import numpy as np
 
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import parse_segment, read_map
+from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.features.wave import Wave, read_command
 from sdpn_k2.kaldi.formats import words
 from sdpn_k2.kaldi.formats.tables import read_object
-from sdpn_k2.pcm import from_int16
+from sdpn_k2.pcm import from_int16, to_int16
 
 MAX_OVERSHOOT = 0.5  # seconds that a segment may extend past the end of its recording; extract-segments' default
 
@@ -73,7 +74,8 @@ def read_parts(data_dir: Path) -> List[Part]:
 def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4) -> Iterator[_Item]:
     """Yield each utterance with its samples, float32 ``(n,)`` in ±1, or :class:`Skipped` if they cannot be read.
 
-    A recording is read once for all its consecutive utterances. Up to ``threads`` recordings are read ahead.
+    A recording is read once for all its consecutive utterances. Up to ``threads`` recordings are read ahead. Those at a
+    higher rate are resampled. Those at a lower one are skipped, since nothing can restore what they lack.
 
     Raises:
         InputError: as :func:`read_parts`.
@@ -99,6 +101,8 @@ def read_wave_entry(entry: str) -> Wave:
 def _read_recording(entry: str, parts: List[Part], sample_rate: int) -> List[_Item]:
     try:
         wave = read_wave_entry(entry)
+        if wave.rate > sample_rate:
+            wave = _downsample(wave, sample_rate)
         if wave.rate != sample_rate:
             raise InputError(
                 f"{entry}: {wave.rate} Hz, but the model expects {sample_rate} Hz: "
@@ -113,6 +117,12 @@ def _read_recording(entry: str, parts: List[Part], sample_rate: int) -> List[_It
         except InputError as error:
             results.append(Skipped(part.utterance, str(error)))
     return results
+
+
+def _downsample(wave: Wave, sample_rate: int) -> Wave:
+    """Return what ``sdpn-k2 to-wav --rate`` makes of a wave."""
+    channels = [to_int16(resample(from_int16(channel), wave.rate, sample_rate)) for channel in wave.samples]
+    return Wave(np.stack(channels).astype(np.float32), sample_rate)
 
 
 # Cutting

@@ -163,24 +163,35 @@ def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
     Raises:
         InputError: the file is missing, is not audio, has no samples, or lacks the channel.
     """
-    source: Union[str, bytes] = path
-    if not os.path.isfile(path):
-        if path != "-" and not path.endswith("|") and not os.path.exists(path):
-            raise InputError(f"{path}: no such file")
-        with open_input(path) as stream:
-            source = stream.read()
-    return decode_audio(source, path, rate, channel)
+    return convert_audio(*decode_audio(path_or_content(path), path, channel), rate)
 
 
-def decode_audio(source: Union[str, bytes], name: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
-    """Read one channel of a file, or of a file's content, as ``read_audio`` does; ``name`` is for messages."""
+def path_or_content(path: str) -> Union[str, bytes]:
+    """Return the path of a regular file, or the content of a FIFO, standard input or command. Raises InputError."""
+    if os.path.isfile(path):
+        return path
+    if path != "-" and not path.endswith("|") and not os.path.exists(path):
+        raise InputError(f"{path}: no such file")
+    with open_input(path) as stream:
+        return stream.read()
+
+
+def decode_audio(source: Union[str, bytes], name: str, channel: int = 0) -> Tuple[np.ndarray, int]:
+    """Read one channel of a file, or of a file's content: float32 (samples,) in ±1, and the sample rate in Hz.
+
+    ``name`` is for messages. Raises InputError as ``read_audio`` does.
+    """
     samples, rate_in, is_truncated = read_channel(source, name, channel)
     if is_truncated:
         log.warn(f"{name}: read only {len(samples)} samples, fewer than the header announces; truncated file?")
-    mono = resample(samples, rate_in, rate)
-    if not np.isfinite(mono).all():
+    if not np.isfinite(samples).all():
         raise InputError(f"{name}: samples are NaN or infinite")
-    return to_int16(mono).astype(np.float32)
+    return samples, rate_in
+
+
+def convert_audio(samples: np.ndarray, rate_in: int, rate: int) -> np.ndarray:
+    """Resample samples in ±1, and round them to int16: float32 (samples,), integers at int16 scale."""
+    return to_int16(resample(samples, rate_in, rate)).astype(np.float32)
 
 
 def to_wav_command(path: str, rate: int = 16000, channel: int = 0) -> str:
