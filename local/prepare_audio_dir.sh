@@ -12,6 +12,7 @@ set -euo pipefail
 
 nj=$(nproc)     # threads
 channel=0       # channel to use in multi-channel files (0-based)
+unlabelled=false  # take any tree of files for training, without folders of speakers
 max_bad=5       # give up if more than this percentage of a set cannot be used
 train_dir=
 test_dir=
@@ -23,8 +24,11 @@ rir_dir=
 [ $# -eq 2 ] || { echo "Usage: $0 [options] <root> <data> (see --help)" >&2; exit 1; }
 root=$1
 data=$2
+flag=
+if $unlabelled; then flag=--unlabelled; fi
 
 sdpn-k2 prepare audio-dir --nj "$nj" --channel "$channel" --max-bad "$max_bad" \
+  ${flag:+"$flag"} \
   ${train_dir:+--train-dir "$train_dir"} ${test_dir:+--test-dir "$test_dir"} \
   ${noise_dir:+--noise-dir "$noise_dir"} ${rir_dir:+--rir-dir "$rir_dir"} "$root" "$data"
 "$(dirname "$(readlink -f "$0")")/validate_manifests.py" "$data"

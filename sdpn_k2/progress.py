@@ -9,6 +9,8 @@ from typing import List, Mapping, Optional
 
 from tqdm import tqdm
 
+from sdpn_k2.errors import InputError
+
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +43,10 @@ def log_to(path: Optional[Path] = None) -> None:
     """Send the package's log to stderr, and to ``path`` if given."""
     handlers: List[logging.Handler] = [logging.StreamHandler()]
     if path is not None:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        try:
+            handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot write: {error.strerror or error}") from error
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",

@@ -21,6 +21,7 @@ from sdpn_k2.inference.partial_vectors import PartialVectors
 from sdpn_k2.inference.utterance_features import Features
 from sdpn_k2.inference.verification import Verdict, judge
 from sdpn_k2.kaldi.features.resample import resample
+from sdpn_k2.kaldi.features.sound import check_not_silent
 from sdpn_k2.kaldi.features.wave import decode_audio, read_audio
 from sdpn_k2.kaldi.formats.tables import script_lines
 from sdpn_k2.kaldi.formats.words import is_key
@@ -94,8 +95,8 @@ class Embedder:
             segment: ``(start, end)`` in seconds, to embed that part only.
 
         Raises:
-            InputError: unreadable audio; a waveform with several channels, NaN or another type; a rate that is not a
-                whole number of Hz; a segment outside the recording; fewer than 5 frames (65 ms).
+            InputError: unreadable or silent audio; a waveform with several channels, NaN or another type; a rate that
+                is not a whole number of Hz; a segment outside the recording; fewer than 5 frames (65 ms).
         """
         samples, name = self._samples(audio, rate, channel)
         with error_context(name):
@@ -138,7 +139,8 @@ class Embedder:
             spaced = [name for name in named if not is_key(name)]
             if spaced:
                 raise InputError(
-                    f"{spaced[0]!r}: a name with white space cannot be a key in a Kaldi archive; use .json or .npy"
+                    f"{spaced[0]!r}: a name with white space, control characters or byte 255 cannot be a key in a "
+                    "Kaldi archive; use .json or .npy"
                 )
         if not target:
             vectors, skipped = self._embed_named(named, None, rate, channel)
@@ -221,18 +223,21 @@ class Embedder:
     def _samples(self, audio: Audio, rate: Optional[int], channel: int) -> Tuple[np.ndarray, str]:
         """Return one channel at the model's rate, float32 ``(samples,)`` in ±1, and its name for messages."""
         if isinstance(audio, (str, Path)):
-            return from_int16(read_audio(str(audio), self.sample_rate, channel)), str(audio)
+            return from_int16(read_audio(str(audio), self.sample_rate, channel, silence=False)), str(audio)
         if isinstance(audio, bytes):
-            return from_int16(decode_audio(audio, "the audio", self.sample_rate, channel)), "the audio"
+            return from_int16(decode_audio(audio, "the audio", self.sample_rate, channel, silence=False)), "the audio"
         if isinstance(audio, Tensor):
             audio = audio.detach().cpu()
             audio = (audio.float() if audio.is_floating_point() else audio).numpy()  # NumPy has no bfloat16
         elif not isinstance(audio, np.ndarray) and hasattr(audio, "load_audio"):
             cut: Union[Recording, Cut] = audio
-            return resample(_load(cut, channel), cut.sampling_rate, self.sample_rate), cut.id
+            loaded = _load(cut, channel)
+            with error_context(cut.id):
+                check_not_silent(loaded)
+                return resample(loaded, cut.sampling_rate, self.sample_rate), cut.id
         elif not isinstance(audio, np.ndarray) and hasattr(audio, "read"):
             name = str(getattr(audio, "name", "the audio"))
-            return from_int16(decode_audio(_content(audio), name, self.sample_rate, channel)), name
+            return from_int16(decode_audio(_content(audio), name, self.sample_rate, channel, silence=False)), name
         samples = np.asarray(audio)
         if samples.ndim == 2 and len(samples) == 1:
             samples = samples[0]
@@ -248,6 +253,8 @@ class Embedder:
             rate = self.sample_rate
         if not isinstance(rate, Real) or not math.isfinite(rate):
             raise InputError(f"the sample rate is {rate!r}; it must be a whole number of Hz")
+        with error_context("the waveform"):
+            check_not_silent(samples)
         return resample(samples, rate, self.sample_rate), "the waveform"
 
     def _embed_named(

@@ -13,6 +13,7 @@ from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
+from sdpn_k2.kaldi.features.sound import check_not_silent
 from sdpn_k2.kaldi.formats.tables import read_table
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.signal.front_end import FrontEnd
@@ -54,12 +55,14 @@ def check_embeddable(features: Tensor) -> None:
     """Check that an utterance's features ``(frames, bins)`` can be embedded.
 
     Raises:
-        InputError: fewer than 5 frames; NaN or infinite values.
+        InputError: fewer than 5 frames; NaN or infinite values; silence.
     """
     if len(features) < EcapaTdnn.MIN_FRAMES:
         raise InputError(f"{len(features)} frames; at least {EcapaTdnn.MIN_FRAMES} are needed")
     if not torch.isfinite(features).all():
         raise InputError("NaN or infinite features")
+    if (features == features[:1]).all():
+        raise InputError("silent: every frame has the same features")
 
 
 def _stored(scp: Path, num_bins: int) -> Iterator[Features]:
@@ -76,6 +79,7 @@ def _computed(data_dir: Path, sample_rate: int, front_end: FrontEnd) -> Iterator
             continue
         key, samples = item
         try:
+            check_not_silent(samples)
             yield key, compute_features(front_end, samples)
         except InputError as error:
             yield Skipped(key, str(error))

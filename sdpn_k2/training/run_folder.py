@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from sdpn_k2.config import Config, config_differences, config_to_yaml
 from sdpn_k2.errors import InputError
@@ -107,10 +108,7 @@ class RunFolder:
         path = self.checkpoint(step)
         if eer < best and path in list_checkpoints(self.checkpoints):
             # A hard link, since the checkpoint itself may be removed later.
-            link = self.exp / ".best.pt.new"
-            link.unlink(missing_ok=True)
-            os.link(path, link)
-            link.replace(self.exp / "best.pt")
+            self._replace(self.exp / "best.pt", path, lambda link: os.link(path, link))
             with atomic_output(record, "w") as stream:
                 stream.write(f"{eer:.4f} {path.name}\n")
 
@@ -121,7 +119,20 @@ class RunFolder:
 
     def link_final(self, step: int) -> None:
         """Link ``final.pt`` to the checkpoint after ``step`` steps."""
-        link = self.exp / ".final.pt.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(self.checkpoint(step).relative_to(self.exp))
-        link.replace(self.final)
+        path = self.checkpoint(step)
+        self._replace(self.final, path, lambda link: link.symlink_to(path.relative_to(self.exp)))
+
+    def _replace(self, name: Path, path: Path, make_link: Callable[[Path], None]) -> None:
+        """Make ``name`` a link to ``path``, or a copy on file systems without links (exFAT, CIFS)."""
+        link = name.with_name(f".{name.name}.new")
+        try:
+            link.unlink(missing_ok=True)
+            make_link(link)
+            link.replace(name)
+            return
+        except OSError as error:
+            log.info("%s: copied, since links are not possible here (%s)", name, error.strerror)
+        if name.is_symlink():
+            name.unlink()
+        with atomic_output(name) as output, open(path, "rb") as checkpoint:
+            shutil.copyfileobj(checkpoint, output)

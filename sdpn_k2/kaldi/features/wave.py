@@ -17,9 +17,9 @@ from typing import Optional, Tuple, Union
 
 import numpy as np
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.kaldi.features.resample import resample
-from sdpn_k2.kaldi.features.sound import UNKNOWN_SIZES, read_channel
+from sdpn_k2.kaldi.features.sound import UNKNOWN_SIZES, check_not_silent, read_channel, sound_exists
 from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder, read_only
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
@@ -147,7 +147,7 @@ def encode_wave(wave: Wave) -> bytes:
     return header + data
 
 
-def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
+def read_audio(path: str, rate: int = 16000, channel: int = 0, *, silence: bool = True) -> np.ndarray:
     """Read one channel of any audio file that libsndfile reads: float32 (samples,), integers at int16 scale.
 
     16-bit audio at ``rate`` is returned unchanged; other audio is resampled (``resample.py``) and rounded to int16.
@@ -156,24 +156,30 @@ def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
         path: a file, a FIFO such as bash's ``<(…)``, ``-`` (standard input), or a command that ends in ``|``.
         rate: sample rate of the result in Hz.
         channel: 0-based.
+        silence: accept audio whose samples are all equal.
 
     Raises:
         InputError: the file is missing, is not audio, has no samples, or lacks the channel.
     """
     source: Union[str, bytes] = path
-    if not os.path.isfile(path):
+    if not sound_exists(path):
         if path != "-" and not path.endswith("|") and not os.path.exists(path):
             raise InputError(f"{path}: no such file")
         with open_input(path) as stream:
             source = stream.read()
-    return decode_audio(source, path, rate, channel)
+    return decode_audio(source, path, rate, channel, silence=silence)
 
 
-def decode_audio(source: Union[str, bytes], name: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
+def decode_audio(
+    source: Union[str, bytes], name: str, rate: int = 16000, channel: int = 0, *, silence: bool = True
+) -> np.ndarray:
     """Read one channel of a file, or of a file's content, as ``read_audio`` does; ``name`` is for messages."""
     samples, rate_in, is_truncated = read_channel(source, name, channel)
     if is_truncated:
         log.warn(f"{name}: read only {len(samples)} samples, fewer than the header announces; truncated file?")
+    if not silence:
+        with error_context(name):
+            check_not_silent(samples)
     mono = resample(samples, rate_in, rate)
     if not np.isfinite(mono).all():
         raise InputError(f"{name}: samples are NaN or infinite")
