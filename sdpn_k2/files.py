@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import IO, Iterator, Optional, Tuple, Union
+from typing import IO, Iterator, Optional, Set, Tuple, Union
 
 from sdpn_k2.errors import InputError
 
@@ -101,6 +101,50 @@ def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         if descriptor >= 0:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, which names this process and its host. It is released when the process ends in any way.
+
+    Where the file system has no locks, nothing happens.
+
+    Raises:
+        InputError: another process holds the lock, or the file cannot be written; the message begins with ``what``.
+    """
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"{lock}: cannot write: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "unknown process"
+            raise InputError(f"{what} ({holder}); wait for its end, or use another folder") from error
+        except OSError:  # no locks here
+            yield
+            return
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+        _held.add(descriptor)
+        yield
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+_held: Set[int] = set()
+
+
+def _close_in_child() -> None:
+    """Close the locks in a forked process, which would else keep them after its parent was killed."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _temporary(target: Path, folder: bool) -> Tuple[int, str]:

@@ -78,6 +78,8 @@ def embed_stream(
             written += len(usable)
             if usable:
                 vectors = extractor.embed_waveforms([samples for _, samples in usable])
+                if not np.isfinite(vectors).all():
+                    raise InputError(f"{name}: an embedding is not finite; check the weights of the checkpoint")
                 for (start, samples), vector in zip(usable, vectors):
                     writer.write(f"{key}-{times_in_name(start / rate, (start + len(samples)) / rate)}", vector)
         log.info("%s: %d windows; left out %d silent ones, and %d that are not finite", name, written, silent, bad)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Dict, Iterator, Optional
 
 from sdpn_k2.config import Config, config_differences, config_to_yaml
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output, make_folder
+from sdpn_k2.files import atomic_output, exclusive, make_folder
 from sdpn_k2.models.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -50,6 +51,42 @@ class RunFolder:
     def newest(self) -> Optional[Path]:
         """The newest checkpoint, or None."""
         return latest_checkpoint(self.checkpoints)
+
+    def newest_readable(self) -> Optional[Path]:
+        """Return the newest checkpoint that can be read, or None if there is none at all.
+
+        Damaged ones are renamed to ``….damaged``, with a warning: a disk was full, or the machine lost its power.
+
+        Raises:
+            InputError: none of the checkpoints can be read.
+        """
+        paths = list_checkpoints(self.checkpoints)
+        damaged: Dict[Path, InputError] = {}
+        for path in reversed(paths):
+            try:
+                load_checkpoint(path)
+            except InputError as error:
+                damaged[path] = error
+                continue
+            for bad, reason in damaged.items():
+                kept = bad.with_name(f"{bad.name}.damaged")
+                bad.replace(kept)
+                log.warning("%s; renamed to %s, and continuing from %s", reason, kept.name, path.name)
+            return path
+        if damaged:
+            reason = damaged[paths[-1]]
+            raise InputError(f"{reason}; no checkpoint here can be read: remove {self.checkpoints} to start again")
+        return None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder, by a lock that ends with this process.
+
+        Raises:
+            InputError: another process trains here; the message names it and its host.
+        """
+        with exclusive(self.exp / ".lock", f"{self.exp}: another training runs in this folder"):
+            yield
 
     def checkpoint(self, step: int) -> Path:
         """Return the path of the checkpoint after ``step`` steps."""

@@ -26,7 +26,7 @@ from typing import Mapping, NamedTuple
 
 from sdpn_k2.data.audio_check import scan_audio
 from sdpn_k2.data.audio_files import add_location, find_audio, list_recordings, make_id
-from sdpn_k2.data.data_folder import AUGMENTATION, clear_set, write_augmentation, write_eval_sets, write_set
+from sdpn_k2.data.data_folder import AUGMENTATION, clear_set, unmark, write_augmentation, write_eval_sets, write_set
 from sdpn_k2.data.trial_lists import check_trials, write_trials
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 from sdpn_k2.kaldi.datadir.data_dir import trial_lists
@@ -91,6 +91,7 @@ def prepare_audio_dir(
     }
     eval_sets = [check_name(name, f"{places[name]}: set") for name, lists in trials.items() if lists]
 
+    unmark(data)
     listed = {name: list_utterances(places[name], unlabelled and name == "train") for name in ["train", *eval_sets]}
     for name in eval_sets:
         for path in trials[name]:

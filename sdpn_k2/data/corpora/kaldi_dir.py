@@ -19,6 +19,7 @@ from sdpn_k2.data.audio_files import list_recordings
 from sdpn_k2.data.data_folder import (
     clear_set,
     log_set,
+    unmark,
     write_augmentation,
     write_eval_sets,
     write_manifests,
@@ -88,6 +89,7 @@ def prepare_kaldi_dirs(
             raise InputError(f"{eval_dirs[name]}: an evaluation set needs a file trials or trials_<name>")
         if name == "train":
             raise InputError(f"{eval_dirs[name]}: an evaluation set cannot be called train: rename the folder")
+    unmark(data)
     # Lists first, since checking the audio may take hours.
     for name, lists in trials.items():
         known = _read_tables(Path(eval_dirs[name])).speakers

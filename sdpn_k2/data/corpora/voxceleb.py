@@ -212,8 +212,14 @@ def list_musan(root: str | Path | None) -> dict[str, dict[str, str]]:
     kinds = [kind for kind in ("noise", "music", "speech") if Path(root, kind).is_dir()]
     if not kinds:
         raise InputError(f"{root}: this is not MUSAN: it has no folder noise, music or speech")
-    # Not lhotse's recipe, which names files without their folder: pieces of musan_split would have the same names.
-    return {kind: list_recordings(Path(root, kind)) for kind in kinds}
+    return {kind: _short_names(list_recordings(Path(root, kind))) for kind in kinds}
+
+
+def _short_names(locations: dict[str, str]) -> dict[str, str]:
+    """Name files without their folder, as MUSAN does, unless several have this name (pieces of musan_split)."""
+    stems = {name: make_id(Path(path).stem) for name, path in locations.items()}
+    count = Counter(stems.values())
+    return {stems[name] if count[stems[name]] == 1 else name: path for name, path in locations.items()}
 
 
 def list_impulse_responses(root: str | Path | None) -> dict[str, dict[str, str]]:
