@@ -21,7 +21,7 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.resample import resample
-from sdpn_k2.kaldi.features.sound import UNKNOWN_SIZES, read_channel
+from sdpn_k2.kaldi.features.sound import UNKNOWN_SIZES, read_channel, sound_exists
 from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder, read_only
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
@@ -167,8 +167,8 @@ def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
 
 
 def path_or_content(path: str) -> Union[str, bytes]:
-    """Return the path of a regular file, or the content of a FIFO, standard input or command. Raises InputError."""
-    if os.path.isfile(path):
+    """Return the name of a file, or the content of a FIFO, standard input or command. Raises InputError."""
+    if sound_exists(path):
         return path
     if path != "-" and not path.endswith("|") and not os.path.exists(path):
         raise InputError(f"{path}: no such file")
