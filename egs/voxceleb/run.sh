@@ -7,7 +7,7 @@
 #   bash run.sh --corpus voxceleb --voxceleb1-root DIR --voxceleb2-root DIR [--musan-root DIR] [--rirs-root DIR]
 #
 # Each option below is --option-name. Complete stages are skipped, and stopped ones resume. Stage 0 notices changes of a
-# corpus in tables and trial lists, but not in the audio: after such a change, remove <exp>/stamps/stage0.done. No stage
+# corpus in tables and trial lists, but not in the audio: after such a change, use --stage 0. No stage
 # sees a speaker label of the training set, except with --plda-labels corpus. The results are at the end of this file.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
