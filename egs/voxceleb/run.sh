@@ -8,7 +8,7 @@
 #   bash run.sh --sample-rate 8000 …                         telephone speech, with any of these
 #
 # Each option below is --option-name. Complete stages are skipped, and stopped ones resume. Stage 0 notices changes of a
-# corpus in tables and trial lists, but not in the audio: after such a change, remove <exp>/stamps/stage0.done. No stage
+# corpus in tables and trial lists, but not in the audio: after such a change, use --stage 0. No stage
 # sees a speaker label of the training set, except with --plda-labels corpus. The results are at the end of this file.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -112,7 +112,7 @@ class Extractor:
         """Return the embedding ``(dim,)`` float32 of a waveform ``(samples,)`` in ±1 at the model's sample rate.
 
         Raises:
-            InputError: fewer than 5 frames (65 ms) besides digital silence; samples that are not finite, or an embedding.
+            InputError: fewer than 5 frames (65 ms) besides digital silence; samples or an embedding not finite.
         """
         embedding: np.ndarray = self.embed_waveforms([waveform])[0]
         if not np.isfinite(embedding).all():

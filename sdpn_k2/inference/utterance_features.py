@@ -95,7 +95,7 @@ def compute_features(
         every_frame: never cut anything, since something else counts the frames.
 
     Raises:
-        InputError: fewer than 5 frames; silence, that is equal samples, or digital silence if the configuration drops it.
+        InputError: fewer than 5 frames; equal samples throughout; digital silence, if the configuration drops it.
     """
     check_not_silent(waveform)
     device = next(front_end.buffers()).device
