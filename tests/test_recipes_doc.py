@@ -49,6 +49,9 @@ def workplace(speech, golden, tmp_path):
     (tmp_path / "backend").mkdir()
     for name in ("mean.vec", "transform.mat", "plda"):
         shutil.copy(golden / name, tmp_path / "backend")
+    recordings = (samples for _, samples in read_utterances(test, 16000))
+    for name, samples in zip(("alice_1", "alice_2", "somebody", "bob_1"), recordings):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16000, subtype="PCM_16")
     pause = np.random.default_rng(0).normal(size=16000) * 1e-4
     pieces = [piece for _, samples in list(read_utterances(test, 16000))[::2] for piece in (samples, pause)]
     soundfile.write(tmp_path / "meeting.wav", np.concatenate(pieces), 16000, subtype="PCM_16")
