@@ -196,6 +196,31 @@ def test_kaldis_tools_read_the_folder(golden, enrolled, tmp_path, monkeypatch):
     assert sorted(path.name for path in voices.iterdir() if path.name != ".lock") == sorted(FILES)
 
 
+def test_kaldis_plda_scoring_of_the_folder_agrees(exp, vectors, enrolled, model, tmp_path, monkeypatch):
+    """Voices of 3 and 4 recordings, scored by the tools with ``--num-utts``, and by ``identify``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(ROOT / "utils" / "kaldi-bin"), prepend=":")
+    shutil.copytree(enrolled.folder, "voices")
+    gallery = Gallery.open("voices", model)
+    names, tests = list(gallery.num_utts)[:6], sorted(vectors)[-3:]
+    gallery.enroll_embeddings({name: vectors[test] for name, test in zip(names[:2], tests)})
+    assert sorted(set(gallery.num_utts.values())) == [3, 4]
+    sdpn_k2.write_vectors("tests.scp", {test: vectors[test] for test in tests})
+    Path("trials").write_text("".join(f"{name} {test}\n" for test in tests for name in names))
+    sides = [
+        f"ark:ivector-subtract-global-mean {exp}/backend/mean.vec scp:{script} ark:- | transform-vec "
+        f"{exp}/backend/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |"
+        for script in ("voices/spk_xvector.scp", "tests.scp")
+    ]
+    options = ["--normalize-length=true", "--num-utts=ark:voices/num_utts.ark"]
+    assert tools.run("ivector-plda-scoring", [*options, f"{exp}/backend/plda", *sides, "trials", "scores"]) in (0, None)
+    lines = [line.split() for line in Path("scores").read_text().splitlines()]
+    assert len(lines) == len(names) * len(tests)
+    found = {test: scores_of(gallery.identify_embedding(vectors[test], best=1000)) for test in tests}
+    for name, test, score in lines:
+        assert found[test][name] == pytest.approx(float(score), rel=1e-4, abs=1e-4)
+
+
 def test_old_scripts_fit_new_archives(model, tmp_path):
     """A program that has opened a script file gets the right vectors while voices are added."""
     rng = np.random.default_rng(0)
@@ -345,7 +370,7 @@ def test_enroll_and_identify(exp, model, audio, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDPN_K2_CHECKPOINT", str(exp))
     done = run("enroll", "voices", "alice", audio / "0a.wav", audio / "0b.wav")
-    assert done.exit_code == 0 and "alice has 2 recordings; voices has 1 voices" in done.output
+    assert done.exit_code == 0 and "recordings of alice: 2; voices in voices: 1" in done.output
     assert run("enroll", "voices", "bob", audio / "1a.wav").exit_code == 0
     assert run("enroll", "voices", "bob", audio / "1a.wav").exit_code == 0  # again
     assert (tmp_path / "voices" / "num_utts.ark").read_text() == "alice 2 \nbob 1 \n"
@@ -360,7 +385,8 @@ def test_enroll_and_identify(exp, model, audio, tmp_path, monkeypatch):
     told = run("identify", *options, "voices", audio / "0a.wav", audio / "1a.wav").output.splitlines()
     for name, line in zip(("0a.wav", "1a.wav"), map(json.loads, told)):
         assert line["recording"].endswith(name) and line["name"] is None and not line["verdict"]["same_speaker"]
-        assert len(line["best"]) == 1 and line["num_voices"] == 2
+        (candidate,) = line["best"]
+        assert candidate["score"] == line["verdict"]["score"] and line["num_voices"] == 2
     both = run("identify", "--threshold", "1000", "voices", audio / "0a.wav", audio / "1a.wav").output.splitlines()
     assert both[0] == f"{audio}/0a.wav: unknown" and both[4] == f"{audio}/1a.wav: unknown"
 

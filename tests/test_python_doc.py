@@ -63,7 +63,7 @@ def workplace(demo, tmp_path, monkeypatch):
 def test_every_block_of_the_page_runs(workplace, capsys):
     text = (DOCS / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 9 and text.count("```") == 2 * len(blocks)
+    assert len(blocks) == 11 and text.count("```") == 2 * len(blocks)
     for language, block in blocks:
         if language == "python":
             exec(compile(block, "docs/python.md", "exec"), {})
@@ -72,6 +72,8 @@ def test_every_block_of_the_page_runs(workplace, capsys):
     out = capsys.readouterr().out
     assert "missing.wav: no such file" in out and re.search(r"EER \d+\.\d\d %", out)
     assert re.search(r"^(same speaker|different speakers)\nscore .*\(plda, exp/demo/backend\)\nthreshold ", out, re.M)
+    assert re.search(r"^(alice|bob|unknown)\nscore .*\nthreshold .*\nbest of 2 ", out, re.M)
+    assert re.search(r"^c.wav (alice|bob|None) \[\('", out, re.M)
 
 
 def test_the_notebook_runs(workplace, capsys):

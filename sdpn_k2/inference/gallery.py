@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -33,7 +33,8 @@ BLOCK_VOICES = 2048  # prepared at a time
 SPARE = 10  # candidates beyond those asked for, since float32 may swap neighbours
 
 
-class Candidate(NamedTuple):
+@dataclass(frozen=True)
+class Candidate:
     """A voice that a recording was compared with; ``llr`` and ``probability`` are None without a calibration."""
 
     name: str
