@@ -13,7 +13,7 @@ import kaldi_native_io
 import numpy as np
 import pytest
 
-from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops
+from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops, derived_dirs
 from sdpn_k2.kaldi.formats.tables import read_object
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def meeting(tmp_path, golden):
     )
     segments = {"rec1-a": ("rec1", 0.5, 4.0), "rec1-b": ("rec1", 4.2, 4.6), "rec2-a": ("rec2", 0.0, 5.0)}
     (tmp_path / "parts").write_text("".join(f"{name} {r} {a} {b}\n" for name, (r, a, b) in segments.items()))
-    data_dir_ops.subsegment(tmp_path / "whole", tmp_path / "parts", tmp_path / "data")
+    derived_dirs.subsegment(tmp_path / "whole", tmp_path / "parts", tmp_path / "data")
     network = tmp_path / "net"
     network.mkdir()
     for name, text in (("min_chunk_size", "25\n"), ("max_chunk_size", "1000\n")):
