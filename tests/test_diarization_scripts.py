@@ -149,7 +149,7 @@ def test_segments_from_vad(call, meeting, tmp_path):
     segments = list(data_dir.read_segments(tmp_path / "segmented/segments").values())
     assert [segment.recording for segment in segments] == ["rec1", "rec2"]  # 0.1 s is too short
     times = [time for segment in segments for time in segment[1:]]
-    np.testing.assert_allclose(times, [1.0, 3.0, 2.0, 5.0], atol=0.04)
+    np.testing.assert_allclose(times, [1.0, 3.0, 2.0, 5.0], atol=0.07)
     ranges = [entry.rpartition("[")[2] for entry in data_dir.read_map(tmp_path / "segmented/feats.scp").values()]
     assert ranges == [f"{round(100 * part.start)}:{round(100 * part.end) - 1}]" for part in segments]
     assert (tmp_path / "vad/subsegments").is_file()
