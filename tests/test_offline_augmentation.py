@@ -8,10 +8,11 @@ from pathlib import Path
 import kaldi_native_io
 import numpy as np
 import pytest
+import soundfile
 from kaldi_support import speech_like, succeed
 
 from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops, validation
-from sdpn_k2.kaldi.features.wave import Wave, encode_wave
+from sdpn_k2.kaldi.features.wave import Wave, encode_wave, to_wav_command
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests/data/offline_augmentation"
@@ -271,3 +272,16 @@ def test_bad_lists(call, corpus, lists, message):
         options += ["--rir-set-parameters" if name == "rirs" else "--noise-set-parameters", name]
     assert re.search(message, call("reverberate_data_dir.py", *options, "train", "out").stderr)
     assert not (corpus / "out").exists()
+
+
+def test_noises_of_other_formats_need_no_process(tmp_path):
+    """A noise or impulse response may be the command that our tools read themselves, even where commands are off."""
+    noise, speech = speech_like(1, 0.5), speech_like(2, 0.5)
+    soundfile.write(tmp_path / "n.flac", noise, RATE)
+    write_wave(tmp_path / "n.wav", noise)
+    write_wave(tmp_path / "s.wav", speech)
+    options = "--start-times=0 --snrs=10 s.wav"
+    for name, out in ((to_wav_command("n.flac"), "a.wav"), ("n.wav", "b.wav")):
+        command = f"wav-reverberate --additive-signals='{name}' {options} {out}"
+        succeed(command, tmp_path, SDPN_K2_ALLOW_PIPES="false")
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
