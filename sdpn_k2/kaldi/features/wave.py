@@ -3,8 +3,7 @@
 Other audio that libsndfile reads (FLAC, other sample rates, float files) enters a wav.scp as a command that writes such
 a file: ``sdpn-k2 to-wav --rate 16000 --channel 0 FILE |``. Kaldi runs the command. Starting Python for each utterance
 would take longer than all later processing, so our readers recognise exactly this command and do its work themselves
-(``read_command``). They also do so for ``sox FILE -r RATE -t wav - |``, which Kaldi's augmentation writes, where sox is
-not installed.
+(``read_command``).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import struct
 from dataclasses import dataclass
 from typing import Optional, Tuple, Union
@@ -32,7 +30,6 @@ _PCM_GUID = (1, 0, 0x10, bytes.fromhex("800000aa00389b71"))
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 _BLOCK = 1 << 20
 _ONLY_PCM = "only 16-bit PCM wave files can be read; use 'sdpn-k2 to-wav FILE |' in wav.scp for others"
-_SOX = re.compile(r"sox (?:-t wav )?([\w@%+=:,./-]+) -r (\d{1,7}) -t wav - \|")  # a name that no shell changes
 _TO_WAV = re.compile(r"sdpn-k2 to-wav --rate (\d{1,7}) --channel (\d{1,5}) (.+) \|", re.DOTALL)
 
 
@@ -202,7 +199,7 @@ def to_wav_command(path: str, rate: int = 16000, channel: int = 0) -> str:
 
 
 def read_command(command: str) -> Optional[Wave]:
-    """Return the wave that a command of the forms above would write, or None for any other command.
+    """Return the wave that a command from ``to_wav_command`` would write, or None for any other command.
 
     No process is started, so this is safe even when commands are disabled.
 
@@ -210,22 +207,7 @@ def read_command(command: str) -> Optional[Wave]:
         InputError: as ``read_audio``.
     """
     arguments = parse_to_wav(command)
-    if arguments is not None:
-        return Wave(read_audio(*arguments)[None], arguments[1])
-    match = _SOX.fullmatch(strip(command))
-    if match is None or shutil.which("sox"):
-        return None
-    path, rate = match.group(1), int(match.group(2))
-    return Wave(np.stack([read_audio(path, rate, channel) for channel in range(_channels(path))]), rate)
-
-
-def _channels(path: str) -> int:
-    import soundfile
-
-    try:
-        return int(soundfile.info(path).channels)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot read audio: {error}") from None
+    return None if arguments is None else Wave(read_audio(*arguments)[None], arguments[1])
 
 
 def parse_to_wav(command: str) -> Optional[Tuple[str, int, int]]:

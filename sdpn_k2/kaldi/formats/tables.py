@@ -595,8 +595,10 @@ def read_object(rxfilename: str, kind: str) -> Any:
     """Read one object from an extended filename: ``mean.vec``, ``ivector-mean … - |``, ``feats.ark:17[0:9]``."""
     match = _RANGE.match(rxfilename) if rxfilename.endswith("]") else None
     name, range_ = match.groups() if match else (rxfilename, None)
-    with open_input(name) as stream:
-        value = HOLDERS[kind].read(stream)
+    value = HOLDERS[kind].run(name) if name.endswith("|") else None
+    if value is None:
+        with open_input(name) as stream:
+            value = HOLDERS[kind].read(stream)
     return value if range_ is None else take_range(value, range_, rxfilename)
 
 

@@ -25,7 +25,7 @@ class _Sox(Tool):
         if not argv or argv[0] in ("-h", "--help"):
             self.print_usage()
             return 0 if argv else 1
-        files, volume, effects = _parse(argv)
+        files, volume, effects, rate = _parse(argv)
         wave = read_object(files[0], "wave")
         samples = wave.samples * np.float32(volume)
         for name, value in effects:
@@ -34,14 +34,17 @@ class _Sox(Tool):
             else:
                 ratio = Fraction(value).limit_denominator(_MOST_STEPS)
                 samples = np.stack([resample(channel, ratio.numerator, ratio.denominator) for channel in samples])
-        write_object(files[1], Wave(to_int16(samples / np.float32(32768)).astype(np.float32), wave.rate), "wave")
+        if rate:
+            samples = np.stack([resample(channel, wave.rate, rate) for channel in samples])
+        samples = to_int16(samples / np.float32(32768)).astype(np.float32)
+        write_object(files[1], Wave(samples, rate or wave.rate), "wave")
         return 0
 
 
-def _parse(argv: List[str]) -> Tuple[List[str], float, List[Tuple[str, float]]]:
-    """Return the two files, the volume of the input and the effects."""
+def _parse(argv: List[str]) -> Tuple[List[str], float, List[Tuple[str, float]], int]:
+    """Return the two files, the volume of the input, the effects and the rate of the output (0: that of the input)."""
     files: List[str] = []
-    volume, effects, rest = 1.0, [], iter(argv)
+    volume, effects, rate, rest = 1.0, [], 0, iter(argv)
     for word in rest:
         if len(files) == 2:
             if word not in ("speed", "vol"):
@@ -49,6 +52,11 @@ def _parse(argv: List[str]) -> Tuple[List[str], float, List[Tuple[str, float]]]:
             effects.append((word, _number(word, next(rest, None))))
         elif word in ("-v", "--volume", "--vol") and not files:
             volume = _number(word, next(rest, None))
+        elif word in ("-r", "--rate") and len(files) == 1:
+            text = next(rest, "")
+            if not text.isdigit() or not 100 <= int(text) <= 1_000_000:
+                raise InputError(f"{word} {text}: expected a whole number of samples per second from 100 to 1000000")
+            rate = int(text)
         elif word in ("-t", "--type"):
             if next(rest, None) not in ("wav", "wavpcm"):
                 raise InputError(f"{word}: only wav files can be read and written ({_INSTALL})")
@@ -60,7 +68,7 @@ def _parse(argv: List[str]) -> Tuple[List[str], float, List[Tuple[str, float]]]:
             files.append(word)
     if len(files) < 2:
         raise InputError("expected an input and an output file")
-    return files, volume, effects
+    return files, volume, effects, rate
 
 
 def _number(name: str, text: Optional[str]) -> float:
@@ -74,10 +82,12 @@ def _number(name: str, text: Optional[str]) -> float:
 
 
 def _usage() -> None:
-    """Change the speed or volume of a wave file, with the command line of sox.
+    """Change the speed, volume or sample rate of a wave file, with the command line of sox.
 
-    Usage: sox [-v|--vol <factor>] [-t wav] (<in.wav>|-) [-t wav] (<out.wav>|-) [speed <factor>] [vol <factor>]
+    Usage: sox [-v|--vol <factor>] [-t wav] (<in.wav>|-) [-r <rate>] [-t wav] (<out.wav>|-)
+               [speed <factor>] [vol <factor>]
      e.g.: sox -t wav a.wav -t wav - speed 0.9
+           sox a.wav -r 8000 -t wav -
            sox --vol 0.5 -t wav - -t wav -
     A stand-in for the calls that Kaldi's scripts write into wav.scp, where sox is not installed.
     See also: wav-copy
