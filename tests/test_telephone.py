@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from click.testing import CliRunner
 from lhotse import RecordingSet
 from run_recipe import TINY, run
 from tiny_models import write_data, write_model
 
+from sdpn_k2.cli.to_wav import to_wav
 from sdpn_k2.config import FeaturesConfig, load_config
 from sdpn_k2.data.audio_check import scan_audio
 from sdpn_k2.data.banks import Banks
@@ -149,6 +151,14 @@ def test_telephone_files_are_read_by_kaldi_and_by_training(tmp_path, kind):
     np.testing.assert_array_equal(load_audio(recording, offset=0.25, duration=0.5)[0] * 32768, expected[2000:6000])
     cut = recording.to_cut().truncate(offset=0.5)
     np.testing.assert_array_equal(load_audio(cut)[0] * 32768, expected[4000:])
+
+
+def test_to_wav_says_that_it_upsamples(tmp_path):
+    path = str(write_telephone(tmp_path / "call", np.random.default_rng(0).uniform(-0.5, 0.5, 8000), 2))
+    done = CliRunner().invoke(to_wav, ["--rate", "16000", path])
+    assert done.exit_code == 0 and done.stderr.count("\n") == 1
+    assert all(part in done.stderr for part in (path, "8000", "16000"))
+    assert CliRunner().invoke(to_wav, ["--rate", "8000", path]).stderr == ""
 
 
 # Features

@@ -31,7 +31,7 @@ _PCM, _EXTENSIBLE = 1, 0xFFFE
 # Programs write these sizes when they do not know the length: the data extend to the end of the stream.
 _UNKNOWN_SIZES = {0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF}
 _BLOCK = 1 << 20
-_ONLY_PCM = "only 16-bit PCM wave files can be read; use 'sdpn-k2 to-wav FILE |' in wav.scp for others"
+_ONLY_PCM = "only 16-bit PCM wave files can be read; use 'sdpn-k2 to-wav --rate HZ FILE |' in wav.scp for others"
 _TO_WAV = re.compile(r"sdpn-k2 to-wav --rate (\d{1,7}) --channel (\d{1,5}) (.+) \|", re.DOTALL)
 
 
