@@ -1,11 +1,12 @@
 #!/usr/bin/env python
 """Time scoring and metrics at the size of VoxCeleb1-H, and on 10^8 scores.
 
-    python benchmarks/scoring.py [--cohorts 3000 20000] [--scores 100000000] [--kmeans 1000000]
+    python benchmarks/scoring.py [--cohorts 3000 20000] [--scores 100000000] [--voices 100000] [--kmeans 1000000]
 
 The data are 550,000 random trials over 138,000 random 512-d embeddings. The peers do what most toolkits do, a loop over
 trials with one cosine each; they run on a sample of the trials, and their time is scaled up. Reading files is timed
-separately. K-means, on request, clusters random embeddings of speakers with 180 utterances each as stage 5 does.
+separately. One recording is identified among random voices, beside the product of a float32 matrix of the same size and
+a vector in NumPy. K-means, on request, clusters random embeddings of speakers with 180 utterances each as stage 5 does.
 """
 
 import argparse
@@ -17,9 +18,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
+from sdpn_k2.config import load_config
+from sdpn_k2.inference.embedder import Embedder
+from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.inference.gallery import Gallery
+from sdpn_k2.kaldi.backend.plda import Plda
+from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.scoring import metrics
+from sdpn_k2.scoring.backend import Backend
 from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
 from sdpn_k2.scoring.cosine import score_trials
 from sdpn_k2.scoring.embeddings import Embeddings, subtract_mean
@@ -29,6 +38,7 @@ from sdpn_k2.scoring.trial_arrays import Scores, Trials, match_scores, read_scor
 
 UTTERANCES, TRIALS, DIM, SPEAKERS = 138_000, 550_000, 512, 1_150  # 120 utterances each
 PEER_SAMPLE = 2_000
+LDA_DIM = 200
 
 
 def timed(name, function, limit=None):
@@ -141,6 +151,43 @@ def clustering(n):
     print(f"peak memory {peak_gigabytes():.2f} GB")
 
 
+def answers(name, function, limit=None):
+    """Print the median time of 21 calls, in milliseconds."""
+    times = []
+    for _ in range(21):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    print(f"{name:<58} {1e3 * np.median(times):8.1f} ms{f'   (at most {limit:g})' if limit else ''}", flush=True)
+
+
+def identification(n):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((n, DIM), dtype=np.float32)
+    config = load_config(None, [f"model.embedding_dim={DIM}"])
+    encoder = EcapaTdnn(config.features.num_mel_bins, config.model)
+    model = Embedder(Extractor(encoder, config, torch.device("cpu")))
+    mean = rng.standard_normal(DIM).astype(np.float32)
+    lda = rng.standard_normal((LDA_DIM, DIM)).astype(np.float32)
+    plda = Plda(np.zeros(LDA_DIM), np.eye(LDA_DIM), np.sort(rng.uniform(0, 4, LDA_DIM))[::-1])
+    with tempfile.TemporaryDirectory() as folder:
+        gallery = Gallery.create(Path(folder) / "voices", model)
+        timed(
+            f"enrol {n} voices",
+            lambda: gallery.enroll_embeddings({f"v{row:06d}": vector for row, vector in enumerate(vectors)}),
+        )
+        gallery.enroll_embeddings({"v000000": vectors[1]})  # a voice of two recordings
+        again = Gallery.open(gallery.folder, model)
+        timed("read them", lambda: len(again))
+        for backend in (Backend(), Backend("cosine_mean", mean), Backend("plda", mean, lda, plda)):
+            ask = partial(gallery.identify_embedding, vectors[7], backend=backend)
+            timed(f"identify the first recording: {backend.scoring}", ask)
+            answers(f"identify another: {backend.scoring}", ask, 50)
+    answers("limit: NumPy, 512 columns, for both cosines", lambda: vectors @ vectors[7])
+    narrow = rng.standard_normal((n, LDA_DIM + 2), dtype=np.float32)
+    answers(f"limit: NumPy, {narrow.shape[1]} columns, for plda", lambda: narrow @ narrow[7])
+
+
 def peak_gigabytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
@@ -149,6 +196,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cohorts", type=int, nargs="*", default=[3000, 20000], help="sizes of the cohort")
     parser.add_argument("--scores", type=int, default=10**8, help="number of scores for the metrics (0: skip)")
+    parser.add_argument("--voices", type=int, default=100_000, help="number of enrolled voices (0: skip)")
     parser.add_argument("--kmeans", type=int, default=0, help="number of embeddings to cluster (0: skip)")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, NumPy {np.__version__}")
@@ -156,6 +204,8 @@ def main():
         clustering(arguments.kmeans)
     if arguments.scores:
         many_scores(arguments.scores)
+    if arguments.voices:
+        identification(arguments.voices)
     scoring(arguments.cohorts)
 
 

@@ -27,6 +27,8 @@ device=auto                   # cpu, cuda or auto
 data=$1
 out=$2
 PATH=$PATH:$(dirname "$(readlink -f "$0")")/../utils
+# shellcheck source=utils/quoting.sh
+. "$(dirname "$(readlink -f "$0")")/../utils/quoting.sh"
 
 grid=(--config "$config" --seeds "$seeds")
 for setting in $config_set; do grid+=(--set "$setting"); done
@@ -36,7 +38,7 @@ count=$(sdpn-k2 ablate jobs "${grid[@]}" | wc -l)
 mkdir -p "$out/log"
 echo "$0: $count trainings, $nj at once; logs: $out/log/run.*.log"
 failed=0
-$cmd --max-jobs-run "$nj" JOB=1:"$count" "$out/log/run.JOB.log" \
-  sdpn-k2 ablate run --job JOB --device "$device" "${grid[@]}" "$data" "$out" || failed=1
+quote_words sdpn-k2 ablate run --job JOB --device "$device" "${grid[@]}" "$data" "$out"
+$cmd --max-jobs-run "$nj" JOB=1:"$count" "$out/log/run.JOB.log" "${quoted_words[@]}" || failed=1
 sdpn-k2 ablate table "${grid[@]}" "$data" "$out"
 exit $failed

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from sdpn_k2.inference.embedder import Embedder
+    from sdpn_k2.inference.gallery import Gallery, Identification
     from sdpn_k2.inference.verification import Verdict
     from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter, read_table
     from sdpn_k2.scoring.backend import Backend
@@ -33,6 +34,8 @@ __all__ = [
     "Backend",
     "Embedder",
     "ErrorRates",
+    "Gallery",
+    "Identification",
     "InputError",
     "RandomReader",
     "TableWriter",
@@ -60,6 +63,8 @@ _MODULES = {
     "Backend": "scoring.backend",
     "Embedder": "inference.embedder",
     "ErrorRates": "scoring.metrics",
+    "Gallery": "inference.gallery",
+    "Identification": "inference.gallery",
     "RandomReader": "kaldi.formats.tables",
     "TableWriter": "kaldi.formats.tables",
     "Topology": "signal.segmentation",

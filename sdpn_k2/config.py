@@ -14,7 +14,7 @@ import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Dict, Iterator, Literal, Mapping, Optional, Sequence, Tuple, Type
+from typing import Annotated, Any, ClassVar, Dict, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, Type
 
 import yaml
 
@@ -42,15 +42,17 @@ class Range:
         return " and ".join(f"{words} {bound:g}" for words, bound in bounds if math.isfinite(bound))
 
 
-Whole = Annotated[int, Range(least=0)]
-Count = Annotated[int, Range(least=1)]
-Several = Annotated[int, Range(least=2)]
+Whole = Annotated[int, Range(least=0, most=LARGEST)]
+Count = Annotated[int, Range(least=1, most=LARGEST)]
+Several = Annotated[int, Range(least=2, most=LARGEST)]
 Real = Annotated[float, Range(least=-LARGEST, most=LARGEST)]
 NonNegative = Annotated[float, Range(least=0, most=LARGEST)]
 Positive = Annotated[float, Range(above=0, most=LARGEST)]
 Fraction = Annotated[float, Range(least=0, most=1)]
 Share = Annotated[float, Range(above=0, most=1)]
 MIN_CROP_SECONDS = 0.2
+# What checkpoints did before there were these keys. Later defaults differ.
+BEFORE = {"features.silence": "keep", "augment.gate_prob": 0.0}
 CropSeconds = Annotated[float, Range(least=MIN_CROP_SECONDS, most=LARGEST)]
 SpeedFactor = Annotated[float, Range(least=0.5, most=2)]
 
@@ -74,7 +76,8 @@ class FeaturesConfig(Section):
     """What the encoder sees, before instance normalisation over time.
 
     fbank: Kaldi's (``compute-fbank-feats`` with dither 0). melspec: 3D-Speaker's, for its released weights; there
-    low_freq is 0, and scale is 1 in extraction and 32768 in training.
+    low_freq is 0, and scale is 1 in extraction and 32768 in training. silence: frames of digital silence are left out
+    (drop), or normalised and embedded with the others as in the published recipe (keep).
     """
 
     PREFIX: ClassVar[str] = "features."
@@ -86,6 +89,7 @@ class FeaturesConfig(Section):
     low_freq: NonNegative = 20.0
     high_freq: Real = 0.0  # as in Kaldi: an offset from the Nyquist frequency when <= 0
     scale: Positive = INT16_SCALE  # factor for samples in ±1; fbank needs Kaldi's
+    silence: Literal["drop", "keep"] = "drop"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,13 +154,15 @@ class AugmentConfig(Section):
     mask_prob: Fraction = 0.2  # per utterance
     time_mask_frames: Whole = 9  # widths are uniform in 0..this
     freq_mask_bins: Whole = 5
+    gate_prob: Fraction = 0.0  # probability that a crop goes through a noise gate, which leaves zeros between words
+    gate_share: Tuple[Fraction, Fraction] = (0.1, 0.5)  # quietest part of the crop that the gate mutes, uniform
     bank_gb: Positive = 2.0  # device memory for noise and impulse responses; more noise is used part by part
     rotate_steps: Count = 1000  # steps for which a part is used
     rir_seconds: Positive = 1.5  # longer impulse responses are cut
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("noise_snr", "babble_snr", "music_snr", "babble_speakers"):
+        for name in ("noise_snr", "babble_snr", "music_snr", "babble_speakers", "gate_share"):
             low, high = getattr(self, name)
             _require(low <= high, f"augment.{name} is [{low:g}, {high:g}]; the lower bound comes first")
         _require(
@@ -303,8 +309,14 @@ def load_config(path: Optional[Path] = None, overrides: Sequence[str] = ()) -> C
 
 
 def config_from_dict(tree: Mapping[str, Any], source: str) -> Config:
-    """Return the configuration that :func:`config_to_dict` stored in ``tree``; ``source`` names it in errors."""
+    """Return the configuration that :func:`config_to_dict` stored in ``tree``; ``source`` names it in errors.
+
+    A tree of an earlier release lacks later keys, which then get the values that the release behaved by.
+    """
     values: Dict[str, Any] = {}
+    for key, value in BEFORE.items():
+        section, _, name = key.partition(".")
+        values.setdefault(section, {})[name] = value
     _merge(values, tree, source)
     with error_context(source):
         return _make_config(values)
@@ -320,9 +332,19 @@ def config_to_yaml(config: Config) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False, default_flow_style=None)
 
 
+def config_items(config: Config) -> Dict[str, Any]:
+    """Return every key with its value, such as ``{"train.batch_size": 384}``."""
+    return dict(_flatten(config_to_dict(config)))
+
+
+def config_keys() -> List[str]:
+    """Return all keys, such as ``train.batch_size``."""
+    return list(config_items(Config()))
+
+
 def config_value(config: Config, key: str) -> Any:
     """Return the value of a key such as ``features.sample_rate``. Raises InputError for an unknown one."""
-    values = dict(_flatten(config_to_dict(config)))
+    values = config_items(config)
     if key not in values:
         section, _, name = key.rpartition(".")
         raise InputError(f"unknown key {key}{_suggestion(name, section and section + '.')}")
@@ -331,7 +353,7 @@ def config_value(config: Config, key: str) -> Any:
 
 def config_differences(old: Config, new: Config) -> Iterator[Tuple[str, Any, Any]]:
     """Return ``(key, old value, new value)`` of every key in which two configurations differ."""
-    flat_old, flat_new = dict(_flatten(config_to_dict(old))), dict(_flatten(config_to_dict(new)))
+    flat_old, flat_new = config_items(old), config_items(new)
     return ((key, flat_old[key], value) for key, value in flat_new.items() if value != flat_old[key])
 
 
@@ -354,10 +376,48 @@ def _field_types(section: Type[Section]) -> Dict[str, Any]:
     return {each.name: types[each.name] for each in dataclasses.fields(section)}
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases, which can unpack to any size, and duplicate keys.
+
+    A section may occur twice at the top level, since configurations are joined with ``cat``: its keys are merged.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose one node; refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=self.peek_event().start_mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Compose a mapping; merge its duplicate sections, and refuse other duplicate keys."""
+        node = super().compose_mapping_node(anchor)
+        seen: Dict[Tuple[str, str], Any] = {}
+        for key, value in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else ("", str(id(key)))
+            earlier = seen.setdefault(name, value)
+            if earlier is value:
+                continue
+            if self.depth > 1 or not (isinstance(earlier, yaml.MappingNode) and isinstance(value, yaml.MappingNode)):
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
+            given = {inner.value for inner, _ in value.value if isinstance(inner, yaml.ScalarNode)}
+            kept = [pair for pair in earlier.value if pair[0].value not in given]
+            earlier.value = kept + value.value
+        node.value = [(key, value) for key, value in node.value if any(value is kept for kept in seen.values())]
+        return node
+
+
 def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise InputError(f"{source}: not valid YAML: nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, a number that is too long
         raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -388,7 +448,7 @@ def _make_config(values: Mapping[str, Any]) -> Config:
 
 
 def _suggestion(name: str, prefix: str) -> str:
-    keys = [key for key, _ in _flatten(config_to_dict(Config()))]
+    keys = config_keys()
     by_leaf = difflib.get_close_matches(name, [key.rsplit(".", 1)[-1] for key in keys], n=1)
     full = difflib.get_close_matches(prefix + name, keys, n=1)
     if by_leaf:
@@ -409,13 +469,17 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
     if origin is tuple:
         return tuple(_convert(item, item_kind, key) for item, item_kind in _items(value, arguments, key))
     if origin is Literal:
-        if isinstance(value, bool):  # YAML 1.1 reads on and off as booleans
-            value = "on" if value else "off"
-        _require(value in arguments, f"{key} is {value!r}; it should be one of {', '.join(arguments)}")
-        return value
+        word = str(value).lower()
+        # YAML 1.1 reads on and off as booleans.
+        choice = word if word in arguments else {"true": "on", "yes": "on", "false": "off", "no": "off"}.get(word)
+        _require(choice in arguments, f"{key} is {value!r}; it should be one of {', '.join(arguments)}")
+        return choice
     if origin is Annotated:
         number = _convert(value, arguments[0], key)
-        _require(number in arguments[1], f"{key} is {number:g}; it should be {arguments[1]}")
+        if number not in arguments[1]:
+            # A long integer has no float to format.
+            shown = f"{number:g}" if isinstance(number, float) or abs(number) < 1e300 else "too large"
+            raise InputError(f"{key} is {shown}; it should be {arguments[1]}")
         return number
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:

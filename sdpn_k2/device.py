@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Union
 
 import torch
@@ -50,6 +52,18 @@ def usable_device(device: Union[str, torch.device]) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device}: torch cannot use it: {str(error).splitlines()[0]}") from error
     return chosen
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor and how many of them this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    count = usable_processors()
+    name = models[0] if models else platform.processor() or platform.machine()
+    return f"{name}, {count} processor{'s' if count > 1 else ''}"
 
 
 def start_process(device: str = "auto") -> Process:

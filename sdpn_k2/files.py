@@ -1,12 +1,13 @@
 """Output files that appear under their final name only when they are complete, and the folders for them."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import IO, Iterator, Union
+from typing import IO, Iterable, Iterator, Mapping, Union
 
 from sdpn_k2.errors import InputError
 
@@ -56,6 +57,47 @@ def atomic_output(path: Union[str, Path], mode: str = "wb") -> Iterator[IO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def write_together(contents: Mapping[Path, Iterable[bytes]], outdated: Iterable[Path] = ()) -> None:
+    """Write several files, and give them their names, in this order, when all are complete.
+
+    A full disk thus leaves all earlier files as they are. A process that is killed while it renames may leave some.
+
+    Args:
+        contents: the files, and the pieces of their content.
+        outdated: files to delete before the first one gets its name, since they must never be used with the new ones.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    with contextlib.ExitStack() as outputs:
+        opened = [(path, outputs.enter_context(atomic_output(path))) for path in reversed(list(contents))]
+        for path, stream in opened:
+            try:
+                stream.writelines(contents[path])
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError as error:
+                raise InputError(f"{path}: cannot write: {error.strerror or error}") from error
+        for path in outdated:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Union[str, Path]) -> Iterator[None]:
+    """Hold a file's lock, and wait for it while another process does; the file is made if there is none.
+
+    Raises:
+        InputError: the file cannot be written or locked.
+    """
+    try:
+        lock = open(path, "ab")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise InputError(f"{path}: cannot lock this file: {error.strerror or error}") from error
+    with lock:
+        yield
 
 
 @contextlib.contextmanager

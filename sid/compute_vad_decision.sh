@@ -19,6 +19,8 @@ vad_config=conf/vad.conf
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 if [ $# -lt 1 ] || [ $# -gt 3 ]; then
   echo "Usage: compute_vad_decision.sh [options] <data-dir> [<log-dir> [<vad-dir>]]; --help says more" >&2
   exit 1
@@ -42,9 +44,9 @@ fi
 parts=()
 for ((job = 1; job <= nj; job++)); do parts+=("$logdir/feats_$name.$job"); done
 "$root/utils/split_scp.pl" "$data/feats.scp" "${parts[@]}"
-$cmd JOB=1:"$nj" "$logdir/vad_$name.JOB.log" \
-  compute-vad --config="$vad_config" "scp:$logdir/feats_$name.JOB" \
+quote_words compute-vad --config="$vad_config" "scp:$logdir/feats_$name.JOB" \
   "ark,scp:$vad_dir/vad_$name.JOB.ark,$vad_dir/vad_$name.JOB.scp"
+$cmd JOB=1:"$nj" "$logdir/vad_$name.JOB.log" "${quoted_words[@]}"
 for ((job = 1; job <= nj; job++)); do cat "$vad_dir/vad_$name.$job.scp"; done > "$data/vad.scp.tmp"
 mv "$data/vad.scp.tmp" "$data/vad.scp"
 rm "${parts[@]}"

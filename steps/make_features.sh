@@ -2,6 +2,8 @@
 # Sourced by make_fbank.sh and make_mfcc.sh, which describe the options and arguments. Besides the options it reads
 # root, kind (fbank or mfcc), config (the configuration file of compute-fbank-feats) and vad_config.
 set -euo pipefail
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 script=make_$kind.sh
 
 if [ $# -lt 1 ] || [ $# -gt 3 ]; then
@@ -72,6 +74,8 @@ store=(copy-feats "--compress=$compress")
 if $write_utt2num_frames; then store+=("--write-num-frames=ark,t:$logdir/utt2num_frames_$name.JOB"); fi
 ark=$ark_dir/raw_${kind}_$name.JOB
 store+=(ark:- "ark,scp:$ark.ark,$ark.scp")
+quote_words "${store[@]}"
+store=("${quoted_words[@]}")
 
 if [ "$vad_config" ]; then
   # Kaldi's select-feats cannot handle the empty features of an utterance that is shorter than a frame.
@@ -79,27 +83,33 @@ if [ "$vad_config" ]; then
   compute+=(--use-energy=true --htk-compat=false "--min-duration=$frame_length")
 fi
 if [ "$list" = segments ]; then
-  compute=(extract-segments "scp,p:$data/wav.scp" "$logdir/segments_$name.JOB" ark:- \| "${compute[@]}" ark:- ark:-)
+  quote_words extract-segments "scp,p:$data/wav.scp" "$logdir/segments_$name.JOB" ark:-
+  cut=("${quoted_words[@]}" \|)
+  compute+=(ark:- ark:-)
 else
+  cut=()
   compute+=("scp,p:$logdir/wav_$name.JOB" ark:-)
 fi
+quote_words "${compute[@]}"
+compute=(${cut[@]+"${cut[@]}"} "${quoted_words[@]}")
 
 if [ "$vad_config" ]; then
   # A named pipe carries a copy of the features to compute-vad, which uses column 0 (the log energy). The other columns
   # are stored. The energy is compressed first, since compute_vad_decision.sh reads compressed features as well.
   vad=$ark_dir/vad_$name.JOB
-  energy=$logdir/energy_$name.JOB
+  energy=$(quoted "$logdir/energy_$name.JOB")
   bins=$(setting num-mel-bins)
   job=(rm -f "$energy" \&\& mkfifo "$energy" \&\& \(
     \( select-feats 0 ark:- ark:- \| copy-feats "--compress=$compress" ark:- ark:- \|
-    compute-vad "--config=$vad_config" ark:- "ark,scp:$vad.ark,$vad.scp" \) \< "$energy" \&
+    compute-vad "$(quoted "--config=$vad_config")" ark:- "$(quoted "ark,scp:$vad.ark,$vad.scp")" \) \< "$energy" \&
     "${compute[@]}" \| tee "$energy" \| select-feats "1-${bins:-23}" ark:- ark:- \| "${store[@]}" \;
     features=\$? \; wait \$! \&\& exit \$features \))
 else
   job=("${compute[@]}" \| "${store[@]}")
 fi
 $cmd JOB=1:"$nj" "$logdir/make_${kind}_$name.JOB.log" \
-  test -f "$done.JOB" \&\& echo "complete since an earlier call" \|\| \( "${job[@]}" \&\& touch "$done.JOB" \)
+  test -f "$(quoted "$done.JOB")" \&\& echo "complete since an earlier call" \|\| \
+  \( "${job[@]}" \&\& touch "$(quoted "$done.JOB")" \)
 
 gather() { # pattern output
   local job

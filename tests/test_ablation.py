@@ -28,9 +28,10 @@ from sdpn_k2.kaldi.backend.plda import read_plda
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.reporting.report import write_report
-from sdpn_k2.scoring.embeddings import read_embeddings, subtract_mean, transform
+from sdpn_k2.scoring.embeddings import subtract_mean, transform
 from sdpn_k2.scoring.kmeans import pseudo_speakers
 from sdpn_k2.scoring.trial_arrays import read_scores
+from sdpn_k2.scoring.vector_files import read_embeddings
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "voxceleb"
 SMALL = RECIPE / "conf" / "sdpn_small.yaml"

@@ -12,8 +12,8 @@ PACKAGE = ROOT / "sdpn_k2"
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 # From the bottom up. Each line is one floor, whose members do not import one another.
 FLOORS = (
-    ("errors", "pcm", "processors"),
-    ("files", "device"),
+    ("errors", "pcm", "processors", "provenance"),
+    ("files", "device", "names"),
     ("config", "installation", "progress"),
     ("kaldi.formats",),
     ("kaldi.features", "kaldi.nnet3"),

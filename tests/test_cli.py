@@ -89,6 +89,8 @@ def test_help_imports_nothing_heavy(arguments):
         "sdpn_k2.cli",
         "sdpn_k2.errors",
         *(f"sdpn_k2.cli.{cli.object_name(name)}" for name in COMMANDS),
+        "sdpn_k2.cli.checkpoint_argument",
+        "sdpn_k2.cli.groups",
         "sdpn_k2.cli.shared_options",
         "sdpn_k2.kaldi",
         "sdpn_k2.kaldi.tools",
@@ -99,7 +101,7 @@ def test_help_imports_nothing_heavy(arguments):
     "arguments, status, said",
     [
         (["results", "/no/such", "exp"], 1, "sdpn-k2: error: Directory '/no/such' does not exist."),
-        (["extract", "model.pt", __file__, "out"], 1, f"sdpn-k2: error: Directory '{__file__}' is a file."),
+        (["export", "model.pt", __file__, "out"], 1, f"sdpn-k2: error: Directory '{__file__}' is a file."),
         (["train", "--config", "/", "cuts", "exp"], 1, "sdpn-k2: error: File '/' is a directory."),
         (["results", "/"], 2, "Error: Missing argument 'EXP'."),
         (["vad", "--nj", "many", "data"], 2, "--nj"),

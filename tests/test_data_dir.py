@@ -2,13 +2,14 @@
 
 import shutil
 import subprocess
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops, repair, validation
+from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops, derived_dirs, repair, validation
 
 KEYS = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=8)
 VALUES = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=8)
@@ -174,6 +175,9 @@ def test_good_directories_pass(plain, segmented):
         ("feats.scp", "s2-a ", "s2-aa ", "feats.scp:3", ["'s2-aa'", "{d}/utt2spk"]),
         ("utt2num_frames", "s2-b 100", "s2-b 0", "utt2num_frames:4", ["'s2-b'", "0"]),
         ("utt2num_frames", "s2-b 100", "s2-b x", "utt2num_frames:4", ["'s2-b'", "'x'"]),
+        ("utt2num_frames", "s2-b 100", "s2-b 99.5", "utt2num_frames:4", ["'s2-b'", "99.5"]),
+        ("utt2num_frames", "s2-b 100", "s2-b 1_0", "utt2num_frames:4", ["'s2-b'", "'1_0'"]),
+        ("spk2utt", "s1 s1-a", "s1\x01 s1-a", "spk2utt:1", ["s1"]),
         ("spk2gender", "s2 m", "s2 male", "spk2gender:2", ["'s2'", "'male'"]),
         ("spk2gender", "s2 m\n", "", "spk2gender", ["1 of 3", "{d}/spk2utt", "'s2'"]),
         ("wav.scp", "s2-a /audio/s2-a.wav", "s2-a", "wav.scp:3", ["'s2-a'"]),
@@ -265,7 +269,7 @@ def test_fix_drops_bad_segments_and_missing_recordings(segmented):
     write(segmented / "segments", "s1-a r1 0 2\ns1-b r1 4 2.5\ns2-a r1 5\ns2-b r2 0.5 3\ns3-a r9 4 -1\n")
     notes = repair.fix(segmented)
     assert data_dir.read_map(segmented / "segments") == {"s1-a": "r1 0 2", "s2-b": "r2 0.5 3"}
-    assert sum("dropped a segment" in note for note in notes) == 2
+    assert "dropped 2 invalid lines" in notes[0]
     write(segmented / "wav.scp", "r2 r2.wav\n")
     repair.fix(segmented)
     assert data_dir.read_map(segmented / "utt2spk") == {"s2-b": "s2"}
@@ -273,11 +277,12 @@ def test_fix_drops_bad_segments_and_missing_recordings(segmented):
     validation.validate(segmented, feats=False, text=False)
 
 
-def test_fix_removes_a_derived_table_rather_than_utterances(plain):
-    write(plain / "utt2num_frames", "s1-a 100\n")
-    (note, _) = repair.fix(plain)
-    assert "utt2num_frames" in note and " 4 ids" in note
-    assert validation.validate(plain) == 5 and not (plain / "utt2num_frames").exists()
+def test_fix_drops_utterances_without_length_as_kaldi_does(plain):
+    write(plain / "utt2num_frames", "s1-a 100\ns2-a 0\ns3-a 7\n")
+    write(plain / "utt2dur", "s1-a 1.0\ns2-a 2\ns3-a 0\n")
+    assert "utt2dur: dropped 1 invalid lines" in " ".join(repair.fix(plain))
+    assert data_dir.read_map(plain / "utt2spk") == {"s1-a": "s1"}
+    assert validation.validate(plain) == 1
 
 
 def test_fix_keeps_utterances_without_an_origin_or_a_warp(plain):
@@ -291,17 +296,123 @@ def test_fix_keeps_utterances_without_an_origin_or_a_warp(plain):
     assert validation.validate(plain) == 5
 
 
-def test_fix_refuses_ambiguous_input(plain):
-    before = (plain / "utt2spk").read_text()
-    write(plain / "utt2spk", before + "s1-a s2\n")
-    with pytest.raises(InputError, match="/utt2spk:6: 's1-a' .*'s2'.*'s1'"):
-        repair.fix(plain)
-    assert (plain / "utt2spk").read_text() == before + "s1-a s2\n"
-    write(plain / "utt2spk", before)
+def test_fix_keeps_the_first_of_several_values(plain):
+    write(plain / "utt2spk", (plain / "utt2spk").read_text() + "s1-a s2\n")
+    assert "'s1-a'" in repair.fix(plain)[0]
+    assert data_dir.read_map(plain / "utt2spk")["s1-a"] == "s1"
+    assert validation.validate(plain) == 5
+
+
+def test_fix_changes_nothing_if_no_utterance_is_left(plain):
     write(plain / "feats.scp", "zz /f:1\n")
     with pytest.raises(InputError, match="/plain: .* feats.scp, "):
         repair.fix(plain)
     assert (plain / "feats.scp").read_text() == "zz /f:1\n"
+    assert len(data_dir.read_map(plain / "utt2spk")) == 5
+
+
+EVERY_TABLE = {
+    "utt2spk": "{speaker}",
+    "wav.scp": "sox {recording}.mp3 -t wav - |",
+    "text": "hello you",
+    "feats.scp": "/f.ark:{index}",
+    "vad.scp": "/v.ark:{index}",
+    "utt2dur": "1.5",
+    "utt2num_frames": "148",
+    "utt2lang": "en",
+    "utt2uniq": "{key}",
+    "utt2warp": "1.1",
+    "utt2max_frames": "200",
+    "cmvn.scp": "/c.ark:{index}",
+    "spk2gender": "f",
+    "spk2warp": "0.9",
+    "reco2dur": "10.25",
+    "reco2file_and_channel": "{key} A",
+    "reco2num_spk": "2",
+    "segments": "{recording} {index} 9",
+}
+LINE_DAMAGES = (
+    "", "0", "-1", "0.0", "nan", "inf", "1e999", "1_0", "x", "1 2", "12.5", "1.6", "m f", "\xe9", "a\rb", "a\tb", " z",
+    "r1 2 1", "r1 x 3", "r9 0 1", "\x01 0 1", "\u0663", "\U0001f600",
+)  # fmt: skip
+WHOLE_LINES = (b"", b"\n", b"  \n", b"\x00 1\n", b"s1-b\x7f s1\n", b"zz zz\n", b"s1-a s2\n", b"\xff\xfe 1\n", b"s1-a\n")
+
+
+def everything(directory, with_segments):
+    """Make a directory with every table, of four speakers with two utterances each."""
+    utterances = {f"s{speaker}-{name}": f"s{speaker}" for speaker in range(1, 5) for name in "ab"}
+    recordings = {name: f"r{name[1]}" if with_segments else name for name in utterances}
+    for name, value in EVERY_TABLE.items():
+        if name == "segments" and not with_segments:
+            continue
+        ids = dict.fromkeys(utterances)
+        if name in data_dir.SPEAKER_TABLES:
+            ids = dict.fromkeys(utterances.values())
+        elif name == "wav.scp" or name in data_dir.RECORDING_TABLES:
+            ids = dict.fromkeys(recordings.values())
+        rows = {
+            key: value.format(key=key, index=index, speaker=utterances.get(key), recording=recordings.get(key, key))
+            for index, key in enumerate(ids)
+        }
+        data_dir.write_map(directory / name, rows)
+    data_dir.write_map(directory / "spk2utt", data_dir.spk2utt(utterances))
+
+
+DAMAGE = st.one_of(
+    st.tuples(st.just("value"), st.sampled_from(LINE_DAMAGES)),
+    st.tuples(st.sampled_from(["before", "after"]), st.sampled_from(WHOLE_LINES)),
+    st.tuples(st.just("remove"), st.none()),
+    st.tuples(st.just("repeat"), st.none()),
+    st.tuples(st.just("byte"), st.binary(min_size=1, max_size=1)),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(
+    st.booleans(),
+    st.lists(st.tuples(st.sampled_from(list(EVERY_TABLE)), st.integers(0, 7), DAMAGE), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_after_fix_validate_passes(tmp_path, with_segments, damages, windows):
+    with mock.patch("os.fsync"):  # which would take most of the time
+        check_fix(tmp_path / "d", with_segments, damages, windows)
+
+
+def check_fix(directory, with_segments, damages, windows):
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    everything(directory, with_segments)
+    assert validation.validate(directory) == 8
+    for name, number, (kind, what) in damages:
+        path = directory / name
+        if not path.exists():
+            continue
+        lines = path.read_bytes().splitlines(keepends=True)
+        if not lines:
+            continue
+        number %= len(lines)
+        if kind == "value":
+            lines[number] = lines[number].split(b" ", 1)[0] + b" " + what.encode() + b"\n"
+        elif kind == "byte":
+            place = len(lines[number]) // 2
+            lines[number] = lines[number][:place] + what + lines[number][place + 1 :]
+        elif kind == "remove":
+            del lines[number]
+        elif kind == "repeat":
+            lines.append(lines[number])
+        else:
+            lines.insert(number + (kind == "after"), what)
+        path.write_bytes(b"".join(lines).replace(b"\n", b"\r\n" if windows and number == 3 else b"\n"))
+    try:
+        notes = repair.fix(directory)
+    except InputError as error:  # a damaged speaker may leave only a table without any valid line
+        assert "nothing was changed" in str(error)
+        return
+    number = validation.validate(directory, speaker_order=False)
+    assert notes[-1].startswith((f"kept {number} utterances out of ", f"kept all {number} "))
+    # Each damage concerns one line, so at most one speaker or recording: two utterances.
+    assert number >= 8 - 2 * len(damages)
+    assert repair.fix(directory) == [f"kept all {number} utterances"]
 
 
 # subset, split, combine, copy, subsegment
@@ -362,74 +473,97 @@ def test_split_into_too_many_parts(plain):
 
 def test_combine(plain, segmented, tmp_path):
     other = tmp_path / "other"
-    data_dir_ops.copy(plain, other, ("", "-n"))
+    derived_dirs.copy(plain, other, ("", "-n"))
     out = tmp_path / "out"
-    assert data_dir_ops.combine(out, [plain, other]) == []
+    assert derived_dirs.combine(out, [plain, other]) == []
     assert validation.validate(out) == 10
     uniq = data_dir.read_map(out / "utt2uniq")  # whoever has none is itself
     assert uniq["s1-a"] == uniq["s1-a-n"] == "s1-a"
     write(plain / "utt2dur", "s1-a 1\n")
-    (note,) = data_dir_ops.combine(out, [plain, other])
+    (note,) = derived_dirs.combine(out, [plain, other])
     assert "utt2dur" in note and str(other) in note
     (plain / "utt2dur").unlink()
     assert data_dir.read_lists(out / "spk2utt")["s3"] == ["s3-a", "s3-a-n"]
 
-    write(other / "trials2", "s1-a-n x\n")
-    write(plain / "trials2", "s1-a x\n")
-    data_dir_ops.combine(out, [plain, other], ["trials2", "feats.scp"])
-    assert data_dir.read_map(out / "trials2") == {"s1-a": "x", "s1-a-n": "x"}
+    # All lines of further files, also of equal keys; not of a file that a source lacks.
+    write(other / "lang2utt", "eng s1-a-n\n")
+    write(plain / "lang2utt", "fra s2-a\neng s1-a\n")
+    write(plain / "utt2info", "s1-a x\n")
+    notes = derived_dirs.combine(out, [plain, other], ["lang2utt", "feats.scp", "utt2info", "nosuch"])
+    assert (out / "lang2utt").read_text() == "eng s1-a\neng s1-a-n\nfra s2-a\n"
+    assert notes == [
+        "not combining utt2info as it does not exist everywhere",
+        "not combining nosuch as it does not exist anywhere",
+    ]
+    assert not (out / "utt2info").exists()
+
+
+def test_combine_keeps_the_first_statistics_of_a_speaker(plain, tmp_path):
+    other = tmp_path / "other"
+    derived_dirs.copy(plain, other, ("", "-n"))
+    for directory in (plain, other):
+        data_dir.write_map(
+            directory / "cmvn.scp", {name: f"{directory.name}.ark:{name[1]}" for name in ("s1", "s2", "s3")}
+        )
+    (note,) = derived_dirs.combine(tmp_path / "out", [other, plain])
+    assert "cmvn.scp: 3 speakers" in note
+    assert (tmp_path / "out/cmvn.scp").read_text() == "s1 other.ark:1\ns2 other.ark:2\ns3 other.ark:3\n"
+    assert validation.validate(tmp_path / "out") == 10
+    data_dir.write_map(other / "spk2gender", {"s1": "f", "s2": "m", "s3": "m"})
+    with pytest.raises(InputError, match="plain/spk2gender: 's3' .*'f'.*'m'"):
+        derived_dirs.combine(tmp_path / "out", [other, plain])
 
 
 def test_combine_adds_segments_to_sources_without_them(plain, segmented, tmp_path):
-    data_dir_ops.copy(segmented, tmp_path / "s", ("", "-x"))
+    derived_dirs.copy(segmented, tmp_path / "s", ("", "-x"))
     write(plain / "utt2dur", "".join(f"{name} 3.25\n" for name in data_dir.read_map(plain / "utt2spk")))
     out = tmp_path / "out"
-    data_dir_ops.combine(out, [plain, tmp_path / "s"])
+    derived_dirs.combine(out, [plain, tmp_path / "s"])
     assert validation.validate(out, feats=False, text=False) == 10
     segments = data_dir.read_segments(out / "segments")
     assert segments["s1-a"] == ("s1-a", 0, 3.25) and segments["s1-a-x"] == ("r1", 0, 2)
     (plain / "utt2dur").unlink()
-    data_dir_ops.combine(out, [plain, tmp_path / "s"])
+    derived_dirs.combine(out, [plain, tmp_path / "s"])
     assert data_dir.read_segments(out / "segments")["s1-a"] == ("s1-a", 0, -1)
 
 
 def test_combine_refuses_contradictions(plain, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(plain, other)
-    data_dir_ops.combine(tmp_path / "same", [plain, other])  # the same utterances twice are one
+    derived_dirs.combine(tmp_path / "same", [plain, other])  # the same utterances twice are one
     assert validation.validate(tmp_path / "same") == 5
     write(other / "wav.scp", (other / "wav.scp").read_text().replace("/audio/s2-b", "/elsewhere/s2-b"))
     with pytest.raises(InputError, match="other/wav.scp: 's2-b' .*'/elsewhere/s2-b.wav'.*'/audio/s2-b.wav'"):
-        data_dir_ops.combine(tmp_path / "out", [plain, other])
+        derived_dirs.combine(tmp_path / "out", [plain, other])
     assert not (tmp_path / "out").exists()
     write(plain / "frame_shift", "0.01\n")
     shutil.copytree(plain, tmp_path / "slow")
     write(tmp_path / "slow/frame_shift", "0.02\n")
     with pytest.raises(InputError, match="frame shifts: 0.01 s in .*/plain, 0.02 s in .*/slow"):
-        data_dir_ops.combine(tmp_path / "out", [plain, tmp_path / "slow"])
+        derived_dirs.combine(tmp_path / "out", [plain, tmp_path / "slow"])
 
 
 def test_copy_renames_utterances_and_speakers(plain, segmented, tmp_path):
     out = tmp_path / "out"
-    data_dir_ops.copy(plain, out, ("p-", "-n"), ("p-", "-m"))
+    derived_dirs.copy(plain, out, ("p-", "-n"), ("p-", "-m"))
     assert data_dir.read_map(out / "utt2spk")["p-s2-a-n"] == "p-s2-m"
     assert data_dir.read_map(out / "utt2uniq")["p-s2-a-n"] == "s2-a"
     assert data_dir.read_map(out / "wav.scp")["p-s2-a-n"] == "/audio/s2-a.wav"
     assert data_dir.read_map(out / "spk2gender") == {"p-s1-m": "f", "p-s2-m": "m", "p-s3-m": "f"}
     validation.validate(out, speaker_order=False)
-    data_dir_ops.copy(segmented, out, ("", "-n"))
+    derived_dirs.copy(segmented, out, ("", "-n"))
     assert data_dir.read_map(out / "segments")["s2-a-n"] == "r1 5 6.25"
     assert data_dir.read_map(out / "wav.scp") == data_dir.read_map(segmented / "wav.scp")
     assert not (out / "text").exists()  # of the directory that was there before
     validation.validate(out, feats=False, text=False)
     with pytest.raises(InputError, match="/plain: "):
-        data_dir_ops.copy(plain, f"{plain}/../plain")
+        derived_dirs.copy(plain, f"{plain}/../plain")
 
 
 def test_subsegment(plain, segmented, tmp_path):
     cuts = write(tmp_path / "subsegments", "s1-a-1 s1-a 0 0.5\ns1-a-2 s1-a 0.5 1.2\ns2-b-1 s2-b 0.252 0.617\n")
     out = tmp_path / "out"
-    assert data_dir_ops.subsegment(plain, cuts, out) == 3
+    assert derived_dirs.subsegment(plain, cuts, out) == 3
     assert data_dir.read_map(out / "segments") == {
         "s1-a-1": "s1-a 0.000 0.500", "s1-a-2": "s1-a 0.500 1.200", "s2-b-1": "s2-b 0.252 0.617",
     }  # fmt: skip
@@ -442,14 +576,14 @@ def test_subsegment(plain, segmented, tmp_path):
     assert data_dir.read_map(out / "utt2max_frames")["s1-a-2"] == "100"
     assert validation.validate(out, text=False) == 3
 
-    data_dir_ops.subsegment(segmented, cuts, out, write(tmp_path / "text", "s1-a-1 x\ns1-a-2 y\ns2-b-1 z\n"))
+    derived_dirs.subsegment(segmented, cuts, out, write(tmp_path / "text", "s1-a-1 x\ns1-a-2 y\ns2-b-1 z\n"))
     assert data_dir.read_map(out / "segments")["s2-b-1"] == "r2 0.752 1.117"
     assert validation.validate(out, feats=False) == 3
 
     # A part of a row range.
     again = write(tmp_path / "again", "s1-a-2-x s1-a-2 0.1 0.3\n")
-    data_dir_ops.subsegment(plain, cuts, tmp_path / "once")
-    data_dir_ops.subsegment(tmp_path / "once", again, tmp_path / "twice")
+    derived_dirs.subsegment(plain, cuts, tmp_path / "once")
+    derived_dirs.subsegment(tmp_path / "once", again, tmp_path / "twice")
     assert data_dir.read_map(tmp_path / "twice/feats.scp") == {"s1-a-2-x": "/feats.ark:0[60:79]"}
     assert data_dir.read_map(tmp_path / "twice/segments") == {"s1-a-2-x": "s1-a 0.600 0.800"}
 
@@ -465,7 +599,7 @@ def test_subsegment(plain, segmented, tmp_path):
 )
 def test_bad_subsegments(plain, tmp_path, line, message):
     with pytest.raises(InputError, match=message):
-        data_dir_ops.subsegment(plain, write(tmp_path / "subsegments", line + "\n"), tmp_path / "out")
+        derived_dirs.subsegment(plain, write(tmp_path / "subsegments", line + "\n"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -20,7 +20,7 @@ from sdpn_k2.data.corpora.kaldi_dir import prepare_kaldi_dirs
 from sdpn_k2.data.corpora.voxceleb import prepare_voxceleb
 from sdpn_k2.data.kaldi_exchange import write_kaldi_dir
 from sdpn_k2.data.manifest_files import load_manifest
-from sdpn_k2.kaldi.datadir import data_dir_ops, repair, validation
+from sdpn_k2.kaldi.datadir import data_dir_ops, derived_dirs, repair, validation
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "full_size.py"
@@ -58,10 +58,10 @@ def counted(full_size, tmp_path_factory):
         count("fix", lambda train=train: repair.fix(train))
         count("split", lambda train=train: data_dir_ops.split(train, 4))
         count("split per utterance", lambda train=train: data_dir_ops.split(train, 7, per_utterance=True))
-        count("copy", lambda train=train: data_dir_ops.copy(train, train.parent / "copy", ("a-", "")))
+        count("copy", lambda train=train: derived_dirs.copy(train, train.parent / "copy", ("a-", "")))
         chosen = list(read_map(train / "utt2spk"))[::2]
         count("subset", lambda train=train, half=chosen: data_dir_ops.subset(train, train.parent / "half", half))
-        count("combine", lambda data=data: data_dir_ops.combine(data / "both", [data / "half", data / "train"]))
+        count("combine", lambda data=data: derived_dirs.combine(data / "both", [data / "half", data / "train"]))
         count(
             "prepare_kaldi_dirs", lambda data=data: prepare_kaldi_dirs(data / "train", {}, data / "kaldi", num_jobs=1)
         )

@@ -359,7 +359,7 @@ def test_other_archives(tmp_path):
         ("a.npz", "not written by torch.save"),
         ("notes.zip", "not written by torch.save"),
         ("damaged.pt", "damaged|torch 2.5"),
-        ("m.ts", "TorchScript|holds: RecursiveScriptModule"),  # torch 1.13 loads it
+        ("m.ts", "TorchScript"),
     ):
         with pytest.raises(InputError, match=f"{name}: .*({message})"):
             load_checkpoint(tmp_path / name)
@@ -374,7 +374,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy):
     else:
         torch.save(content, tmp_path / "evil.pt")
     for read in (convert_3dspeaker, load_checkpoint):
-        with pytest.raises(InputError, match=r"evil.pt: refused.*(posix|os)\.mkdir"):
+        with pytest.raises(InputError, match=r"evil.pt: .*(not written by torch.save|refused.*(posix|os)\.mkdir)"):
             read(tmp_path / "evil.pt")
     assert not (tmp_path / "executed").exists()
 

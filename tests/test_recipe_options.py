@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +55,39 @@ def test_small_corpus_first_without_and_then_with_trials(tmp_path):
     assert [row["backend"] for row in results["results"]] == ["cosine", "cosine_mean"] and not results["missing"]
     assert "PLDA" not in (exp / "RESULTS.md").read_text()
     assert run(*arguments).stdout.count("complete, nothing to do") == 8
+
+
+@pytest.mark.slow
+def test_training_logs_the_eer_on_a_set_called_dev(tmp_path):
+    root, data, exp = tmp_path / "audio", tmp_path / "data", tmp_path / "exp"
+    rng = np.random.default_rng(0)
+    for name in (f"{part}/s{speaker}/{take}" for part in ("train", "dev") for speaker in range(5) for take in range(2)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / f"{name}.wav", rng.uniform(-0.5, 0.5, 5 * 16000), 16000)
+    (root / "dev" / "trials").write_text("s0-0 s0-1 target\ns0-0 s1-0 nontarget\n")
+    settings = TINY.replace("batch_size=8", "batch_size=4").replace("steps=3", "steps=2") + " train.checkpoint_every=1"
+    arguments = ["--corpus", "audio-dir", "--audio-root", root, "--data", data, "--config-set", settings]
+
+    def dev_eers(exp):
+        entries = map(json.loads, (exp / "metrics.jsonl").read_text().splitlines())
+        return {entry["step"]: entry["dev_eer"] for entry in entries if "dev_eer" in entry}
+
+    run(*arguments, "--exp", exp, "--stop-stage", "3")
+    assert list(dev_eers(exp)) == [1, 2] and (exp / "best.pt").is_file()
+    written = (exp / "commands").read_text().splitlines()
+    assert len(written) == 1 and written[0].startswith("bash run.sh --nj 1 --ngpu 0 --corpus audio-dir ")
+    assert shlex.split(written[0])[-4:] == ["--exp", str(exp), "--stop-stage", "3"]
+
+    # A data directory elsewhere, with a trial list of another name; and none.
+    shutil.copytree(data / "dev", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "trials").rename(tmp_path / "elsewhere" / "trials_o")
+    training = [*arguments, "--stage", "3", "--stop-stage", "3"]
+    run(*training, "--exp", tmp_path / "other", "--dev-trials", tmp_path / "elsewhere")
+    assert dev_eers(tmp_path / "other") == dev_eers(exp)
+    run(*training, "--exp", tmp_path / "without", "--dev-trials", "none")
+    assert not dev_eers(tmp_path / "without") and not (tmp_path / "without" / "best.pt").exists()
+    refused = run(*training, "--exp", tmp_path / "bad", "--dev-trials", "deev", check=False)
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "deev" in refused.stderr
 
 
 def test_scores_that_cannot_be_measured_are_named(tmp_path):
@@ -110,6 +145,10 @@ def test_requested_gpus_must_exist(tmp_path):
         (["--sample-rate", "8k"], ["--sample-rate", "'8k'"]),
         (["--no-such-option", "1"], ["--no-such-option"]),
         (["--corpus", "audio-dir", "--audio-root", "/nowhere"], ["/nowhere"]),
+        (["--corpus", "audio-dir"], ["--audio-root"]),
+        (["--corpus", "kaldi-dir", "--train-dir", "/tmp"], ["--test-dir"]),
+        (["--corpus", "voxceleb", "--voxceleb1-root", "/tmp"], ["--voxceleb2-root"]),
+        (["--audio-root", "/tmp"], ["--audio-root", "--corpus demo"]),
     ],
 )
 def test_bad_options(tmp_path, arguments, parts):

@@ -170,12 +170,61 @@ def test_an_embedding_at_the_mean_has_no_cosine(exp):
     [
         (["--scoring", "plda"], "needs --backend"),
         (["--backend", "x", "--mean", "y"], "--backend replaces --mean"),
-        (["--backend", "x", "--norm", "s-norm", "--cohort", "y"], "without --norm"),
+        (["--backend", "x", "--norm", "s-norm"], "--cohort"),
     ],
 )
 def test_options_of_score_that_do_not_go_together(options, message):
     done = run("score", "--enroll", "x.ark", *options, "out")
     assert done.exit_code == 2 and message in done.output
+
+
+# Normalised scores
+
+
+def statistics(scores, top_n):
+    """Mean and standard deviation of the highest ``top_n`` scores of each row."""
+    top = np.sort(scores, axis=1)[:, -(top_n or scores.shape[1]) :]
+    return top.mean(axis=1, keepdims=True), top.std(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+@pytest.mark.parametrize("method, top_n", [("as-norm", 15), ("s-norm", None), ("z-norm", None), ("t-norm", 9)])
+def test_scores_are_normalised_by_the_definition(exp, vectors, tmp_path, scoring, method, top_n):
+    names = list(vectors)
+    enroll, test, cohort = names[:6], names[6:20], names[20:60]
+    for part, ids in (("enroll", enroll), ("test", test), ("cohort", cohort)):
+        sdpn_k2.write_vectors(tmp_path / f"{part}.ark", {name: vectors[name] for name in ids})
+    options = [f"--{part}={tmp_path}/{part}.ark" for part in ("enroll", "test", "cohort")]
+    options += ["--backend", exp, "--scoring", scoring, "--norm", method, *(["--top-n", top_n] if top_n else [])]
+    for output in ("scores.npy", "scores"):
+        done = run("score", *options, tmp_path / output)
+        assert done.exit_code == 0, done.output
+
+    backend = Backend.load(exp, scoring)
+    of_enroll, of_test, of_cohort = (np.stack([vectors[name] for name in ids]) for ids in (enroll, test, cohort))
+    raw = backend.score_matrix(of_enroll, of_test)
+    mean_e, std_e = statistics(backend.score_matrix(of_enroll, of_cohort), top_n)
+    mean_t, std_t = statistics(backend.score_matrix(of_cohort, of_test).T, top_n)
+    by_enroll, by_test = (raw - mean_e) / std_e, (raw - mean_t.T) / std_t.T
+    expected = {"z-norm": by_enroll, "t-norm": by_test}.get(method, (by_enroll + by_test) / 2)
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, rtol=1e-4, atol=1e-4)
+    pairs, scores = numbers(tmp_path / "scores")
+    assert pairs == [(a, b) for a in enroll for b in test]
+    np.testing.assert_allclose(scores, expected.ravel(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_cohort_of_clusters_and_speakers_of_several_utterances(exp, vectors, golden, tmp_path):
+    sdpn_k2.write_vectors(tmp_path / "cohort.ark", {name: vectors[name] for name in list(vectors)[:40]})
+    options = ["--enroll", golden / "test.ark", "--enroll-spk2utt", golden / "enroll.spk2utt", "--backend", exp]
+    options += ["--norm", "as-norm", "--cohort", tmp_path / "cohort.ark", "--top-n", "4"]
+    for name, more in (("members", []), ("clusters", ["--cohort-clusters", "8"]), ("all", ["--cohort-clusters", "40"])):
+        done = run("score", *options, *more, tmp_path / f"{name}.npy")
+        assert done.exit_code == 0, done.output
+    scores = {name: np.load(tmp_path / f"{name}.npy") for name in ("members", "clusters", "all")}
+    assert scores["members"].shape[1] == len(vectors) and np.isfinite(scores["clusters"]).all()
+    # Clusters of one member each are the members.
+    np.testing.assert_allclose(scores["all"], scores["members"], rtol=1e-3, atol=1e-3)
+    assert np.abs(scores["clusters"] - scores["members"]).max() > 0.1
 
 
 # Thresholds
@@ -208,6 +257,30 @@ def test_thresholds_are_found_in_the_results(tmp_path):
     path.write_text("[]")
     with pytest.raises(InputError, match="results.json: not the results"):
         find_threshold(path, "plda")
+
+
+def test_thresholds_of_another_back_end_are_refused(exp, golden, vectors, tmp_path):
+    other = tmp_path / "exp"
+    shutil.copytree(exp / "backend", other / "backend")
+    names = list(vectors)[:12]
+    (tmp_path / "data" / "test").mkdir(parents=True)
+    pairs = [(a, b) for a in names for b in names if a < b]
+    lines = [f"{a} {b} {'target' if i % 3 else 'nontarget'}\n" for i, (a, b) in enumerate(pairs)]
+    (tmp_path / "data" / "test" / "trials").write_text("".join(lines))
+    (other / "scores" / "test").mkdir(parents=True)
+    for scoring in SCORINGS:
+        scores = Backend.load(other, scoring).score_trials(vectors, tmp_path / "data" / "test" / "trials")
+        text = "".join(f"{a} {b} {score}\n" for (a, b), score in zip(pairs, scores))
+        (other / "scores" / "test" / f"trials.{scoring}").write_text(text)
+    assert run("results", tmp_path / "data", other).exit_code == 0
+    for scoring in SCORINGS:
+        assert Backend.load(other, scoring).threshold() is not None
+    # A mean of other training embeddings: cosines stay as they were.
+    write_object(str(other / "backend" / "mean.vec"), np.full(len(vectors[names[0]]), 0.1, np.float32), "vector")
+    assert Backend.load(other, "cosine").threshold() is not None
+    for scoring in ("cosine_mean", "plda"):
+        with pytest.raises(InputError, match=f"^{other}/results.json: .* {scoring} [0-9a-f]+ .* {scoring} [0-9a-f]+ "):
+            Backend.load(other, scoring).threshold()
 
 
 # Calibrations of one kind of scores

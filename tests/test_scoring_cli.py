@@ -17,8 +17,8 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.backend import trials as reader
 from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.scoring import cosine, metrics, normalization, trial_arrays
-from sdpn_k2.scoring.embeddings import read_embeddings
 from sdpn_k2.scoring.trial_arrays import match_scores, read_scores, read_trials
+from sdpn_k2.scoring.vector_files import read_embeddings
 
 
 def run(command, *arguments, **options):

@@ -10,12 +10,12 @@ from sdpn_k2.scoring.embeddings import (
     Embeddings,
     enroll_models,
     estimate_whitening,
-    read_embeddings,
     subtract_mean,
     transform,
     whiten,
 )
 from sdpn_k2.scoring.trial_arrays import Trials, match_scores, read_scores, read_trials
+from sdpn_k2.scoring.vector_files import read_embeddings
 
 
 def make(n, dim=16, seed=0, prefix="u"):

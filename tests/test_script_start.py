@@ -1,4 +1,4 @@
-"""Every script of utils/, steps/, sid/ and local/ starts in each way that recipes use."""
+"""Every script of utils/, steps/, sid/, diarization/ and local/ starts in each way that recipes use."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCED = {"parse_options.sh", "setup_env.sh", "stages.sh", "tool_path.sh", "make_features.sh"}
 # They set up environments; test_setup_env.py and test_wheel.py start them.
 SET_UP = {"run_tests.sh", "run_checks.sh", "run_wheel.sh"}
-FOLDERS = ("utils", "steps", "sid", "local")
+FOLDERS = ("utils", "steps", "sid", "diarization", "local")
 SCRIPTS = sorted(
     str(path.relative_to(ROOT))
     for folder in FOLDERS

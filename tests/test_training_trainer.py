@@ -1,7 +1,10 @@
 """The training loop on a tiny corpus: the files of a run, reproducible numbers, and errors that stop it."""
 
+import functools
+import itertools
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -15,6 +18,7 @@ from sdpn_k2.config import load_config
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.models.checkpoint import checkpoint_path, latest_checkpoint, list_checkpoints, load_checkpoint
+from sdpn_k2.training import run_log
 from sdpn_k2.training.trainer import Trainer
 
 
@@ -31,6 +35,22 @@ def test_a_run_writes_metrics_checkpoints_and_configuration(tiny_run):
     ]
     assert load_config(exp / "config.yaml") == load_checkpoint(tiny_run).config
     assert list((exp / "tensorboard").iterdir())
+
+
+def test_the_log_of_a_batch_job_says_how_the_run_is(tiny_cuts, tmp_path, monkeypatch, caplog):
+    """A step takes 7 s by this clock, which the progress reads three times a step."""
+    now = itertools.count(step=7 / 3)
+    monkeypatch.setattr(run_log, "Progress", functools.partial(run_log.Progress, clock=lambda: next(now)))
+    with caplog.at_level("INFO"):
+        make_trainer(tiny_cuts, tmp_path, "train.log_every=100", command="sdpn-k2 train …").run()
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("training, steps: ")]
+    assert 2 <= len(lines) <= 3 and lines[-1].startswith("training, steps: 8 of 8 (100 %), ")
+    values = r"loss \d\.\d{4}, lr \S+, effective rank \d\.\d, [\d.]+ utterances/s"
+    assert all(re.search(rf"\d of 8 \(\d+ %\), {values}(, 0:00:\d\d left)?$", line) for line in lines)
+    session = json.loads((tmp_path / "training.json").read_text())["sessions"]
+    assert [each["first_step"] for each in session] == [0]
+    assert session[0]["precision"] == "float32" and session[0]["processes"] == 1 and session[0]["device"]
+    assert session[0]["started"]["command"] == "sdpn-k2 train …"
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_cuts, tiny_run, tmp_path):

@@ -232,13 +232,29 @@ def test_lengths_from_features(call, data, tmp_path):
     offsets = {name: archive.index(f"{name}  [") + len(name) + 1 for name in frames}
     data_dir.write_map(data / "feats.scp", {name: f"{tmp_path}/f.txt:{offset}" for name, offset in offsets.items()})
     (data / "frame_shift").write_text("0.0125\n")
-    said(call("data/get_utt2dur.sh", "--nj", 3, "data"))
+    said(call("data/get_utt2dur.sh", "--nj", 3, "--frame-shift", 0.1, "data"))  # the file counts for more, as in Kaldi
     assert data_dir.read_numbers(data / "utt2num_frames") == frames
-    expected = {name: 0.0125 * number for name, number in frames.items()}
-    assert data_dir.read_numbers(data / "utt2dur") == pytest.approx(expected, abs=6e-4)
-    (data / "utt2dur").unlink()
+    expected = {name: 0.0125 * (number + 1.5) for name, number in frames.items()}
+    assert data_dir.read_numbers(data / "utt2dur") == pytest.approx(expected, abs=1e-5)
+    for name in ("utt2dur", "frame_shift"):
+        (data / name).unlink()
     said(call("data/get_utt2dur.sh", "--frame-shift", 0.1, "data"))
-    assert data_dir.read_numbers(data / "utt2dur")["s1-u0"] == pytest.approx(9)
+    assert (data / "utt2dur").read_text().startswith("s1-u0 9.15\ns1-u1 9.25\n")
+
+
+def test_durations_from_frames_come_before_audio(call, audio):
+    (audio / "frame_shift").write_text("0.01\n")
+    data_dir.write_map(audio / "utt2num_frames", {f"s{index}": 48 + 10 * index for index in range(5)})
+    (audio.parent / "audio/3.wav").unlink()
+    said(call("data/get_utt2dur.sh", "rec"))
+    assert (audio / "utt2dur").read_text() == "s0 0.495\ns1 0.595\ns2 0.695\ns3 0.795\ns4 0.895\n"
+
+
+def test_few_durations_are_a_failure(call, audio):
+    for index in (1, 3, 4):
+        (audio.parent / f"audio/{index}.wav").unlink()
+    result = call("data/get_utt2dur.sh", "--nj", 1, "rec")
+    assert result.returncode == 1 and "less than half" in result.stderr
 
 
 def test_unreadable_recordings_are_counted(call, audio):

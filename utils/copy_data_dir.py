@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.datadir import data_dir_ops, validation
+from sdpn_k2.kaldi.datadir import derived_dirs, validation
 from sdpn_k2.kaldi.tools import script
 
 
@@ -24,7 +24,7 @@ def main(options, source, destination):
     unknown = set(options.validate_opts.split()) - known
     if unknown:
         raise InputError(f"--validate-opts: {' '.join(sorted(unknown))} not an option of validate_data_dir.sh")
-    data_dir_ops.copy(
+    derived_dirs.copy(
         source, destination, (options.utt_prefix, options.utt_suffix), (options.spk_prefix, options.spk_suffix)
     )
     number = validation.validate(

@@ -8,9 +8,9 @@ Usage: utils/fix_data_dir.sh [options] data-dir
   --utt-extra-files "X ..."  sort these tables too, and drop the lines of dropped utterances
   --spk-extra-files "X ..."  the same for tables of speakers
 
-The script also drops blank lines, Windows line ends, repeated lines and segments that end before they begin, and
-rewrites spk2utt. It keeps the old files in data-dir/.backup. An id with two different values is an error, since only
-you can know which one is right.
+An utterance is dropped, too, if a line about it, its speaker or its recording is not valid: a duration or number of
+frames of 0, a gender other than m and f, a segment that ends before it begins. Blank lines and Windows line ends are
+removed, and of several lines with one id the first counts. The old files are kept in data-dir/.backup.
 """
 
 import sys

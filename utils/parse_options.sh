@@ -15,7 +15,8 @@
 
 # Print the opening comment of script $1 and the variables that it sets before it sources this file.
 _print_script_help() {
-  local line in_comment=true assignment='^([A-Za-z_][A-Za-z0-9_]*)=(.*)$'
+  local line in_comment=true assignment='^([A-Za-z_][A-Za-z0-9_]*)=(.*)$' script=$1
+  [ -r "$script" ] || script=$OLDPWD/$1 # the script has changed its folder
   while IFS= read -r line; do
     case $line in
       '#!'*) continue ;;
@@ -25,7 +26,7 @@ _print_script_help() {
     in_comment=false
     [[ $line == *parse_options.sh* ]] && break
     [[ $line =~ $assignment ]] && printf '  --%s %s\n' "${BASH_REMATCH[1]//_/-}" "${BASH_REMATCH[2]}"
-  done < "$([ -f "$1" ] || echo "${OLDPWD:-.}/")$1"  # the script may have left the folder that its name is relative to
+  done < "$script"
   return 0
 }
 

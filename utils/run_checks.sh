@@ -14,5 +14,5 @@ failed=0
 ruff check . || failed=1
 ruff format --check . || failed=1
 mypy || failed=1
-find .ci egs local sid steps utils -type f \( -name '*.sh' -o -path .ci/run \) -exec shellcheck -x {} + || failed=1
+find .ci diarization egs local sid steps utils -type f \( -name '*.sh' -o -path .ci/run \) -exec shellcheck -x {} + || failed=1
 exit $failed

@@ -10,12 +10,14 @@
 #
 # "2:" means that stage 2 makes that input. begin_stage needs the variables stage, stop_stage and stamps (the folder of
 # the .done files). A stamp records the settings and the inputs of a stage. A stage is complete if its stamp has the
-# same settings and inputs, is newer than the inputs, and the outputs exist.
+# same settings and inputs, is newer than the inputs, and the outputs exist. It is then skipped, unless its number is in
+# the variable repeat_stage; in that case, the variable repeats is true while it runs.
 
 # shellcheck disable=SC2154  # run.sh sets stage, stop_stage and stamps
 begin_stage() { # number title settings reads input… writes output…
   local number=$1 title=$2 settings=$3 input maker path outdated=""
   local -a inputs=() outputs=()
+  repeats=false
   [ "$stage" -le "$number" ] && [ "$stop_stage" -ge "$number" ] || return 1
   shift 4
   while [ "$1" != writes ]; do inputs+=("$1"); shift; done
@@ -44,8 +46,10 @@ begin_stage() { # number title settings reads input… writes output…
     for path in ${outputs[@]+"${outputs[@]}"}; do
       [ -e "$path" ] || outdated=$path
     done
-    if [ -z "$outdated" ]; then
-      echo "Stage $number: $title: complete, nothing to do (remove $current_stamp to repeat it)"
+    if [ -z "$outdated" ] && [ "${repeat_stage:-}" = "$number" ]; then
+      repeats=true
+    elif [ -z "$outdated" ]; then
+      echo "Stage $number: $title: complete, nothing to do (--stage $number repeats it)"
       return 1
     fi
   fi

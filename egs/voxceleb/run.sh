@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 corpus=demo            # demo, audio-dir, kaldi-dir or voxceleb
-stage=0                # first stage to run
+stage=                 # first stage to run, even if it is complete (default: 0, and complete stages are skipped)
 stop_stage=7           # last stage to run
 nj=auto                # parallel jobs; auto: one for each processor
 sample_rate=           # Hz: 16000, or 8000 for telephone speech (default: features.sample_rate of the configuration)
@@ -25,6 +25,7 @@ config_set=            # overrides of the configuration, such as "train.steps=20
 seed=0                 # random seed
 ngpu=                  # GPUs per node for training and extraction; 0: CPU (default: one GPU if there is one)
 num_nodes=1            # nodes for training; with several, set MASTER_ADDR, MASTER_PORT and NODE_RANK as for torchrun
+dev_trials=            # EER curve and best.pt: a set, SET/LIST or data directory with trials, or none (default: dev, if any)
 max_bad=5              # stage 0 gives up if more than this percentage of a set cannot be used
 use_vad=false          # extract embeddings from speech frames only
 max_duration=60        # seconds; longer utterances are embedded in chunks
@@ -44,6 +45,8 @@ trials_dir=            # voxceleb: folder of the published trial lists (default:
 musan_root=            # voxceleb: MUSAN, optional
 rirs_root=             # voxceleb: RIRS_NOISES, optional
 
+printf -v _command 'bash run.sh%s' "$([ $# -eq 0 ] || printf ' %q' "$@")"  # the report shows it
+
 # shellcheck source=egs/voxceleb/cmd.sh
 . ./cmd.sh
 # shellcheck source=utils/parse_options.sh
@@ -54,17 +57,37 @@ refuse() { echo "$0: $1" >&2; exit 1; }
 [ $# -eq 0 ] || refuse "'$1' is not an option (--help lists the options)"
 for name in stage stop_stage nj seed sample_rate num_nodes channel ngpu num_clusters lda_dim; do
   # Some are empty by default.
-  [[ $name${!name} = njauto || ${!name} =~ ^[0-9]*$ && ( -n ${!name} || $name =~ ^(sample_rate|ngpu|num_clusters|lda_dim)$ ) ]] \
+  [[ $name${!name} = njauto || ${!name} =~ ^[0-9]*$ && ( -n ${!name} || $name =~ ^(stage|sample_rate|ngpu|num_clusters|lda_dim)$ ) ]] \
     || refuse "--${name//_/-} must be a whole number, got '${!name}'"
 done
 [[ ${NODE_RANK:-0} =~ ^[0-9]+$ ]] || refuse "NODE_RANK must be the 0-based number of this node, got '$NODE_RANK'"
 [[ $plda_labels =~ ^(clusters|corpus)$ ]] || refuse "--plda-labels must be clusters or corpus, got '$plda_labels'"
 [[ $corpus =~ ^(demo|audio-dir|kaldi-dir|voxceleb)$ ]] \
   || refuse "--corpus must be demo, audio-dir, kaldi-dir or voxceleb, got '$corpus'"
+repeat_stage=$stage  # an explicit --stage N runs stage N, whatever its stamp says
+stage=${stage:-0}
+# The options that a corpus needs, and all that it uses. Others would be ignored: refuse them.
+case $corpus in
+  demo) needed="" used="" ;;
+  audio-dir) needed=audio_root used="audio_root channel noise_dir rir_dir" ;;
+  kaldi-dir) needed="train_dir test_dir" used="train_dir test_dir noise_dir rir_dir" ;;
+  voxceleb) needed="voxceleb1_root voxceleb2_root"
+    used="voxceleb1_root voxceleb2_root trials_dir musan_root rirs_root" ;;
+esac
+if [ "$stage" -eq 0 ] && [ "${NODE_RANK:-0}" -eq 0 ]; then
+  for name in $needed; do
+    [ -n "${!name}" ] || refuse "--corpus $corpus needs --${name//_/-} DIR (--help lists the options)"
+  done
+fi
+for name in audio_root train_dir test_dir noise_dir rir_dir voxceleb1_root voxceleb2_root trials_dir musan_root \
+    rirs_root; do
+  [[ -z ${!name} || " $used " == *" $name "* ]] || refuse "--${name//_/-} is not for --corpus $corpus (--help says which)"
+done
 for folder in "$data" "$exp"; do
   # Tables and commands contain these names.
   case $folder in
-    *[[:space:]\'\"*?[]*) refuse "--data and --exp must not contain white space, quotes or any of *?[, got '$folder'" ;;
+    -* | *[[:space:][:cntrl:]\'\"*?\&\;\|\<\>\(\)\[\]\{\}\$\`\\\!\#\~,]*)
+      refuse "--data and --exp must not contain white space or any of '\"*?&;|<>()[]{}\$\`\\!#~ or a comma, got '$folder'" ;;
   esac
 done
 
@@ -131,6 +154,9 @@ manifests=$data/manifests
 backend=$exp/backend
 stamps=$exp/stamps
 mkdir -p "$data" "$exp"
+if [ "${NODE_RANK:-0}" -eq 0 ] && [ "$(tail -n 1 "$exp/commands" 2> /dev/null)" != "$_command" ]; then
+  echo "$_command" >> "$exp/commands"
+fi
 # Containers may have no other temporary folder.
 if [ ! -w "${TMPDIR:-/tmp}" ]; then TMPDIR=$(cd "$exp" && pwd); export TMPDIR; fi
 
@@ -167,6 +193,10 @@ fi
 # The files of each set.
 [ -f "$data/eval_sets" ] || refuse "stage $stage needs $data/eval_sets, which stage 0 makes: run with --stage 0"
 eval_sets=$(cat "$data/eval_sets")
+for name in $eval_sets; do
+  # The names that sdpn_k2.names.check_name accepts.
+  [[ $name =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]] || refuse "$data/eval_sets: '$name' is not a valid name of a set"
+done
 sets="train $eval_sets"
 wavs=() features=() cuts=() stored_features=() embeddings=() eval_embeddings=() trial_lists=()
 for name in $sets; do
@@ -206,13 +236,25 @@ if begin_stage 2 "select the cuts for training" "${overrides[*]}" \
   end_stage
 fi
 
+# The trials on which training evaluates itself. They do not change the model, so the stage's settings lack them.
+dev=()
+case $dev_trials in
+  none) ;;
+  "") if [[ " ${eval_sets//$'\n'/ } " == *" dev "* ]]; then dev=(--dev "$data/dev"); fi ;;
+  *)
+    for path in "$data/$dev_trials" "$dev_trials"; do
+      if [ -e "$path" ]; then dev=(--dev "$path"); break; fi
+    done
+    [ ${#dev[@]} -gt 0 ] || refuse "--dev-trials $dev_trials: not one of the sets (${eval_sets//$'\n'/ }), and no such folder" ;;
+esac
+
 if begin_stage 3 "train SDPN" "${overrides[*]}" \
     reads "2:$manifests/selected_cuts_train.jsonl.gz" "$config" \
     writes "$exp/final.pt"; then
   gpus=$(count_gpus)
   choose_launcher "$gpus"
   run_until_saved "${launcher[@]}" -m sdpn_k2 train --device "$([ "$gpus" -eq 0 ] && echo cpu || echo cuda)" \
-    --config "$config" "${overrides[@]}" "$manifests/selected_cuts_train.jsonl.gz" "$exp"
+    --config "$config" "${overrides[@]}" ${dev[@]+"${dev[@]}"} "$manifests/selected_cuts_train.jsonl.gz" "$exp"
   end_stage
 fi
 
@@ -223,6 +265,8 @@ if begin_stage 4 "extract embeddings" "$use_vad $max_duration" \
   extract_options=(--nj "$nj" --use-gpu false)
   if [ "$gpus" -gt 0 ]; then extract_options=(--nj "$gpus" --use-gpu true); fi
   for name in $sets; do
+    # A repetition must not take up the jobs of the run that it repeats.
+    if $repeats; then rm -f "$exp/xvectors_$name"/xvector.*.scp; fi
     sid/nnet3/xvector/extract_xvectors.sh "${extract_options[@]}" --cmd "$train_cmd" --use-vad "$use_vad" \
       --max-duration "$max_duration" "$exp" "$data/$name" "$exp/xvectors_$name"
   done

@@ -11,16 +11,19 @@ from typing import Any, Dict, List, Optional, Tuple
 import click
 
 import sdpn_k2
+from sdpn_k2.cli.groups import SuggestingGroup
 from sdpn_k2.errors import InputError
 
 EXIT_BAD_INPUT = 1
+COMPLETION_VARIABLE = "_SDPN_K2_COMPLETE"  # click's, for a program of this name
 
 # Commands, in the order of the pipeline.
 SECTIONS: Dict[str, Tuple[str, ...]] = {
     "Data": ("recipe", "prepare", "lhotse", "to-wav", "vad", "cuts", "select-cuts", "shar"),
     "Train": ("doctor", "train", "average", "ablate"),
     "Embed": ("extract", "embed", "stream", "extract-windows"),
-    "Score": ("verify", "plda-labels", "score", "eval", "calibrate", "apply-calibration", "results", "report"),
+    "Recognise": ("verify", "enroll", "identify", "voices"),
+    "Score": ("plda-labels", "score", "eval", "calibrate", "apply-calibration", "results", "report"),
     "Tools": ("config", "convert", "export", "kaldi"),
 }
 COMMANDS = [name for names in SECTIONS.values() for name in names]
@@ -33,7 +36,7 @@ def object_name(command: str) -> str:
     return "evaluate" if command == "eval" else command.replace("-", "_")
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """A group that imports a command when it is asked for, and lists commands by section."""
 
     def list_commands(self, ctx: click.Context) -> List[str]:
@@ -91,8 +94,10 @@ def main() -> None:
     """Run ``sdpn-k2``; bad input gives one line on stderr and exit status 1."""
     # Before torch is imported: its threads must not take time from other processes while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if COMPLETION_VARIABLE in os.environ:
+        importlib.import_module("sdpn_k2.cli.completion")
     try:
-        cli()
+        cli(prog_name="sdpn-k2", complete_var=COMPLETION_VARIABLE)
     except InputError as error:
         click.echo(f"sdpn-k2: error: {error}", err=True)
         sys.exit(EXIT_BAD_INPUT)

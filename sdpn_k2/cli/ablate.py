@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from sdpn_k2.cli.groups import SuggestingGroup
 from sdpn_k2.cli.shared_options import FOLDER, command_line, config_options, device_option, together
 from sdpn_k2.cli.train import EXIT_INTERRUPTED
 
@@ -17,7 +18,7 @@ grid_options = together(
 )
 
 
-@click.group("ablate")
+@click.group("ablate", cls=SuggestingGroup)
 def ablate() -> None:
     """Train and compare variants of the method.
 

@@ -1,6 +1,7 @@
 """``sdpn-k2 average``: one checkpoint from several."""
 
 from pathlib import Path
+from typing import List
 
 import click
 
@@ -16,12 +17,16 @@ from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER
 def average(checkpoints, output: Path, last) -> None:
     """Average the weights of checkpoints.
 
-    CHECKPOINTS are files, or a folder of them. The mean is written to OUTPUT.
+    CHECKPOINTS are files, experiment folders (whose checkpoints/ is meant) or folders of checkpoints. The mean is
+    written to OUTPUT.
     """
     from sdpn_k2.errors import InputError
     from sdpn_k2.models.checkpoint import average_checkpoints, list_checkpoints, save_checkpoint
 
-    paths = [path for given in checkpoints for path in (list_checkpoints(given) if given.is_dir() else [given])]
+    paths: List[Path] = []
+    for given in checkpoints:
+        inside = given / "checkpoints" if (given / "checkpoints").is_dir() else given
+        paths += list_checkpoints(inside) if given.is_dir() else [given]
     paths = paths[-last:] if last else paths
     if not paths:
         raise InputError(f"{checkpoints[0]}: no checkpoints (step-*.pt) in this folder")

@@ -23,6 +23,7 @@ def calibrate(trials, scores, calibration, p_target, backend, scoring):
     from sdpn_k2.scoring.backend import Backend, kind_of_scores
     from sdpn_k2.scoring.calibration import stack_scores, train_calibration, write_calibration
     from sdpn_k2.scoring.evaluation import read_labelled_trials
+    from sdpn_k2.scoring.trial_arrays import check_not_swapped
 
     if scoring in ("cosine_mean", "plda") and not backend:
         raise click.UsageError(f"--scoring {scoring} needs --backend")
@@ -32,6 +33,7 @@ def calibrate(trials, scores, calibration, p_target, backend, scoring):
         kinds = [(Backend.load(backend, scoring) if backend else Backend()).kind]
     else:
         kinds = [kind_of_scores(path) for path in scores]
+    check_not_swapped(trials, *scores)
     labelled = read_labelled_trials(trials)
     trained = train_calibration(stack_scores(scores, labelled), labelled.labels(), p_target, kinds)
     write_calibration(calibration, trained)

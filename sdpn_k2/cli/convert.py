@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from sdpn_k2.cli.groups import SuggestingGroup
 from sdpn_k2.cli.shared_options import FILE
 from sdpn_k2.errors import InputError
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def convert() -> None:
     """Convert released weights to a checkpoint.
 

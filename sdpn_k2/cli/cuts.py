@@ -19,7 +19,9 @@ def cuts(data: Path, name: str, config_path, overrides) -> None:
     from sdpn_k2.config import load_config
     from sdpn_k2.data.feature_cuts import feature_cuts
     from sdpn_k2.data.manifest_files import write_manifest
+    from sdpn_k2.names import check_name
 
+    check_name(name, "NAME")
     output = data / "manifests" / f"cuts_{name}.jsonl.gz"
     count = write_manifest(feature_cuts(data, name, load_config(config_path, overrides).features), output)
     click.echo(f"{output}: {count} cuts with fbank")

@@ -2,32 +2,27 @@
 
 import click
 
-from sdpn_k2.cli.shared_options import (
-    channel_option,
-    checkpoint_option,
-    device_option,
-    max_duration_option,
-    skip_bad_option,
-)
+from sdpn_k2.cli.checkpoint_argument import CheckpointCommand, checkpoint_argument
+from sdpn_k2.cli.shared_options import channel_option, device_option, max_duration_option, skip_bad_option
 
 
-@click.command("embed")
-@checkpoint_option
+@click.command("embed", cls=CheckpointCommand)
 @click.option(
     "--output",
     "-o",
     default="-",
     metavar="OUT",
     show_default="JSON to standard output",
-    help="File to write: .npy (one row per AUDIO), .json, .ark, .scp (and .ark), or a Kaldi wspecifier such as "
-    "ark,scp:x.ark,x.scp.",
+    help="File to write: .npy (one row per AUDIO), .json, .ark, .scp (and .ark), a folder, or a Kaldi wspecifier such "
+    "as ark,scp:x.ark,x.scp.",
 )
 @channel_option
 @max_duration_option
 @skip_bad_option
 @device_option
+@checkpoint_argument
 @click.argument("audio", nargs=-1, required=True)
-def embed(audio, checkpoint, output, channel, max_duration, skip_bad, device):
+def embed(checkpoint, audio, output, channel, max_duration, skip_bad, device):
     """Embed audio files.
 
     AUDIO is a file in any format that libsndfile reads, at any sample rate. It may also be - (standard input), or a

@@ -35,8 +35,10 @@ def evaluate(scores, trials, p_targets, c_miss, c_fa, evaluations, utt2spk, as_j
     """Measure error rates of a score file.
 
     Prints EER, detection costs and Cllr. SCORES has lines "enroll test score", in any order; TRIALS has lines "enroll
-    test target|nontarget". One of the two may be - (standard input). actDCF and Cllr are only meaningful for scores
-    that are log-likelihood ratios.
+    test target|nontarget". One of the two may be - (standard input).
+
+    Three rules give an EER. Quote the first, "EER %", which RESULTS.md and the report show too. actDCF and Cllr are
+    only meaningful for scores that are log-likelihood ratios.
     """
     import json
 

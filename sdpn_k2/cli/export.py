@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from sdpn_k2.cli.checkpoint_argument import CheckpointCommand, checkpoint_argument
 from sdpn_k2.cli.shared_options import FILE, FOLDER
 
 
-@click.command()
+@click.command(cls=CheckpointCommand)
 @click.option(
     "--input",
     "source",
@@ -16,7 +17,7 @@ from sdpn_k2.cli.shared_options import FILE, FOLDER
     help="Input of the exported encoder: samples in ±1, or Kaldi's fbank as in feats.scp.",
 )
 @click.option("--int8", is_flag=True, help="Quantise an ONNX model dynamically and report the cost on DATA_DIR/trials.")
-@click.argument("checkpoint", type=FILE)
+@checkpoint_argument
 @click.argument("data_dir", type=FOLDER)
 @click.argument("output", type=FILE)
 def export(checkpoint: Path, data_dir: Path, output: Path, source: str, int8: bool) -> None:

@@ -4,6 +4,8 @@ import sys
 
 import click
 
+from sdpn_k2.cli.shared_options import completed_by
+
 
 @click.command(
     "kaldi",
@@ -11,7 +13,13 @@ import click
     options_metavar="",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="TOOL [OPTIONS] ARGUMENTS")
+@click.argument(
+    "arguments",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="TOOL [OPTIONS] ARGUMENTS",
+    shell_complete=completed_by("kaldi_tools"),
+)
 def kaldi(arguments):
     """Run one of Kaldi's command-line tools.
 
@@ -24,6 +32,7 @@ def kaldi(arguments):
 
         eval "$(sdpn-k2 kaldi --path)"
     """
+    from sdpn_k2.cli.groups import suggestion
     from sdpn_k2.errors import InputError
     from sdpn_k2.kaldi import tools
 
@@ -37,6 +46,9 @@ def kaldi(arguments):
         click.echo(click.get_current_context().get_help())
         click.echo("\nTools:\n  " + "\n  ".join(tools.names()))
         return
+    if arguments[0] not in tools.names():
+        hint = suggestion(arguments[0], tools.names()) or ' "sdpn-k2 kaldi" lists the tools.'
+        raise click.UsageError(f"No such tool '{arguments[0]}'.{hint}")
     try:
         sys.exit(tools.run(arguments[0], arguments[1:]))
     except InputError as error:

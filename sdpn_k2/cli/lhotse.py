@@ -1,14 +1,14 @@
 """``sdpn-k2 lhotse``: exchange between lhotse's manifests and Kaldi's tables."""
 
-import re
 from pathlib import Path
 
 import click
 
+from sdpn_k2.cli.groups import SuggestingGroup
 from sdpn_k2.cli.shared_options import FILE, FOLDER
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def lhotse() -> None:
     """Exchange data between lhotse and Kaldi."""
     import logging
@@ -80,14 +80,19 @@ def export_feats(cuts: Path, data_dir: Path) -> None:
 def attach(cuts: Path, xvectors: str, output: Path) -> None:
     """Attach x-vectors to cuts.
 
-    CUTS are written to OUTPUT with the vectors of XVECTORS (a Kaldi rspecifier) as cut.xvector. The arrays go into a
-    folder beside it: NAME.xvectors for NAME.jsonl.gz.
+    CUTS are written to OUTPUT (.jsonl or .jsonl.gz) with the vectors of XVECTORS as cut.xvector. The arrays go into a
+    folder beside it: NAME.xvectors for NAME.jsonl.gz. XVECTORS is anything that "sdpn-k2 extract" writes, or a Kaldi
+    rspecifier. Windows do not get the x-vector of their utterance; embed them with "sdpn-k2 extract".
     """
     from sdpn_k2.data.manifest_files import load_manifest
     from sdpn_k2.data.stored_arrays import attach_xvectors
+    from sdpn_k2.kaldi.formats.tables import RandomReader, is_table
+    from sdpn_k2.progress import log_to
+    from sdpn_k2.scoring.vector_files import read_vectors
 
-    storage = output.with_name(re.sub(r"\.jsonl(\.gz)?$", "", output.name) + ".xvectors").resolve()
-    counts = attach_xvectors(load_manifest(cuts), xvectors, storage, output)
+    log_to()
+    vectors = RandomReader(xvectors, "vector") if is_table(xvectors) else read_vectors(xvectors)
+    counts = attach_xvectors(load_manifest(cuts), vectors, output, source=xvectors)
     click.echo(f"{output}: {counts.found} cuts with an x-vector, {counts.missing} without")
 
 
@@ -97,10 +102,13 @@ def attach(cuts: Path, xvectors: str, output: Path) -> None:
 def export(cuts: Path, output: str) -> None:
     """Write x-vectors of cuts as a Kaldi table.
 
-    cut.xvector of CUTS goes to OUTPUT, a Kaldi wspecifier such as ark,scp:xvector.ark,xvector.scp.
+    cut.xvector of CUTS goes to OUTPUT: .ark, .scp (and .ark), .npy, .json, a folder, or a Kaldi wspecifier such as
+    ark,scp:xvector.ark,xvector.scp.
     """
     from sdpn_k2.data.manifest_files import load_manifest
-    from sdpn_k2.data.stored_arrays import export_xvectors
+    from sdpn_k2.data.stored_arrays import collect_xvectors
+    from sdpn_k2.scoring.vector_files import is_stdout, write_vectors
 
-    counts = export_xvectors(load_manifest(cuts), output)
-    click.echo(f"{output}: {counts.found} x-vectors; {counts.missing} cuts without one")
+    vectors, missing = collect_xvectors(load_manifest(cuts))
+    write_vectors(output, vectors)
+    click.echo(f"{output}: {len(vectors)} x-vectors; {missing} cuts without one", err=is_stdout(output))

@@ -20,11 +20,12 @@ from sdpn_k2.cli.shared_options import FILE
 def plda_labels(embeddings: str, utt2spk: Path, num_clusters, seed: int) -> None:
     """Cluster embeddings into classes for PLDA.
 
-    Clusters EMBEDDINGS (a Kaldi rspecifier) by spherical k-means and writes the cluster of each utterance to UTT2SPK.
+    Clusters EMBEDDINGS by spherical k-means and writes the cluster of each utterance to UTT2SPK. EMBEDDINGS is anything
+    that "sdpn-k2 extract" writes, or a Kaldi rspecifier.
     """
     from sdpn_k2.kaldi.datadir.data_dir import write_map
-    from sdpn_k2.scoring.embeddings import read_embeddings
     from sdpn_k2.scoring.kmeans import pseudo_speakers
+    from sdpn_k2.scoring.vector_files import read_embeddings
 
     speakers = pseudo_speakers(read_embeddings(embeddings), num_clusters, seed)
     write_map(utt2spk, speakers)

@@ -2,6 +2,7 @@
 
 import click
 
+from sdpn_k2.cli.groups import SuggestingGroup
 from sdpn_k2.cli.shared_options import channel_option, together
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 
@@ -41,7 +42,7 @@ scan_options = together(
 )
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def prepare():
     """Prepare a corpus for training and scoring.
 

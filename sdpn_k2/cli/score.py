@@ -1,4 +1,4 @@
-"""``sdpn-k2 score``: cosine scores of trials, plain or normalised."""
+"""``sdpn-k2 score``: cosine and PLDA scores of trials, plain or normalised."""
 
 import click
 
@@ -7,7 +7,11 @@ from sdpn_k2.cli.shared_options import backend_options, mean_option
 
 @click.command("score")
 @click.option(
-    "--enroll", required=True, metavar="TABLE", help="Enrolment embeddings: a Kaldi rspecifier, or a .scp or .ark file."
+    "--enroll",
+    required=True,
+    metavar="TABLE",
+    help="Enrolment embeddings: .ark, .scp, .npy, .json, .jsonl.gz or a folder, as extract and embed write them, or a "
+    "Kaldi rspecifier.",
 )
 @click.option("--test", metavar="TABLE", show_default="those of --enroll", help="Test embeddings.")
 @click.option(
@@ -60,8 +64,8 @@ def score(
 ):
     """Score trials by cosine similarity or PLDA.
 
-    OUT gets lines "enroll test score"; - is standard output. Without --trials, an OUT ending in .npy gets the score
-    matrix instead: float32, with rows and columns in the order of the tables.
+    OUT gets lines "enroll test score"; - is standard output. Without --trials, OUT may be .npy, .json, .ark, .scp or a
+    Kaldi wspecifier. It then gets the score matrix: a row for each enrolment, with the columns in the order of --test.
     """
     from sdpn_k2.scoring.backend import Backend
     from sdpn_k2.scoring.score_tables import Normalization, Preparation, score_tables, score_tables_with
@@ -72,11 +76,14 @@ def score(
         raise click.UsageError("--cohort-clusters and --top-n need --norm")
     if top_n and norm == "s-norm":
         raise click.UsageError("s-norm uses the whole cohort; leave out --top-n, or choose as-norm, z-norm or t-norm")
+    normalization = Normalization(norm, cohort, cohort_clusters, top_n, seed) if norm else None
     if backend:
-        if mean or whiten or transform or norm:
-            raise click.UsageError("--backend replaces --mean, --whiten and --transform, and goes without --norm")
+        if mean or whiten or transform:
+            raise click.UsageError("--backend replaces --mean, --whiten and --transform")
         loaded = Backend.load(backend, scoring)
-        count = score_tables_with(loaded, enroll, test, trials, output, enroll_spk2utt)
+        count = score_tables_with(
+            loaded, enroll, test, trials, output, enroll_spk2utt=enroll_spk2utt, norm=normalization
+        )
         click.echo(f"scored {count} trials by {loaded!r}", err=True)
         return
     if scoring in ("cosine_mean", "plda"):
@@ -88,6 +95,6 @@ def score(
         output,
         preparation=Preparation(mean, whiten, transform),
         enroll_spk2utt=enroll_spk2utt,
-        norm=Normalization(norm, cohort, cohort_clusters, top_n, seed) if norm else None,
+        norm=normalization,
     )
     click.echo(f"scored {count} trials", err=True)

@@ -1,9 +1,10 @@
 """Options and argument types that several commands share."""
 
+import importlib
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, List, TypeVar
 
 import click
 
@@ -25,6 +26,16 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
+def completed_by(name: str) -> Callable[..., List[str]]:
+    """Return a function that completes values by a function of ``cli/completion.py``, imported when called."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> List[str]:
+        function: Callable[..., List[str]] = getattr(importlib.import_module("sdpn_k2.cli.completion"), name)
+        return function(context, parameter, incomplete)
+
+    return complete
+
+
 def command_line() -> str:
     """Return this process's command line, for results that record how they were made."""
     return "sdpn-k2 " + shlex.join(sys.argv[1:])
@@ -40,6 +51,7 @@ config_options = together(
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
+        shell_complete=completed_by("config_keys"),
         help="Override one key, such as train.batch_size=128. Repeatable.",
     ),
 )
@@ -47,17 +59,8 @@ config_options = together(
 device_option = click.option(
     "--device",
     default="auto",
+    shell_complete=completed_by("devices"),
     help="Device to compute on: cpu, cuda, cuda:N, or auto (a GPU if there is one).",
-)
-
-checkpoint_option = click.option(
-    "--checkpoint",
-    "-c",
-    required=True,
-    envvar="SDPN_K2_CHECKPOINT",
-    show_envvar=True,
-    metavar="PATH",
-    help="Checkpoint, or experiment folder with a final.pt.",
 )
 
 channel_option = click.option(
@@ -109,3 +112,21 @@ backend_options = together(
 skip_bad_option = click.option(
     "--skip-bad", is_flag=True, help="Exit with status 0 even if some recordings cannot be used, as long as one can."
 )
+
+# Passed on as threshold, calibration and p_target, the arguments of DecisionRule.
+decision_options = together(
+    click.option("--threshold", type=float, help="Least score for the same speaker.", show_default="see above"),
+    click.option(
+        "--calibration",
+        metavar="FILE",
+        help='Add the probability, by a calibration that "sdpn-k2 calibrate" trained on such scores.',
+    ),
+    click.option(
+        "--p-target",
+        type=float,
+        show_default="0.5; without a calibration, the threshold at the EER",
+        help="Prior probability that the speaker is the same. Without a calibration: 0.01, 0.05, 0.1 or 0.5.",
+    ),
+)
+
+gallery_argument = click.argument("gallery", type=FOLDER)

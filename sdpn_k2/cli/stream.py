@@ -5,17 +5,18 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.shared_options import FILE, channel_option, device_option, skip_bad_option, window_options
+from sdpn_k2.cli.checkpoint_argument import CheckpointCommand, checkpoint_argument
+from sdpn_k2.cli.shared_options import channel_option, device_option, skip_bad_option, window_options
 from sdpn_k2.errors import InputError
 
 
-@click.command()
+@click.command(cls=CheckpointCommand)
 @device_option
 @window_options
 @channel_option
 @click.option("--name", show_default='the file\'s name, or "stream"', help="Start of every key.")
 @skip_bad_option
-@click.argument("checkpoint", type=FILE)
+@checkpoint_argument
 @click.argument("audio")
 @click.argument("output", default="ark,t,f:-")
 def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int, name, skip_bad, **windowing) -> None:
@@ -24,7 +25,8 @@ def stream(checkpoint: Path, audio: str, output: str, device: str, channel: int,
     Embeds AUDIO window by window, in constant memory. AUDIO is a file, - (standard input) or "command |". A stream may
     be 16-bit WAV, or 16-bit mono samples without a header at the model's sample rate.
 
-    OUTPUT is a Kaldi wspecifier. By default, every embedding goes to standard output as soon as it is ready.
+    OUTPUT is .ark, .scp (and .ark), .npy, .json, a folder, or a Kaldi wspecifier. By default, every embedding goes to
+    standard output as soon as it is ready.
 
     Silent windows, and those with samples that are not finite, are left out. If the latter are more than 5 %, the exit
     status is 1.

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.shared_options import FILE, FILE_OR_FOLDER, FOLDER, config_options, device_option, manifests_option
+from sdpn_k2.cli.shared_options import (
+    FILE_OR_FOLDER,
+    FOLDER,
+    command_line,
+    config_options,
+    device_option,
+    manifests_option,
+)
 
 # EX_TEMPFAIL of sysexits.h: the same command continues the run, so schedulers may requeue it.
 EXIT_INTERRUPTED = 75
@@ -25,12 +32,15 @@ EXIT_INTERRUPTED = 75
     "the checkpoint PATH.",
 )
 @click.option(
-    "--init", type=FILE, help="Start a new run from the weights of this checkpoint (of train, average or convert)."
+    "--init",
+    type=FILE_OR_FOLDER,
+    help="Start a new run from the weights of this checkpoint or experiment (of train, average or convert).",
 )
 @click.option(
     "--dev",
-    type=FOLDER,
-    help="Log the EER on this Kaldi data directory with trials during training, and keep the best checkpoint.",
+    type=FILE_OR_FOLDER,
+    help="Log the EER during training on this Kaldi data directory with trials, or on this trial list in one, and keep "
+    "the best checkpoint as best.pt.",
 )
 @device_option
 @click.argument("cuts", type=FILE_OR_FOLDER)
@@ -61,7 +71,17 @@ def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str,
     if process.is_main:
         log_to(exp / "train.log")
     try:
-        final = Trainer(config, cuts, manifests or cuts.parent, exp, process, resume=resume, dev=dev, init=init).run()
+        final = Trainer(
+            config,
+            cuts,
+            manifests or cuts.parent,
+            exp,
+            process,
+            resume=resume,
+            dev=dev,
+            init=init,
+            command=command_line(),
+        ).run()
     except Interrupted as error:
         logging.getLogger(__name__).warning("%s", error)
         sys.exit(EXIT_INTERRUPTED)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sdpn_k2.cli.shared_options import FOLDER, device_option, skip_bad_option
+from sdpn_k2.cli.shared_options import FILE_OR_FOLDER, device_option, skip_bad_option
 from sdpn_k2.errors import InputError
 
 
@@ -29,7 +29,7 @@ from sdpn_k2.errors import InputError
 )
 @skip_bad_option
 @click.argument("data")
-@click.argument("output", type=FOLDER)
+@click.argument("output", type=FILE_OR_FOLDER)
 def vad(
     data: str,
     output: Path,
@@ -44,8 +44,12 @@ def vad(
 ) -> None:
     """Find speech in recordings.
 
-    DATA is a Kaldi data directory, or an rspecifier of wave files such as scp:wav.scp. OUTPUT gets vad.ark and vad.scp
-    (one decision per frame), segments and utt2spk, and supervisions.jsonl.gz for lhotse.
+    DATA is a Kaldi data directory, an rspecifier of wave files such as scp:wav.scp, or a set of cuts or recordings of
+    lhotse: .jsonl, .json or .yaml, each also as .gz, or a folder of shards.
+
+    OUTPUT is a folder. It gets vad.ark and vad.scp (one decision per frame), segments and utt2spk, and
+    supervisions.jsonl.gz for lhotse. From cuts it also gets cuts.jsonl.gz: the cuts, with the speech segments in place
+    of their supervisions. If OUTPUT is .jsonl or .jsonl.gz, it gets these cuts and nothing else.
 
     Utterances that cannot be used are left out. If they are more than 5 %, nothing is written, and the exit status is
     1.

@@ -2,35 +2,25 @@
 
 import click
 
+from sdpn_k2.cli.checkpoint_argument import CheckpointCommand, checkpoint_argument
 from sdpn_k2.cli.shared_options import (
     backend_options,
     channel_option,
-    checkpoint_option,
+    decision_options,
     device_option,
     json_option,
     mean_option,
 )
 
 
-@click.command("verify")
-@checkpoint_option
+@click.command("verify", cls=CheckpointCommand)
 @backend_options
 @mean_option
-@click.option("--threshold", type=float, help="Least score for the same speaker.", show_default="see above")
-@click.option(
-    "--calibration",
-    metavar="FILE",
-    help='Add the probability, by a calibration that "sdpn-k2 calibrate" trained on such scores.',
-)
-@click.option(
-    "--p-target",
-    type=float,
-    show_default="0.5; without a calibration, the threshold at the EER",
-    help="Prior probability that the speaker is the same. Without a calibration: 0.01, 0.05, 0.1 or 0.5.",
-)
+@decision_options
 @channel_option
 @json_option
 @device_option
+@checkpoint_argument
 @click.argument("enroll", nargs=-1, required=True)
 @click.argument("test")
 def verify(

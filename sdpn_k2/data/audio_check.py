@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import io
 import logging
 import os
-import re
 import subprocess
 from typing import Callable, Iterator, Mapping, NamedTuple
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 from sdpn_k2.data.audio_files import SAMPLE_RATE
 from sdpn_k2.data.recordings import Audio
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
+from sdpn_k2.kaldi.features.sound import check_channel, open_sound
+from sdpn_k2.kaldi.features.wave import encode_wave, read_command
+from sdpn_k2.kaldi.formats.io import require_commands
 from sdpn_k2.processors import usable_processors
 
 MIN_SECONDS = 0.065  # shorter audio has fewer than the 5 frames that an embedding needs
@@ -125,22 +125,14 @@ def check_audio(
         raise InputError(f"{location}: no such file")
     if not is_command and os.path.getsize(location) == 0:
         raise InputError(f"{location}: the file is empty")
-    try:
-        with soundfile.SoundFile(io.BytesIO(_run(location)) if is_command else location) as audio:
-            num_samples, lowest, highest, finite = 0, np.inf, -np.inf, True
-            if channel >= audio.channels:
-                raise InputError(f"{location}: channel {channel} does not exist ({audio.channels} channels)")
-            for block in audio.blocks(1 << 18, dtype="float32", always_2d=True):
-                samples = block[:, channel]
-                num_samples += len(samples)
-                lowest, highest = min(lowest, samples.min()), max(highest, samples.max())
-                finite = finite and bool(np.isfinite(samples).all())
-            header_samples, rate, num_channels = audio.frames, audio.samplerate, audio.channels
-            is_pcm16_wav = audio.format in ("WAV", "WAVEX") and audio.subtype == "PCM_16"
-            truncated = num_samples < header_samples or _is_cut_short(audio.extra_info)
-    except (soundfile.LibsndfileError, OSError) as error:
-        reason = getattr(error, "error_string", str(error)).rstrip(".")
-        raise InputError(f"{location}: cannot decode: {reason}") from error
+    with open_sound(_run(location) if is_command else location, location) as sound:
+        check_channel(sound, channel)
+        lowest, highest, finite = np.inf, -np.inf, True
+        for block in sound.blocks():
+            samples = block[:, channel]
+            lowest, highest = min(lowest, samples.min()), max(highest, samples.max())
+            finite = finite and bool(np.isfinite(samples).all())
+        num_samples, rate, truncated = sound.read_to, sound.rate, sound.is_truncated
     if truncated:
         raise InputError(f"{location}: truncated: there are fewer samples than the header announces")
     if num_samples < max(1, min_seconds * rate):
@@ -149,12 +141,16 @@ def check_audio(
         raise InputError(f"{location}: some samples are NaN or infinite")
     if lowest == highest:
         raise InputError(f"{location}: silent: every sample is {lowest:g}")
-    is_plain = not is_command and is_pcm16_wav and rate == target_rate and num_channels == 1
-    return Audio(location, rate, num_samples, num_channels, is_plain, target_rate)
+    is_plain = not is_command and sound.is_pcm16_wav and rate == target_rate and sound.channels == 1
+    return Audio(location, rate, num_samples, sound.channels, is_plain, target_rate)
 
 
 def _run(command: str) -> bytes:
     """Return the output of a wav.scp command (with its final "|")."""
+    wave = read_command(command)
+    if wave is not None:  # ours, which needs no process
+        return encode_wave(wave)
+    require_commands(command)
     done = subprocess.run(command.rstrip()[:-1], shell=True, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
@@ -163,15 +159,6 @@ def _run(command: str) -> bytes:
     if not done.stdout:
         raise InputError(f"command wrote nothing: {command}")
     return done.stdout
-
-
-def _is_cut_short(libsndfile_log: str) -> bool:
-    """Return whether a WAV or AIFF header announces more bytes than the file has.
-
-    Programs that write into a pipe do not know the length and announce about 2 or 4 GiB. Such sizes are ignored.
-    """
-    sizes = re.findall(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", libsndfile_log, flags=re.MULTILINE)
-    return any(int(announced) > int(actual) and int(announced) < 0x7FFF0000 for announced, actual in sizes)
 
 
 def _map_in_threads(function: Callable, items: list, num_jobs: int, what: str) -> Iterator:

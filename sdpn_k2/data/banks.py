@@ -14,7 +14,6 @@ from torch import nn
 
 from sdpn_k2.config import Config
 from sdpn_k2.data.manifest_files import load_manifest
-from sdpn_k2.data.recordings import load_audio
 from sdpn_k2.errors import InputError, Skipped, check_skipped
 from sdpn_k2.pcm import to_int16
 from sdpn_k2.signal.augment import Augment, NoiseBank, RirBank
@@ -151,7 +150,7 @@ class Banks:
     def _load_waveform(self, recording: Any) -> np.ndarray:
         """Read the first channel, float32 in ±1."""
         resampled = recording.resample(self.config.features.sample_rate)
-        return load_audio(resampled, channels=recording.channel_ids[0])[0]
+        return resampled.load_audio(channels=recording.channel_ids[0])[0]
 
     def _load_fbank(self, cut: Any) -> np.ndarray:
         if cut.num_features != self.config.features.num_mel_bins:

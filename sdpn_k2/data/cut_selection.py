@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
 
-from lhotse import MonoCut
+from lhotse.cut import Cut
 
 from sdpn_k2.config import Config
-from sdpn_k2.data.cut_table import CutTable
+from sdpn_k2.data.cut_table import CutTable, cut_kinds
 from sdpn_k2.data.manifest_files import manifest_writer
+from sdpn_k2.data.multi_crop import check_kinds
 from sdpn_k2.errors import InputError
 
 
@@ -43,18 +44,20 @@ class CutSelection:
         )
 
 
-def select_cuts(cuts: Iterable[MonoCut], config: Config, output: Path) -> CutSelection:
+def select_cuts(cuts: Iterable[Cut], config: Config, output: Path) -> CutSelection:
     """Write the cuts that are long enough to train on to the manifest ``output``, without speaker labels.
 
     Also write the table that training reads (:class:`sdpn_k2.data.cut_table.CutTable`).
     Only whole cuts are written: each epoch draws its own crops (:class:`sdpn_k2.data.multi_crop.MultiCropDataset`).
 
     Raises:
-        InputError: no cut is long enough; a crop is longer than the longest utterance, so that every crop would wrap.
+        InputError: a cut of a kind that cannot be trained on (``check_kinds``); no cut is long enough; a crop is longer
+            than the longest utterance, so that every crop would wrap.
     """
     crops, selection = config.crops, CutSelection(sample_rate=config.features.sample_rate)
     with manifest_writer(output) as write:
         for cut in cuts:
+            check_kinds(cut_kinds(cut), config, f"cut '{cut.id}'")
             if cut.duration < crops.min_seconds:
                 selection.dropped_short += 1
                 continue

@@ -21,10 +21,11 @@ import struct
 import tempfile
 from array import array
 from pathlib import Path
-from typing import IO, Optional, Sequence, Union
+from typing import IO, Any, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from lhotse import CutSet, MonoCut
+from lhotse.cut import Cut, MixedCut, PaddingCut
 
 from sdpn_k2.data.manifest_files import parse_item, read_lines
 from sdpn_k2.errors import InputError
@@ -32,9 +33,11 @@ from sdpn_k2.files import atomic_output
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"sdpn-k2 cuts 1\n\0"
-# MAGIC, checksum of the manifests, digest of the cuts, longest duration, number of cuts, number of manifests
-TRAILER = struct.Struct("=16s16s8sdqq")
+MAGIC = b"sdpn-k2 cuts 2\n\0"
+# MAGIC, checksum of the manifests, digest of the cuts, longest duration, kinds, number of cuts, number of manifests
+TRAILER = struct.Struct("=16s16s8sdqqq")
+# Kinds of cuts that not every training can read: a table knows which it holds.
+MIXED, WITHOUT_RECORDING, WITHOUT_FEATURES = 1, 2, 4
 POSITIONS = struct.Struct("=qq")
 CHUNK = 1 << 20
 
@@ -49,6 +52,7 @@ class CutTable:
         path: the manifest.
         digest: hexadecimal digest of the cuts' ids, starts, durations and order, wherever the files are.
         longest_seconds: duration of the longest cut.
+        kinds: MIXED (padded, appended or mixed cuts), WITHOUT_RECORDING and WITHOUT_FEATURES, added up as found.
     """
 
     def __init__(self, path: Union[str, Path]):
@@ -65,7 +69,7 @@ class CutTable:
         checksum = _checksum(manifests)
         self._stream = _matching(table, checksum) or _write_once(table, manifests, checksum)
         size = os.fstat(self._stream.fileno()).st_size
-        _, _, digest, self.longest_seconds, self._count, shards = TRAILER.unpack(
+        _, _, digest, self.longest_seconds, self.kinds, self._count, shards = TRAILER.unpack(
             self._read(size - TRAILER.size, TRAILER.size)
         )
         self.digest = digest.hex()
@@ -92,6 +96,14 @@ class CutTable:
     def _read(self, start: int, size: int) -> bytes:
         # pread keeps no position, since forked processes share the open file. A mapped file would count as memory.
         return os.pread(self._stream.fileno(), size, start)
+
+
+def cut_kinds(cut: Cut) -> int:
+    """Return the kinds of a cut, see :attr:`CutTable.kinds`."""
+    if not isinstance(cut, MixedCut):
+        return (0 if cut.has_recording else WITHOUT_RECORDING) | (0 if cut.has_features else WITHOUT_FEATURES)
+    parts = [track.cut for track in cut.tracks if not isinstance(track.cut, PaddingCut)]
+    return MIXED | (0 if parts and all(part.has_recording for part in parts) else WITHOUT_RECORDING)
 
 
 def _checksum(manifests: Sequence[Path]) -> bytes:
@@ -143,16 +155,24 @@ def _write_once(table: Path, manifests: Sequence[Path], checksum: bytes) -> IO[b
 
 def _write(output: IO[bytes], manifests: Sequence[Path], checksum: bytes) -> None:
     """Write the table of ``manifests``. Raises InputError."""
-    digest, longest = hashlib.blake2b(digest_size=8), 0.0
+    digest, longest, kinds = hashlib.blake2b(digest_size=8), 0.0, 0
     starts, shard_ends = array("q", [0]), array("q", [0])
     for manifest in manifests:
         for number, line in enumerate(read_lines(manifest), start=1):
             try:
                 item = json.loads(line)
-                span = item["id"], item["start"], item["duration"]
+                if "tracks" in item:
+                    cut = parse_item(line, manifest, number, CutSet)
+                    tracks = [(each.cut.id, each.offset, each.cut.duration, each.snr) for each in cut.tracks]
+                    span: Tuple[Any, ...] = cut.id, tracks, cut.duration
+                    kinds |= cut_kinds(cut)
+                else:
+                    span = item["id"], item["start"], item["duration"]
+                    kinds |= 0 if item.get("recording") else WITHOUT_RECORDING
+                    kinds |= 0 if item.get("features") else WITHOUT_FEATURES
                 digest.update(repr(span).encode())
                 longest = max(longest, span[2])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 name = type(parse_item(line, manifest, number, CutSet)).__name__  # which may know better
                 raise InputError(f"{manifest}:{number}: a {name} without valid id, start or duration") from error
             output.write(line)
@@ -163,4 +183,4 @@ def _write(output: IO[bytes], manifests: Sequence[Path], checksum: bytes) -> Non
         raise InputError(f"{manifests[0]}: the manifest has no cuts")
     output.write(starts.tobytes())
     output.write(shard_ends.tobytes())
-    output.write(TRAILER.pack(MAGIC, checksum, digest.digest(), longest, count, len(manifests)))
+    output.write(TRAILER.pack(MAGIC, checksum, digest.digest(), longest, kinds, count, len(manifests)))

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Callable, Dict, Iterator
+from typing import Callable, Dict, Iterator, Optional, Tuple
 
+import numpy as np
 from lhotse import Features, MonoCut, Recording, RecordingSet, SupervisionSet
-from lhotse.serialization import deserialize_item
+from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from sdpn_k2.config import FeaturesConfig
-from sdpn_k2.data.manifest_files import load_manifest, read_lines
+from sdpn_k2.data.manifest_files import load_manifest, parse_item, read_lines
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import read_numbers
 from sdpn_k2.kaldi.formats.tables import read_table
+
+KALDI_FBANK = "kaldi-fbank"  # type of the features that cuts get here
+
+
+def load_kaldi_fbank(cut: Cut, config: FeaturesConfig) -> Optional[np.ndarray]:
+    """Return the fbank ``(frames, bins)`` of a cut that ``feature_cuts`` made, if it fits ``config``; None for others.
+
+    Raises:
+        InputError: features that cannot be read.
+    """
+    if not isinstance(cut, MonoCut) or cut.features is None or cut.features.type != KALDI_FBANK:
+        return None
+    if config.kind != "fbank" or cut.num_features != config.num_mel_bins or cut.sampling_rate != config.sample_rate:
+        return None
+    try:
+        return np.asarray(cut.load_features(), np.float32)
+    except Exception as error:  # lhotse's storage backends raise many kinds
+        raise InputError(f"cannot read its features: {' '.join(str(error).split())[:200]}") from error
 
 
 def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[MonoCut]:
@@ -46,7 +65,7 @@ def feature_cuts(data: Path, name: str, features: FeaturesConfig) -> Iterator[Mo
         # the cut ends there too, as in lhotse's own import of Kaldi directories.
         duration = round(frames * frame_shift, 6)
         stored = Features(
-            type="kaldi-fbank",
+            type=KALDI_FBANK,
             num_frames=frames,
             num_features=dimension,
             frame_shift=frame_shift,
@@ -77,7 +96,7 @@ def _recording_finder(path: Path) -> Callable[[str], Recording]:
     """
     in_order = iter(load_manifest(path, RecordingSet))
     current = next(in_order, None)
-    others: Dict[str, bytes] = {}
+    others: Dict[str, Tuple[int, bytes]] = {}
 
     def find(name: str) -> Recording:
         nonlocal current
@@ -85,10 +104,12 @@ def _recording_finder(path: Path) -> Callable[[str], Recording]:
             current = next(in_order, None)
         if current is None or current.id != name:
             if not others:
-                others.update((json.loads(line)["id"], line) for line in read_lines(path))
+                lines = enumerate(read_lines(path), start=1)
+                others.update((json.loads(line)["id"], (number, line)) for number, line in lines)
             if name not in others:
                 raise InputError(f"{path}: recording '{name}', to which a supervision refers, is missing")
-            current = deserialize_item(json.loads(others[name]))
+            number, line = others[name]
+            current = parse_item(line, path, number, RecordingSet)
         return current
 
     return find

@@ -22,7 +22,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
-import soundfile
 from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
@@ -32,6 +31,7 @@ from sdpn_k2.kaldi.datadir.data_dir import Segment, read_map, read_numbers
 from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import Part, read_parts, sample_range
 from sdpn_k2.kaldi.datadir.validation import validate
+from sdpn_k2.kaldi.features.sound import open_sound
 from sdpn_k2.kaldi.features.wave import parse_to_wav, read_header, to_wav_command
 from sdpn_k2.kaldi.formats import words
 from sdpn_k2.kaldi.formats.io import open_input, split_offset
@@ -204,12 +204,9 @@ def _wav_entry(recording: Recording, channel: int) -> str:
             f"recording '{recording.id}' has a source of type {source.type}, but Kaldi reads only files and commands: "
             "save its audio first (lhotse's save_audio)"
         )
-    try:
-        info = soundfile.info(source.source)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"recording '{recording.id}': {source.source}: cannot read audio: {error}") from None
-    is_plain = info.format in ("WAV", "WAVEX") and info.subtype == "PCM_16" and info.channels == 1
-    if is_plain and info.samplerate == recording.sampling_rate and source.source == words.strip(source.source):
+    with error_context(f"recording '{recording.id}'"), open_sound(source.source) as sound:
+        is_plain = sound.is_pcm16_wav and sound.channels == 1 and sound.rate == recording.sampling_rate
+    if is_plain and source.source == words.strip(source.source):
         return source.source
     return to_wav_command(source.source, recording.sampling_rate, source.channels.index(channel))
 
@@ -359,10 +356,10 @@ def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Reco
         file = files.pop() if len(files) == 1 else None
         if file is not None:
             path, rate = file
-            info = soundfile.info(path)
-            source = AudioSource("file", list(range(info.channels)), path)
-            recording = Recording(name, [source], info.samplerate, info.frames, info.frames / info.samplerate)
-            return recording if info.samplerate == rate else recording.resample(rate)
+            rate_in, samples, channels = _sound_format(path)
+            source = AudioSource("file", list(range(channels)), path)
+            recording = Recording(name, [source], rate_in, samples, samples / rate_in)
+            return recording if rate_in == rate else recording.resample(rate)
         kinds = [
             AudioSource("command", [channel], words.strip(entry[:-1]))
             if entry.endswith("|")
@@ -370,7 +367,7 @@ def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Reco
             for channel, entry in sorted(entries.items())
         ]
         formats = {_format(entry) for entry in entries.values()}
-    except (OSError, RuntimeError, InputError) as error:
+    except InputError as error:
         raise InputError(f"{directory / 'wav.scp'}: recording '{name}' cannot be read: {error}") from None
     if len(formats) > 1:
         raise InputError(f"{directory / 'wav.scp'}: the channels of recording '{name}' differ in rate or length")
@@ -383,14 +380,19 @@ def _read_recording(name: str, entries: Dict[int, str], directory: Path) -> Reco
 def _format(entry: str) -> Tuple[int, int, int]:
     """Return rate, samples per channel and number of channels of a wav.scp entry. Commands are run."""
     if not entry.endswith("|") and os.path.isfile(entry):
-        info = soundfile.info(entry)
-        return info.samplerate, info.frames, info.channels
+        return _sound_format(entry)
     with open_input(entry) as stream:
         header = read_header(stream)
         samples = header.samples
         if samples is None or entry.endswith("|"):
             samples = len(stream.read()) // (2 * header.channels)
     return header.rate, samples, header.channels
+
+
+def _sound_format(path: str) -> Tuple[int, int, int]:
+    """Return rate, samples per channel and number of channels of an audio file."""
+    with open_sound(path) as sound:
+        return sound.rate, sound.announced, sound.channels
 
 
 def _times(part: Part, recording: Recording, exact: Optional[float], directory: Path) -> Tuple[float, float]:

@@ -11,11 +11,11 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple, U
 
 import numpy as np
 import torch
-from lhotse import MonoCut
+from lhotse.cut import Cut, MixedCut
 
 from sdpn_k2.config import Config
-from sdpn_k2.data.cut_table import CutTable
-from sdpn_k2.data.recordings import load_audio
+from sdpn_k2.data.cut_sets import load_cut_audio
+from sdpn_k2.data.cut_table import MIXED, WITHOUT_FEATURES, WITHOUT_RECORDING, CutTable
 from sdpn_k2.data.shar import SharTable
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.pcm import to_int16
@@ -124,7 +124,12 @@ class MultiCropDataset:
     """
 
     def __init__(self, cuts: Union[CutTable, SharTable], config: Config):
-        """Read crops of ``cuts`` with the sizes, number and kind (waveforms or fbank) of the configuration."""
+        """Read crops of ``cuts`` with the sizes, number and kind (waveforms or fbank) of the configuration.
+
+        Raises:
+            InputError: ``cuts`` holds cuts of a kind that this input cannot read.
+        """
+        check_kinds(cuts.kinds, config, str(cuts.path))
         self.cuts, self.crops, self.seed = cuts, config.crops, config.seed
         self.source = (WaveformSource if config.input == "waveform" else FbankSource)(config)
 
@@ -166,7 +171,7 @@ class MultiCropDataset:
                 return candidate
         return None
 
-    def read_crops(self, cut: MonoCut, sizes: Sequence[int], rng: np.random.Generator) -> List[np.ndarray]:
+    def read_crops(self, cut: Cut, sizes: Sequence[int], rng: np.random.Generator) -> List[np.ndarray]:
         """Return the global crop, then the local crops of ``cut``. Crops longer than the utterance wrap around.
 
         Args:
@@ -196,6 +201,28 @@ class MultiCropDataset:
         ]
 
 
+def check_kinds(kinds: int, config: Config, source: str) -> None:
+    """Refuse kinds of cuts that cannot be trained on, before the first one is read.
+
+    Args:
+        kinds: as in :attr:`CutTable.kinds`.
+        config: its ``input`` decides what is needed.
+        source: the cut or the manifest, for the message.
+
+    Raises:
+        InputError: no recording for waveforms; mixed cuts, or no stored features, for fbank.
+    """
+    if config.input == "waveform":
+        if kinds & WITHOUT_RECORDING:
+            raise InputError(f"{source}: no recording to train on; for stored features, use --set input=fbank")
+    elif kinds & MIXED:
+        raise InputError(
+            f"{source}: stored fbank of padded, appended or mixed cuts cannot be used; try --set input=waveform"
+        )
+    elif kinds & WITHOUT_FEATURES:
+        raise InputError(f"{source}: no stored features, which input: fbank needs (run stage 1)")
+
+
 class WaveformSource:
     """Read cuts as int16 samples."""
 
@@ -210,18 +237,22 @@ class WaveformSource:
         """Return the number of samples in a crop of ``seconds``."""
         return round(seconds * self.sample_rate)
 
-    def length(self, cut: MonoCut) -> int:
+    def length(self, cut: Cut) -> int:
         """Return the number of samples in ``cut``."""
         return round(cut.duration * self.sample_rate)
 
-    def read(self, cut: MonoCut, first: int, last: int) -> np.ndarray:
+    def read(self, cut: Cut, first: int, last: int) -> np.ndarray:
         """Return samples ``first`` to ``last`` of the cut, resampled if its recording has another rate."""
-        audio = load_audio(
-            cut.recording.resample(self.sample_rate),
-            channels=cut.channel,
-            offset=cut.start + first / self.sample_rate,
-            duration=(last - first) / self.sample_rate,
-        )[0]
+        if isinstance(cut, MixedCut):
+            # Mixed as a whole, since lhotse derives the gain of a track from the energy of what it loads.
+            resampled = cut if cut.sampling_rate == self.sample_rate else cut.resample(self.sample_rate)
+            audio = load_cut_audio(resampled)[first:last]
+        else:
+            audio = cut.recording.resample(self.sample_rate).load_audio(
+                channels=cut.channel,
+                offset=cut.start + first / self.sample_rate,
+                duration=(last - first) / self.sample_rate,
+            )[0]
         if not np.isfinite(audio).all():
             raise InputError("NaN or infinite samples")
         samples = to_int16(audio)
@@ -248,7 +279,7 @@ class FbankSource:
         """Return the number of frames in a crop of ``seconds``."""
         return self._fbank.num_frames(round(seconds * self._sample_rate))
 
-    def length(self, cut: MonoCut) -> int:
+    def length(self, cut: Cut) -> int:
         """Return the number of frames in ``cut``.
 
         Raises:
@@ -260,7 +291,7 @@ class FbankSource:
             raise InputError(f"stored features have {cut.num_features} bins, expected {self.shape[0]}")
         return cut.num_frames
 
-    def read(self, cut: MonoCut, first: int, last: int) -> np.ndarray:
+    def read(self, cut: Cut, first: int, last: int) -> np.ndarray:
         """Return frames ``first`` to ``last`` of the cut."""
         fbank = cut.load_features()[first:last]
         if not np.isfinite(fbank).all():

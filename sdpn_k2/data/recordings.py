@@ -1,14 +1,11 @@
-"""Audio as lhotse and Kaldi describe it: a Recording, and an entry of wav.scp; and its samples."""
+"""Audio as lhotse and Kaldi describe it: a Recording, and an entry of wav.scp."""
 
 from __future__ import annotations
 
-import threading
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from lhotse import Recording
 from lhotse.audio import AudioSource
-from lhotse.audio.backend import get_current_audio_backend, set_current_audio_backend
 
 from sdpn_k2.data.audio_files import SAMPLE_RATE
 from sdpn_k2.kaldi.features.wave import to_wav_command
@@ -61,23 +58,3 @@ def wav_scp_entry(audio: Audio, channel: int = 0) -> str:
     if audio.sample_rate != audio.target_rate:
         return f"{audio.location} sdpn-k2 to-wav --rate {audio.target_rate} --channel {channel} - |"
     return audio.location
-
-
-_sphere_lock = threading.Lock()
-
-
-def load_audio(item: Any, **options: Any) -> np.ndarray:
-    """Return ``item.load_audio(**options)`` of a lhotse recording or cut.
-
-    libsndfile reads NIST Sphere files, for which lhotse alone would start sph2pipe.
-    """
-    sources = getattr(getattr(item, "recording", item), "sources", ())
-    if not any(isinstance(each.source, str) and each.source.lower().endswith(".sph") for each in sources):
-        return item.load_audio(**options)
-    with _sphere_lock:
-        previous = get_current_audio_backend()
-        set_current_audio_backend("LibsndfileBackend")
-        try:
-            return item.load_audio(**options)
-        finally:
-            set_current_audio_backend(previous)

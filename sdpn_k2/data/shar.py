@@ -21,8 +21,8 @@ from lhotse.shar.utils import fill_shar_placeholder, to_shar_placeholder
 from lhotse.shar.writers import ArrayTarWriter, AudioTarWriter, JsonlShardWriter
 from lhotse.utils import fastcopy
 
-from sdpn_k2.data.cut_table import CutTable
-from sdpn_k2.data.recordings import load_audio
+from sdpn_k2.data.cut_table import MIXED, CutTable
+from sdpn_k2.data.lhotse_reading import check_commands
 from sdpn_k2.errors import InputError, Skipped, check_skipped
 from sdpn_k2.files import atomic_folder
 
@@ -55,6 +55,8 @@ def write_shar(cuts: Path, folder: Path, shard_size: int, seed: int) -> int:
     if folder.exists():
         raise InputError(f"{folder}: already exists; remove it, or use another name")
     table = CutTable(cuts)
+    if table.kinds & MIXED:
+        raise InputError(f"{cuts}: padded, appended and mixed cuts do not fit into shards; train on the manifest")
     cuts_in_order = map(table.__getitem__, range(len(table)))
     missing = {field for cut in cuts_in_order for field in FIELDS if getattr(cut, field) is None}
     fields = [field for field in FIELDS if field not in missing]
@@ -73,7 +75,7 @@ def _loaded(
     """Yield the cuts in random order with their data by field; append those that cannot be read to ``skipped``."""
     for index in table.permutation(np.random.default_rng(seed)).tolist():
         cut = table[index]
-        loaders = {"recording": functools.partial(load_audio, cut), "features": cut.load_features}
+        loaders = {"recording": cut.load_audio, "features": cut.load_features}
         try:
             data = {field: loaders[field]() for field in fields}
         except Exception as error:  # lhotse's backends raise many kinds
@@ -154,8 +156,15 @@ def _member(tar: Path, position: int):
     if 2 * position + 1 >= len(members):
         raise InputError(f"{tar}: cut short: it holds only {len(members) // 2} utterances")
     data, manifest = (_read(stream, *members[2 * position + part]) for part in (0, 1))
-    item = deserialize_item(json.loads(manifest))
-    fill_shar_placeholder(item, data, Path(members[2 * position][0]))
+    try:
+        fields = json.loads(manifest)
+        check_commands(fields, str(tar))
+        item = deserialize_item(fields)
+        fill_shar_placeholder(item, data, Path(members[2 * position][0]))
+    except InputError:
+        raise
+    except Exception as error:  # lhotse raises many kinds for a damaged manifest
+        raise InputError(f"{tar}: a broken manifest of {members[2 * position][0]!a}: {error}") from error
     return item
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import logging
+import re
 from pathlib import Path
-from typing import Callable, Dict, Iterable, NamedTuple, Set
+from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Set, Tuple, Union
 
 import numpy as np
-from lhotse import MonoCut, NumpyFilesWriter
-from lhotse.cut import Cut
+from lhotse import NumpyFilesWriter
+from lhotse.array import Array
+from lhotse.cut import Cut, MixedCut, PaddingCut
 from lhotse.utils import fastcopy
 
 from sdpn_k2.data.manifest_files import manifest_writer
@@ -17,7 +20,11 @@ from sdpn_k2.files import atomic_output, make_folder
 from sdpn_k2.kaldi.datadir.data_dir import byte_order, read_map, spk2utt, write_map
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
 
-FIELD = "xvector"
+log = logging.getLogger(__name__)
+
+FIELD = "xvector"  # as in sdpn_k2.scoring.vector_files
+TOLERANCE = 0.05  # seconds that a cut may be shorter than its supervision: stored features end before the audio
+Vectors = Union[RandomReader, Mapping[str, np.ndarray]]
 
 
 class Attached(NamedTuple):
@@ -67,39 +74,77 @@ def export_features(cuts: Iterable[Cut], directory: Path) -> int:
     return len(frames)
 
 
-def attach_xvectors(cuts: Iterable[Cut], rspecifier: str, storage: Path, output: Path) -> Attached:
-    """Write the cuts with their x-vector as ``cut.xvector``, a lhotse array in NumPy files under ``storage``.
+def attach_xvectors(
+    cuts: Iterable[Cut], vectors: Vectors, output: Path, *, own: bool = False, source: str = "x-vectors"
+) -> Attached:
+    """Write the cuts with their x-vector as ``cut.xvector``, a lhotse array in NumPy files.
 
-    X-vectors are looked up by the cut's id or, if it has a single supervision, by the supervision's id.
+    The arrays go into a folder beside ``output``: ``NAME.xvectors`` for ``NAME.jsonl.gz``. X-vectors are looked up by
+    the cut's id or, if it has a single supervision, by the supervision's id. A cut that covers only a part of that
+    supervision, such as a window, does not get the x-vector of the whole.
+
+    Args:
+        cuts: cuts of any kind.
+        vectors: x-vectors by name.
+        output: manifest to write, ``.jsonl`` or ``.jsonl.gz``.
+        own: whether the x-vectors were computed on these very cuts, so that the ids of the cuts are enough.
+        source: where the x-vectors come from, for messages.
 
     Raises:
         InputError: x-vectors are unreadable or match none of the cuts, or a duplicate cut.
     """
     stored: Set[str] = set()
-    missing = 0
-    with manifest_writer(output) as write:
-        with RandomReader(rspecifier, "vector") as vectors, NumpyFilesWriter(storage) as writer:
-            for cut in cuts:
-                names = [cut.id] + [supervision.id for supervision in cut.supervisions if len(cut.supervisions) == 1]
-                name = next((name for name in names if name in vectors), None)
-                if name is None:
-                    missing += 1
-                    write(cut)
-                    continue
-                if cut.id in stored:
-                    raise InputError(f"duplicate cut '{cut.id}'")
-                stored.add(cut.id)
-                # Cut ids become file names, but may contain slashes.
-                key = cut.id.replace("%", "%25").replace("/", "%2F")
-                array = writer.store_array(key, vectors[name])
-                write(fastcopy(cut, custom={**(cut.custom or {}), FIELD: array}))
+    missing = parts = 0
+    storage = output.with_name(re.sub(r"\.jsonl(\.gz)?$", "", output.name) + ".xvectors").resolve()
+    with manifest_writer(output) as write, NumpyFilesWriter(storage) as writer:
+        for cut in cuts:
+            names = [cut.id] if own else _names(cut)
+            parts += not names
+            name = next((name for name in names if name in vectors), None)
+            if name is None:
+                missing += 1
+                write(cut)
+                continue
+            if cut.id in stored:
+                raise InputError(f"duplicate cut '{cut.id}'")
+            stored.add(cut.id)
+            # Cut ids become file names, but may contain slashes.
+            key = cut.id.replace("%", "%25").replace("/", "%2F")
+            write(_with_xvector(cut, writer.store_array(key, vectors[name])))
         if not stored:
-            raise InputError(f"{rspecifier}: no x-vector matches any of the {missing} cuts: compare their ids")
+            hint = "the cuts are parts of their utterances: embed them with sdpn-k2 extract" if parts else "compare ids"
+            raise InputError(f"{source}: no x-vector matches any of the {missing} cuts: {hint}")
+    if parts:
+        log.warning(
+            "%d cuts are parts of their utterances and got no x-vector: embed such windows with sdpn-k2 extract", parts
+        )
     return Attached(len(stored), missing)
 
 
-def export_xvectors(cuts: Iterable[MonoCut], wspecifier: str) -> Attached:
-    """Write every ``cut.xvector`` as a Kaldi vector under the cut's id, sorted by id.
+def _names(cut: Cut) -> List[str]:
+    """Return the names under which the x-vector of all of ``cut`` may be stored."""
+    if len(cut.supervisions) != 1:
+        return [cut.id]
+    supervision = cut.supervisions[0]
+    if supervision.start < -TOLERANCE or supervision.end > cut.duration + TOLERANCE:
+        return [cut.id] if cut.id != supervision.id else []
+    return [cut.id, supervision.id]
+
+
+def _with_xvector(cut: Cut, stored: Array) -> Cut:
+    """Return a copy of ``cut`` with the custom field; a mixed cut keeps it in its first track with audio."""
+    if not isinstance(cut, MixedCut):
+        return fastcopy(cut, custom={**(cut.custom or {}), FIELD: stored})
+    tracks = list(cut.tracks)
+    first = next((at for at, track in enumerate(tracks) if not isinstance(track.cut, PaddingCut)), None)
+    if first is None:
+        raise InputError(f"cut '{cut.id}' is padding only")
+    tracks[first] = fastcopy(tracks[first], cut=_with_xvector(tracks[first].cut, stored))
+    return fastcopy(cut, tracks=tracks)
+
+
+def collect_xvectors(cuts: Iterable[Cut]) -> Tuple[Dict[str, np.ndarray], int]:
+    """Return every ``cut.xvector`` by the cut's id, sorted, and the number of cuts without one.
 
     Raises:
         InputError: no cut has an x-vector, one cannot be read, or a duplicate cut.
@@ -115,10 +160,7 @@ def export_xvectors(cuts: Iterable[MonoCut], wspecifier: str) -> Attached:
         vectors[cut.id] = _load(cut, "x-vector", functools.partial(cut.load_custom, FIELD))
     if not vectors:
         raise InputError(f"none of the {missing} cuts has an x-vector (cut.{FIELD}): attach them first")
-    with TableWriter(wspecifier, "vector") as writer:
-        for name in sorted(vectors, key=byte_order):
-            writer.write(name, vectors[name])
-    return Attached(len(vectors), missing)
+    return {name: vectors[name] for name in sorted(vectors, key=byte_order)}, missing
 
 
 def _load(cut: Cut, what: str, load: Callable[[], np.ndarray]) -> np.ndarray:

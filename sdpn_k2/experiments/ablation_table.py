@@ -12,10 +12,12 @@ from sdpn_k2.config import Config, config_differences
 from sdpn_k2.errors import InputError
 from sdpn_k2.experiments.ablation import Job, Row
 from sdpn_k2.files import atomic_output
+from sdpn_k2.names import check_name
+from sdpn_k2.provenance import Provenance, provenance
 from sdpn_k2.reporting import html_page, plots
 from sdpn_k2.reporting.embedding_maps import speaker_panels
 from sdpn_k2.reporting.experiment_folder import Experiment, read_experiment
-from sdpn_k2.reporting.results import Provenance, Result, markdown_row, provenance, scoring_order
+from sdpn_k2.reporting.results import Result, markdown_row, scoring_order
 from sdpn_k2.reporting.training_log import course
 
 FIGURE_RUNS = ("dino", "sdpn")  # side by side in Figure 2 of the paper
@@ -206,6 +208,7 @@ def _figures(experiments: Dict[str, List[Experiment]], data: Path, missing: List
     for name in sorted({row.set for system in systems for row in _results(system)}):
         folders = {system.name: system.path / f"xvectors_{name}" for system in systems}
         try:
+            check_name(name, "results.json: set")
             panels = speaker_panels(folders, data / name / "utt2spk")
             drawn = plots.embedding_maps(panels)
         except InputError as error:

@@ -24,11 +24,12 @@ from sdpn_k2.inference.extraction import Extractor, extract
 from sdpn_k2.kaldi import tools
 from sdpn_k2.kaldi.backend.trials import read_trials
 from sdpn_k2.kaldi.datadir.data_dir import spk2utt, trial_lists, write_map
+from sdpn_k2.names import check_name
 from sdpn_k2.progress import log_to
 from sdpn_k2.reporting import results
 from sdpn_k2.reporting.report import write_report
-from sdpn_k2.scoring.embeddings import read_embeddings
 from sdpn_k2.scoring.kmeans import pseudo_speakers
+from sdpn_k2.scoring.vector_files import read_embeddings
 from sdpn_k2.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def run_experiment(config: Config, data: Path, exp: Path, process: Process, comm
     lists = _evaluation_lists(data)
     make_folder(exp)
     log_to(exp / "train.log")
-    checkpoint = Trainer(config, cuts, cuts.parent, exp, process).run()
+    checkpoint = Trainer(config, cuts, cuts.parent, exp, process, command=command).run()
     extractor = Extractor.load(checkpoint, process.device)
     for name in ["train", *lists]:
         _embed(extractor, data / name, exp / f"xvectors_{name}")
@@ -94,7 +95,8 @@ def _evaluation_lists(data: Path) -> Dict[str, List[Path]]:
     path = data / "eval_sets"
     if not path.is_file():
         raise InputError(f"{path}: no such file; prepare the data with stages 0 to 2 of run.sh")
-    lists = {name: trial_lists(data / name) for name in path.read_text(encoding="utf-8").split()}
+    names = path.read_text(encoding="utf-8", errors="surrogateescape").split()
+    lists = {check_name(name, f"{path}: set"): trial_lists(data / name) for name in names}
     for name, of_set in lists.items():
         if not of_set:
             raise InputError(f"{data / name}: no trial lists (trials, trials_<name>)")

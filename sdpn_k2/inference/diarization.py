@@ -9,7 +9,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from sdpn_k2.errors import InputError, Skipped, check_skipped
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
 from sdpn_k2.files import make_folder
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.backend.pca import pca_transform
@@ -51,6 +51,7 @@ def extract_windows(
     *,
     layout: str = "kaldi",
     backend: Optional[Path] = None,
+    skip_bad: bool = False,
 ) -> WindowSet:
     """Write the x-vectors of all windows of a data directory, and the other files that diarization needs.
 
@@ -65,6 +66,7 @@ def extract_windows(
         layout: ``kaldi`` or ``vbx``, the way windows are named.
         backend: folder of a trained back end to copy. Without it, mean and whitening are estimated on these windows,
             as in Kaldi's script, and ``plda`` is not written.
+        skip_bad: accept that more than 5 % of the segments are skipped, as long as one is not.
 
     Raises:
         InputError: segments that are missing, reversed or overlap; more than 5 % of them skipped; a back end of other
@@ -97,7 +99,8 @@ def extract_windows(
     progress.close()
     for key, reason in skipped:
         log.warning("skipped segment %s: %s", key, reason)
-    check_skipped(skipped, len(parts), where=table, what="segments")
+    share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
+    check_skipped(skipped, len(parts), where=table, what="segments", max_share=share, option="--skip-bad")
 
     windows.sort(key=lambda window: byte_order(window.name))
     recording_of = {window.name: window.segment.recording for window in windows}
@@ -128,11 +131,20 @@ def _embed_segments(
         utterance, samples = item
         try:
             pieces = _cut(parts[utterance], samples, extractor.sample_rate, windowing, separator)
-            vectors = extractor.embed_waveforms([piece for _, _, piece in pieces])
         except InputError as error:
             yield Skipped(utterance, str(error))
-        else:
-            yield [_Window(name, segment, vector) for (name, segment, _), vector in zip(pieces, vectors)]
+            continue
+        usable, problem = [], "no windows"
+        for name, segment, piece in pieces:
+            try:
+                usable.append((name, segment, extractor.compute_features(piece)))
+            except InputError as error:
+                problem = str(error)
+        if not usable:
+            yield Skipped(utterance, problem)
+            continue
+        vectors = extractor.embed_fbank([features for _, _, features in usable])
+        yield [_Window(name, segment, vector) for (name, segment, _), vector in zip(usable, vectors)]
 
 
 def _cut(

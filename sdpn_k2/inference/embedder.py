@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import math
@@ -19,11 +18,12 @@ from sdpn_k2.errors import InputError, Skipped, error_context
 from sdpn_k2.inference.extraction import Extractor, blocks
 from sdpn_k2.inference.partial_vectors import PartialVectors
 from sdpn_k2.inference.utterance_features import Features
-from sdpn_k2.inference.verification import Verdict, judge
+from sdpn_k2.inference.verification import DecisionRule, Verdict
 from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.features.wave import convert_audio, decode_audio, path_or_content
 from sdpn_k2.kaldi.formats.tables import script_lines
 from sdpn_k2.kaldi.formats.words import is_key
+from sdpn_k2.models.checkpoint import find_checkpoint
 from sdpn_k2.pcm import from_int16
 from sdpn_k2.progress import Progress
 from sdpn_k2.scoring.backend import Backend
@@ -69,11 +69,7 @@ class Embedder:
         cls, checkpoint: Union[str, Path], device: Union[str, torch.device] = "auto", max_duration: float = 60.0
     ) -> Embedder:
         """Load a checkpoint; see ``sdpn_k2.load``."""
-        path = Path(checkpoint)
-        if path.is_dir():
-            path = path / "final.pt"
-            if not path.is_file():
-                raise InputError(f"{path}: no such file; the training in {checkpoint} is not finished")
+        path = find_checkpoint(checkpoint)
         return cls(Extractor.load(path, device, max_duration), path)
 
     def embed(
@@ -131,9 +127,7 @@ class Embedder:
                 Kaldi archive; recordings that cannot be embedded, or all of them with ``skip_bad``; any such one
                 for a ``.npy`` file, whose rows have no names.
         """
-        named, keep = _named(recordings)
-        if not named:
-            raise InputError("there are no recordings to embed")
+        named, keep = name_recordings(recordings)
         target = "" if output is None else str(output)
         if table_specifier(target):
             spaced = [name for name in named if not is_key(name)]
@@ -142,17 +136,66 @@ class Embedder:
                     f"{spaced[0]!r}: a name with white space cannot be a key in a Kaldi archive; use .json or .npy"
                 )
         if not target:
-            vectors, skipped = self._embed_named(named, None, rate, channel)
+            vectors, skipped = self.embed_usable(named, rate, channel)
         else:
-            settings = self._digest() + repr((rate, channel)).encode()
+            settings = repr((self.extractor.digest, self.extractor.max_frames, rate, channel)).encode()
             with PartialVectors(target if keep else "-", settings) as partial, open_vectors(target) as write:
-                vectors, skipped = self._embed_named(named, partial, rate, channel)
-                if skipped and (target.endswith(".npy") or not vectors):
-                    raise _failure(skipped, len(named))
+                vectors, skipped = self.embed_usable(named, rate, channel, partial)
+                if skipped and target.endswith(".npy"):
+                    raise InputError(_summary(skipped, len(named)))
                 write(vectors)
-        if skipped and (not skip_bad or not vectors):
-            raise _failure(skipped, len(named))
+        check_embedded(vectors, skipped, skip_bad)
         return vectors
+
+    def embed_usable(
+        self,
+        named: Mapping[str, Audio],
+        rate: Optional[int] = None,
+        channel: int = 0,
+        partial: Optional[PartialVectors] = None,
+    ) -> Tuple[Dict[str, np.ndarray], List[Skipped]]:
+        """Return the embeddings of recordings in the order of ``named``, and the recordings that have none.
+
+        Args:
+            named: recordings that ``embed`` accepts, by name.
+            rate: sample rate of the waveforms, if it is not the model's.
+            channel: channel to use in recordings with several (0-based).
+            partial: embeddings of a stopped run, to which this one appends its own.
+
+        Raises:
+            InputError: no recordings, or none that can be embedded.
+        """
+        if not named:
+            raise InputError("there are no recordings to embed")
+        found = {} if partial is None else partial.vectors
+        done = {name: found[name] for name in named if name in found}
+        skipped: List[Skipped] = []
+        progress = Progress(len(named), "embedding, recordings", initial=len(done))
+        missing = {name: audio for name, audio in named.items() if name not in done}
+        for block in blocks(self._features(missing, rate, channel), BLOCK_RECORDINGS):
+            if isinstance(block, Skipped):
+                skipped.append(block)
+                log.warning("skipped %s", block.reason)
+                progress.update()
+                continue
+            new = {}
+            for (name, _), vector in zip(block, self.extractor.embed_fbank([features for _, features in block])):
+                if np.isfinite(vector).all():
+                    new[name] = vector
+                else:
+                    skipped.append(
+                        Skipped(name, f"{name}: its embedding is not finite; check the checkpoint's weights")
+                    )
+                    log.warning("skipped %s", skipped[-1].reason)
+            done.update(new)
+            if partial is not None:
+                partial.append(new)
+            progress.update(len(block))
+        progress.close()
+        log.info("done %d, failed %d", len(done), len(skipped))
+        if not done:
+            raise InputError(_summary(skipped, len(named)))
+        return {name: done[name] for name in named if name in done}, skipped
 
     def verify(
         self,
@@ -186,20 +229,25 @@ class Embedder:
             InputError: no enrolment recording; a prior outside 0 to 1, or one that results.json has no threshold for; a
                 calibration of other scores; all that ``embed`` and ``Backend.load`` raise.
         """
-        chosen = backend if isinstance(backend, Backend) else self.backend(scoring, backend)
+        chosen = self.backend(scoring, backend)
+        rule = DecisionRule(chosen, calibration=calibration, threshold=threshold, p_target=p_target)
         several = list(enroll) if isinstance(enroll, (list, tuple)) else [enroll]
         if not several:
             raise InputError("no enrolment recordings; give at least one")
         vectors = np.stack([self.embed(audio, channel=channel) for audio in several])
         tested = self.embed(test, channel=channel)
-        return judge(chosen, vectors, tested, calibration=calibration, threshold=threshold, p_target=p_target)
+        return rule.verdict(chosen.compare(vectors, tested))
 
-    def backend(self, scoring: str = "auto", folder: Optional[Union[str, Path]] = None) -> Backend:
+    def backend(self, scoring: str = "auto", folder: Optional[Union[str, Path, Backend]] = None) -> Backend:
         """Load a back end, by default that of the experiment whose ``final.pt`` the model is; see ``Backend.load``.
+
+        A ``folder`` that is a back end already is returned as it is.
 
         Raises:
             InputError: as ``Backend.load``; PLDA or a mean without an experiment.
         """
+        if isinstance(folder, Backend):
+            return folder
         if folder is not None:
             return Backend.load(folder, scoring)
         if scoring not in self._backends:
@@ -241,8 +289,14 @@ class Embedder:
             audio = audio.detach().cpu()
             audio = (audio.float() if audio.is_floating_point() else audio).numpy()  # NumPy has no bfloat16
         elif not isinstance(audio, np.ndarray) and hasattr(audio, "load_audio"):
+            from sdpn_k2.data.cut_sets import load_cut_audio  # here, since lhotse takes a second to import
+
             cut: Union[Recording, Cut] = audio
-            return resample(_load(cut, channel), cut.sampling_rate, self.sample_rate), cut.id, cut.sampling_rate
+            return (
+                resample(load_cut_audio(cut, channel), cut.sampling_rate, self.sample_rate),
+                cut.id,
+                cut.sampling_rate,
+            )
         elif not isinstance(audio, np.ndarray) and hasattr(audio, "read"):
             name = str(getattr(audio, "name", "the audio"))
             return self._decoded(_content(audio), name, channel)
@@ -267,38 +321,6 @@ class Embedder:
         samples, rate = decode_audio(source, name, channel)
         return from_int16(convert_audio(samples, rate, self.sample_rate)), name, rate
 
-    def _embed_named(
-        self, named: Mapping[str, Audio], partial: Optional[PartialVectors], rate: Optional[int], channel: int
-    ) -> Tuple[Dict[str, np.ndarray], List[Skipped]]:
-        """Return the embeddings in the order of ``named``, and the recordings that have none."""
-        found = {} if partial is None else partial.vectors
-        done = {name: found[name] for name in named if name in found}
-        skipped: List[Skipped] = []
-        progress = Progress(len(named), "embedding, recordings", initial=len(done))
-        missing = {name: audio for name, audio in named.items() if name not in done}
-        for block in blocks(self._features(missing, rate, channel), BLOCK_RECORDINGS):
-            if isinstance(block, Skipped):
-                skipped.append(block)
-                log.warning("skipped %s", block.reason)
-                progress.update()
-                continue
-            new = {}
-            for (name, _), vector in zip(block, self.extractor.embed_fbank([features for _, features in block])):
-                if np.isfinite(vector).all():
-                    new[name] = vector
-                else:
-                    skipped.append(
-                        Skipped(name, f"{name}: its embedding is not finite; check the checkpoint's weights")
-                    )
-                    log.warning("skipped %s", skipped[-1].reason)
-            done.update(new)
-            if partial is not None:
-                partial.append(new)
-            progress.update(len(block))
-        progress.close()
-        log.info("done %d, failed %d", len(done), len(skipped))
-        return {name: done[name] for name in named if name in done}, skipped
-
     def _features(self, named: Mapping[str, Audio], rate: Optional[int], channel: int) -> Iterator[Features]:
         lower: List[int] = []
         for name, audio in named.items():
@@ -315,37 +337,12 @@ class Embedder:
             yield name, features
         self._warn_of_upsampling(len(lower), len(named), min(lower, default=0))
 
-    def _digest(self) -> bytes:
-        """Return a digest of all that decides on an embedding: weights, front end, length of chunks."""
-        extractor = self.extractor
-        digest = hashlib.sha256(repr((extractor.features, extractor.max_frames)).encode())
-        for name, tensor in extractor.encoder.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-        return digest.digest()
-
 
 def _content(stream: IO[bytes]) -> bytes:
     """Return all of a ``BytesIO``, wherever it stands, or the rest of another open file."""
     if isinstance(stream, io.TextIOBase):
         raise InputError(f"{getattr(stream, 'name', 'the audio')}: open as text; open it in mode 'rb'")
     return stream.getvalue() if isinstance(stream, io.BytesIO) else stream.read()
-
-
-def _load(audio: Union[Recording, Cut], channel: int) -> np.ndarray:
-    """Return one channel ``(samples,)`` of a recording or cut of lhotse."""
-    from sdpn_k2.data.recordings import load_audio
-
-    try:
-        samples = load_audio(audio)
-    except Exception as error:  # lhotse and what it reads with raise errors of many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise InputError(f"{audio.id}: cannot read audio: {reason}") from error
-    if samples is None:
-        raise InputError(f"{audio.id}: the cut has no recording")
-    samples = np.atleast_2d(samples)
-    if not 0 <= channel < len(samples):
-        raise InputError(f"{audio.id}: there is no channel {channel} (0-based); the audio has {len(samples)}")
-    return np.asarray(samples[channel], np.float32)
 
 
 def _crop(samples: np.ndarray, segment: Tuple[float, float], rate: int) -> np.ndarray:
@@ -362,7 +359,9 @@ def _crop(samples: np.ndarray, segment: Tuple[float, float], rate: int) -> np.nd
     return samples[round(start * rate) : round(end * rate)]
 
 
-def _named(recordings: Union[str, Path, Iterable[Audio], Mapping[str, Audio]]) -> Tuple[Dict[str, Audio], bool]:
+def name_recordings(
+    recordings: Union[str, Path, Iterable[Audio], Mapping[str, Audio]],
+) -> Tuple[Dict[str, Audio], bool]:
     """Return the recordings by name, and whether all have names of their own rather than positions."""
     if isinstance(recordings, (str, Path)):
         recordings = _listed(Path(recordings))
@@ -394,8 +393,12 @@ def _listed(path: Path) -> Union[List[Audio], Dict[str, Audio]]:
     return listed
 
 
-def _failure(skipped: Sequence[Skipped], total: int) -> InputError:
+def check_embedded(vectors: Mapping[str, np.ndarray], skipped: Sequence[Skipped], skip_bad: bool) -> None:
+    """Raise InputError, which counts them, for recordings that were skipped, unless ``skip_bad``."""
+    if skipped and not skip_bad:
+        raise InputError(_summary(skipped, len(vectors) + len(skipped)))
+
+
+def _summary(skipped: Sequence[Skipped], total: int) -> str:
     first = skipped[0].reason
-    return InputError(
-        first if total == 1 else f"{len(skipped)} of {total} recordings could not be embedded; the first: {first}"
-    )
+    return first if total == 1 else f"{len(skipped)} of {total} recordings could not be embedded; the first: {first}"

@@ -2,8 +2,9 @@
 
 The suffix names the format: ``.onnx`` (ONNX), ``.pt2`` (torch.export) or ``.ts`` (TorchScript). The input is the
 waveform (float32 in ±1), or Kaldi's fbank as in ``feats.scp``; the output is the embedding. Instance normalisation is
-part of the exported model. Batch size and length are dynamic; all utterances of a batch have the same length. The file
-is written only if its embeddings of real utterances agree with PyTorch's.
+part of the exported model, and so is leaving out digital silence, if the model does. An utterance with fewer than 5
+other frames then has an embedding of NaN. Batch size and length are dynamic; all utterances of a batch have the same
+length. The file is written only if its embeddings of real utterances agree with PyTorch's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from sdpn_k2.config import config_to_dict
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.inference.extraction import Extractor
+from sdpn_k2.inference.utterance_features import compute_features, embeddable_frames
 from sdpn_k2.kaldi.datadir.utterances import read_utterances
 from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
@@ -35,6 +37,7 @@ from sdpn_k2.scoring.metrics import eer
 from sdpn_k2.scoring.trial_arrays import Trials, read_trials
 from sdpn_k2.signal.convolution import ConvolvedFrontEnd
 from sdpn_k2.signal.fbank import instance_norm
+from sdpn_k2.signal.silence import compact, cut_silence, is_silent
 
 TOLERANCE = 1e-4  # largest relative difference from PyTorch, ‖a − b‖ / ‖b‖
 VERIFIED_UTTERANCES = 8
@@ -71,12 +74,24 @@ class StandaloneEncoder(nn.Module):
         super().__init__()
         self.front_end = ConvolvedFrontEnd(extractor.front_end) if source == "waveform" else nn.Identity()
         self.encoder = extractor.encoder
+        self.features = extractor.features
         num_frames = extractor.front_end.num_frames if source == "waveform" else lambda frames: frames
         self.min_length = next(n for n in itertools.count(1) if num_frames(n) >= EcapaTdnn.MIN_FRAMES)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map waveforms ``(batch, samples)`` or fbank ``(batch, frames, bins)`` to embeddings ``(batch, dim)``."""
-        return self.encoder(instance_norm(self.front_end(x)))
+        if self.features.silence == "keep":
+            return self.encoder(instance_norm(self.front_end(x)))
+        frames = None
+        if x.ndim == 2:
+            x, samples = cut_silence(x, self.front_end.shift)
+            frames = self.front_end.num_frames(samples)
+        features = self.front_end(x)
+        signal, lengths = compact(features, frames)
+        usable = (lengths >= EcapaTdnn.MIN_FRAMES) & ~is_silent(features, self.features)
+        lengths = lengths.clamp(min=EcapaTdnn.MIN_FRAMES)
+        embeddings = self.encoder(instance_norm(signal, lengths), lengths)
+        return embeddings.masked_fill(~usable.unsqueeze(1), torch.nan)
 
 
 def export(checkpoint: Path, data_dir: Path, output: Path, source: str = "waveform", int8: bool = False) -> Export:
@@ -116,7 +131,7 @@ def export(checkpoint: Path, data_dir: Path, output: Path, source: str = "wavefo
         made = Path(scratch) / output.name
         _WRITERS[output.suffix](encoder, torch.from_numpy(np.stack([inputs[0]] * 2)), source, made)
         run = load_exported(made)
-        difference = _largest_difference(run, extractor, waveforms, inputs)
+        difference = _largest_difference(run, extractor, inputs)
         if not difference <= TOLERANCE:
             raise InputError(
                 f"{output}: not written, since it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:g}"
@@ -238,24 +253,37 @@ def _usable(data_dir: Path, extractor: Extractor) -> Iterator[Tuple[str, np.ndar
         if isinstance(item, Skipped):
             continue
         name, samples = item
-        if extractor.front_end.num_frames(len(samples)) >= EcapaTdnn.MIN_FRAMES:
-            yield name, samples[:longest]
+        try:
+            extractor.compute_features(samples[:longest])
+        except InputError:
+            continue
+        yield name, samples[:longest]
 
 
 def _input_of(extractor: Extractor, source: str, samples: np.ndarray) -> np.ndarray:
-    return samples if source == "waveform" else extractor.compute_features(samples).numpy()
+    if source == "waveform":
+        return samples
+    return compute_features(extractor.front_end, samples, extractor.features, every_frame=True).numpy()
 
 
-def _largest_difference(
-    run: Run, extractor: Extractor, waveforms: List[Tuple[str, np.ndarray]], inputs: List[np.ndarray]
-) -> float:
+def _embed(extractor: Extractor, one: np.ndarray) -> np.ndarray:
+    """Return PyTorch's embedding of an input."""
+    if one.ndim == 1:
+        return extractor.embed(one)
+    return extractor.embed_fbank([embeddable_frames(torch.from_numpy(one), extractor.features)])[0]
+
+
+def _largest_difference(run: Run, extractor: Extractor, inputs: List[np.ndarray]) -> float:
     """Compare each utterance with PyTorch at its own length, and a batch cut to the shortest with single utterances."""
-    expected = [extractor.embed(samples) for _, samples in waveforms]
+    expected = [_embed(extractor, one) for one in inputs]
     differences = [_difference(run(one[None])[0], reference) for one, reference in zip(inputs, expected)]
     shortest = min(map(len, inputs))
     batch = np.stack([one[:shortest] for one in inputs])
     alone = np.stack([run(one[None])[0] for one in batch])
-    differences += [_difference(one, reference) for one, reference in zip(run(batch), alone)]
+    # What is left of an utterance may be silent.
+    differences += [
+        _difference(one, reference) for one, reference in zip(run(batch), alone) if np.isfinite([one, reference]).any()
+    ]
     return float(np.max(differences))
 
 

@@ -6,9 +6,14 @@ change the embedding by 2 %.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import logging
 import math
+import tempfile
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -19,11 +24,19 @@ from torch import Tensor
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.device import usable_device
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
-from sdpn_k2.inference.utterance_features import Features, check_embeddable, compute_features, read_features
-from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
-from sdpn_k2.models.checkpoint import load_checkpoint
+from sdpn_k2.inference.utterance_features import (
+    Features,
+    compute_features,
+    embeddable_frames,
+    is_data_dir,
+    read_cut_features,
+    read_features,
+)
+from sdpn_k2.kaldi.formats.tables import RandomReader
+from sdpn_k2.models.checkpoint import load_checkpoint, teacher_encoder
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.progress import Progress
+from sdpn_k2.scoring.vector_files import MANIFESTS, open_vectors
 from sdpn_k2.signal.fbank import instance_norm
 from sdpn_k2.signal.front_end import front_end
 
@@ -66,6 +79,22 @@ class Extractor:
         self.sample_rate = config.features.sample_rate
         self.max_frames = round(frames)
         self.dim = config.model.embedding_dim
+        self._digest = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what makes its embeddings comparable: the weights, and the front end where it is not the default.
+
+        Values that equal the default are left out, so that options of later versions change nothing.
+        """
+        if not self._digest:
+            features = asdict(self.features)
+            other = {name: value for name, value in features.items() if value != asdict(FeaturesConfig())[name]}
+            digest = hashlib.sha256(json.dumps(other, sort_keys=True).encode())
+            for name, tensor in sorted(self.encoder.state_dict().items()):
+                digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+            self._digest = digest.hexdigest()
+        return self._digest
 
     @classmethod
     def load(cls, checkpoint: Path, device: Union[str, torch.device] = "cpu", max_duration: float = 60.0) -> Extractor:
@@ -77,18 +106,13 @@ class Extractor:
         """
         device = usable_device(device)
         loaded = load_checkpoint(checkpoint)
-        encoder = EcapaTdnn(loaded.config.features.num_mel_bins, loaded.config.model)
-        prefix = "teacher.encoder."
-        encoder.load_state_dict(
-            {name[len(prefix) :]: tensor for name, tensor in loaded.model.items() if name.startswith(prefix)}
-        )
-        return cls(encoder, loaded.config, device, max_duration)
+        return cls(teacher_encoder(loaded, checkpoint), loaded.config, device, max_duration)
 
     def embed(self, waveform: np.ndarray) -> np.ndarray:
         """Return the embedding ``(dim,)`` float32 of a waveform ``(samples,)`` in ±1 at the model's sample rate.
 
         Raises:
-            InputError: fewer than 5 frames (65 ms).
+            InputError: fewer than 5 frames (65 ms) besides digital silence; samples that are not finite.
         """
         return self.embed_waveforms([waveform])[0]
 
@@ -96,22 +120,25 @@ class Extractor:
         """Return the embeddings ``(waveforms, dim)`` float32 of several waveforms ``(samples,)`` in ±1.
 
         Raises:
-            InputError: one has fewer than 5 frames (65 ms).
+            InputError: as :meth:`embed`, for any of them.
         """
         return self.embed_fbank([self.compute_features(waveform) for waveform in waveforms])
 
     def compute_features(self, waveform: np.ndarray) -> Tensor:
-        """Return the features ``(frames, bins)`` of a waveform ``(samples,)`` in ±1, on the model's device.
+        """Return the features to embed of a waveform ``(samples,)`` in ±1: ``(frames, bins)``, on the model's device.
 
         Raises:
-            InputError: fewer than 5 frames.
+            InputError: as :meth:`embed`.
         """
-        return compute_features(self.front_end, waveform)
+        return embeddable_frames(compute_features(self.front_end, waveform, self.features), self.features)
 
     @torch.inference_mode()
     @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 would change embeddings by 1e-3
     def embed_fbank(self, utterances: Sequence[Union[np.ndarray, Tensor]]) -> np.ndarray:
-        """Return the embeddings ``(utterances, dim)`` float32 of features ``(frames, bins)`` of 5 frames or more."""
+        """Return the embeddings ``(utterances, dim)`` float32 of features ``(frames, bins)`` of 5 frames or more.
+
+        Frames of digital silence are embedded with the others; ``embeddable_frames`` leaves them out beforehand.
+        """
         pieces: Dict[int, List[Tuple[int, Tensor]]] = defaultdict(list)
         for index, fbank in enumerate(utterances):
             fbank = torch.as_tensor(fbank, device=self.device)
@@ -129,32 +156,39 @@ class Extractor:
 
 
 def extract(
-    extractor: Extractor, data_dir: Path, wspecifier: str, use_vad: bool = False, skip_bad: bool = False
+    extractor: Extractor, data: Path, output: Union[str, Path], use_vad: bool = False, skip_bad: bool = False
 ) -> int:
-    """Embed every utterance of a Kaldi data directory, and return how many were written.
+    """Embed every utterance of a Kaldi data directory or every cut of a set, and return how many were embedded.
 
     Models on Kaldi's fbank read ``feats.scp`` if it exists; otherwise features are computed from ``wav.scp`` and
-    ``segments``. Utterances with too few frames, NaN or unreadable audio are skipped with a warning.
+    ``segments``, or from the cuts' audio. Utterances with too few frames, NaN or unreadable audio are skipped with a
+    warning.
 
     Args:
         extractor: the model.
-        data_dir: Kaldi data directory.
-        wspecifier: where the embeddings are written.
+        data: Kaldi data directory, manifest of cuts or recordings, or Shar folder.
+        output: where the embeddings are written, see :mod:`sdpn_k2.scoring.vector_files`. For cuts also ``x.jsonl`` or
+            ``x.jsonl.gz``, which gets the cuts with ``cut.xvector``; the arrays are in the folder ``x.xvectors``.
         use_vad: embed only the frames that ``vad.scp`` marks as speech.
         skip_bad: accept that more than 5 % of the utterances are skipped, as long as one is not.
 
     Raises:
         InputError: missing or empty tables, features of another dimension, too many utterances skipped.
     """
-    vad_scp = data_dir / "vad.scp" if use_vad else None
-    if vad_scp and not vad_scp.is_file():
-        raise InputError(f"{vad_scp}: no such file; run sid/compute_vad_decision.sh, or use --use-vad false")
-    total, utterances = read_features(data_dir, extractor.features, extractor.front_end)
+    if str(output).endswith(MANIFESTS):
+        return _extract_into_cuts(extractor, data, Path(output), use_vad, skip_bad)
+    vad_scp = None
+    if use_vad:
+        vad_scp = data / "vad.scp"
+        if not vad_scp.is_file():
+            raise InputError(f"{vad_scp}: no such file; run sid/compute_vad_decision.sh, or leave out --use-vad")
+    read = functools.partial(read_features, every_frame=use_vad) if is_data_dir(data) else read_cut_features
+    total, utterances = read(data, extractor.features, extractor.front_end)
     if not total:
-        raise InputError(f"{data_dir}: no utterances to embed")
+        raise InputError(f"{data}: no utterances to embed")
     skipped: List[Skipped] = []
-    progress = Progress(total, f"extracting {data_dir.name}, utterances")
-    with TableWriter(wspecifier, "vector") as writer:
+    progress = Progress(total, f"extracting {data.name}, utterances")
+    with open_vectors(output) as write:
         for block in blocks(_usable(utterances, extractor.features, vad_scp)):
             if isinstance(block, Skipped):
                 skipped.append(block)
@@ -162,7 +196,7 @@ def extract(
                 continue
             for (key, _), embedding in zip(block, extractor.embed_fbank([features for _, features in block])):
                 if np.isfinite(embedding).all():
-                    writer.write(key, embedding)
+                    write({key: embedding})
                 else:
                     skipped.append(Skipped(key, "its embedding is not finite; check the weights of the checkpoint"))
             progress.update(len(block))
@@ -171,8 +205,25 @@ def extract(
             log.warning("skipped utterance %s: %s", key, reason)
         log.info("done %d, failed %d", total - len(skipped), len(skipped))
         share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
-        check_skipped(skipped, total, where=data_dir, max_share=share, option="--skip-bad")
+        check_skipped(skipped, total, where=data, max_share=share, option="--skip-bad")
     return total - len(skipped)
+
+
+def _extract_into_cuts(extractor: Extractor, data: Path, output: Path, use_vad: bool, skip_bad: bool) -> int:
+    """Write the cuts of ``data`` with their embeddings as ``cut.xvector``."""
+    if is_data_dir(data):
+        raise InputError(f"{output}: only cuts are written with their x-vectors, but {data} is a data directory")
+    if data.is_dir():
+        raise InputError(f"{output}: shards are not written back; write x.scp instead")
+    from sdpn_k2.data.cut_sets import CutSetReader  # here, since lhotse takes a second to import
+    from sdpn_k2.data.stored_arrays import attach_xvectors
+
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: cannot write: no such folder")
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        count = extract(extractor, data, f"ark,scp:{folder}/x.ark,{folder}/x.scp", use_vad, skip_bad)
+        attach_xvectors(CutSetReader(data), RandomReader(f"scp:{folder}/x.scp", "vector"), output, own=True)
+    return count
 
 
 def _usable(utterances: Iterable[Features], config: FeaturesConfig, vad_scp: Optional[Path]) -> Iterator[Features]:
@@ -187,8 +238,7 @@ def _usable(utterances: Iterable[Features], config: FeaturesConfig, vad_scp: Opt
         try:
             if vad is not None:
                 features = features[torch.from_numpy(_speech_frames(decisions, len(features), config))]
-            check_embeddable(features)
-            yield key, features
+            yield key, embeddable_frames(features, config)
         except InputError as error:
             yield Skipped(key, str(error))
 

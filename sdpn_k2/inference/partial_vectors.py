@@ -13,10 +13,11 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from sdpn_k2.errors import InputError
+from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.formats import matrix
 from sdpn_k2.kaldi.formats.specifiers import is_table, parse_wspecifier
 from sdpn_k2.kaldi.formats.tables import read_table
-from sdpn_k2.scoring.vector_files import table_specifier
+from sdpn_k2.scoring.vector_files import is_folder, table_specifier
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class PartialVectors:
         """
         self.vectors: Dict[str, np.ndarray] = {}
         self._stream: Optional[IO[bytes]] = None
+        if is_folder(output):
+            make_folder(output)
         specifier = table_specifier(output)
         file = (parse_wspecifier(specifier).archive or "") if is_table(specifier) else output
         if file in ("", "-") or file.startswith("|") or (os.path.exists(file) and not os.path.isfile(file)):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import tempfile
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 import torch
 from lhotse import SupervisionSegment
+from lhotse.cut import Cut, MixedCut, PaddingCut
+from lhotse.utils import fastcopy
 from torch import Tensor
 
-from sdpn_k2.data.manifest_files import write_manifest
+from sdpn_k2.data.cut_sets import CutSetReader, is_cut_set, load_cut_audio
+from sdpn_k2.data.manifest_files import WRITTEN, manifest_writer, write_manifest
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
 from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.datadir.data_dir import read_map, write_map
@@ -83,6 +88,7 @@ def detect_speech(
         vad.ark, vad.scp            utterance → vector of 0 and 1, one for each frame of its features
         segments, utt2spk           Kaldi's tables of the speech segments
         supervisions.jsonl.gz       the same for lhotse
+        cuts.jsonl.gz               from cuts: the cuts, with the speech segments as their supervisions
 
     Frames are those of Kaldi's features: 25 ms every 10 ms with ``--snip-edges=true``. A segment spans all samples of
     its frames, so the features of the segment equal the features of those frames. An utterance without speech has
@@ -90,10 +96,11 @@ def detect_speech(
     are skipped with a warning. Overlapping utterances may lead to overlapping segments, which a warning names.
 
     Args:
-        source: a Kaldi data directory (with or without ``segments``), or an rspecifier of wave files. Each utterance of
-            the latter is its own recording and speaker. In files with several channels, the first is used unless
-            ``segments`` names another.
-        output: folder to write, made if missing.
+        source: a Kaldi data directory (with or without ``segments``), an rspecifier of wave files, or lhotse's cuts or
+            recordings (a manifest or a Shar folder). Each utterance of an rspecifier is its own recording and speaker,
+            and each padded, appended or mixed cut its own recording. In files with several channels, the first is used
+            unless ``segments`` names another.
+        output: folder to write, made if missing; or, from cuts, ``x.jsonl`` or ``x.jsonl.gz``, which gets only cuts.
         topology: the segmentations that are possible, see :mod:`sdpn_k2.signal.segmentation`.
         decode: the decoder, see :mod:`sdpn_k2.signal.segmentation`.
         device: device that computes energies and decodes.
@@ -104,6 +111,31 @@ def detect_speech(
     Raises:
         InputError: a broken data directory or table; too many utterances skipped; files that cannot be written.
     """
+    if str(output).endswith(WRITTEN):
+        if not is_cut_set(Path(source)):
+            raise InputError(f"{output}: only cuts are written with their speech, but {source} is not a set of cuts")
+        with tempfile.TemporaryDirectory() as folder:
+            summary, starts, segments = _detect(
+                source, Path(folder), topology, decode, device, log_likelihoods, skip_bad
+            )
+        _write_cuts(CutSetReader(Path(source)), output, starts, segments)
+        return summary
+    summary, starts, segments = _detect(source, output, topology, decode, device, log_likelihoods, skip_bad)
+    if not is_table(source) and is_cut_set(Path(source)):
+        _write_cuts(CutSetReader(Path(source)), output / "cuts.jsonl.gz", starts, segments)
+    return summary
+
+
+def _detect(
+    source: str,
+    output: Path,
+    topology: Topology,
+    decode: Decoder,
+    device: torch.device,
+    log_likelihoods: Optional[str],
+    skip_bad: bool,
+) -> Tuple[VadSummary, Dict[str, float], Dict[str, List[Part]]]:
+    """Write the folder; return the counts, and of each utterance the time in its recording and the speech segments."""
     skipped: List[Skipped] = []
     batches = _batches(_with_frames(_read(source), log_likelihoods, device))
     for first_batch in batches:
@@ -119,6 +151,8 @@ def detect_speech(
     summary = VadSummary()
     segments: Dict[str, Part] = {}
     speakers: Dict[str, str] = {}
+    starts: Dict[str, float] = {}
+    parts: Dict[str, List[Part]] = defaultdict(list)
     with TableWriter(f"ark,scp:{output}/vad.ark,{output}/vad.scp", "vector") as writer:
         for batch in itertools.chain([first_batch], batches):
             if isinstance(batch, Skipped):
@@ -127,11 +161,13 @@ def detect_speech(
             paths = segment([frames for _, frames in batch], topology, classify, decode)
             for (utterance, _), path in zip(batch, paths):
                 writer.write(utterance.id, path.speech.astype(np.float32))
+                starts[utterance.id] = utterance.start / utterance.rate
                 summary.frames += len(path.speech)
                 summary.speech_frames += int(path.speech.sum())
                 for first, end in spans(path.speech):
                     name = f"{utterance.id}-{first:07d}-{end:07d}"
                     segments[name] = _segment(name, utterance, first, end)
+                    parts[utterance.id].append(segments[name])
                     speakers[name] = utterance.speaker
             summary.utterances += len(batch)
         for key, reason in skipped:
@@ -141,7 +177,49 @@ def detect_speech(
         check_skipped(skipped, total, where=source, max_share=share, option="--skip-bad")
     summary.skipped, summary.segments = len(skipped), len(segments)
     _write_segments(output, segments, speakers)
-    return summary
+    return summary, starts, parts
+
+
+def _write_cuts(cuts: Iterable[Cut], output: Path, starts: Dict[str, float], segments: Dict[str, List[Part]]) -> None:
+    """Write the cuts that could be used, with their speech segments in place of their supervisions."""
+    with manifest_writer(output) as write:
+        for cut in cuts:
+            if cut.id in starts:
+                write(_with_speech(cut, starts[cut.id], segments[cut.id]))
+
+
+def _with_speech(cut: Cut, start: float, segments: Sequence[Part]) -> Cut:
+    """Return the cut with speech segments, whose times are those of the recording in which it starts at ``start``."""
+    speaker, channel = _speaker(cut), getattr(cut, "channel", 0)
+    found = [
+        SupervisionSegment(
+            part.utterance,
+            part.recording,
+            round(part.start - start, 6),
+            round(part.end - part.start, 6),
+            channel,
+            speaker=speaker,
+        )
+        for part in segments
+    ]
+    bare = cut.drop_supervisions()
+    if not isinstance(bare, MixedCut):
+        return fastcopy(bare, supervisions=found)
+    # Supervisions belong to tracks: each to the last one with audio that has begun.
+    tracks = list(bare.tracks)
+    audible = [at for at, track in enumerate(tracks) if not isinstance(track.cut, PaddingCut)]
+    for each in found:
+        at = max((at for at in audible if tracks[at].offset <= each.start), key=lambda at: tracks[at].offset, default=0)
+        at = at if at in audible else audible[0]
+        own = each.with_offset(-tracks[at].offset)
+        track = tracks[at].cut
+        tracks[at] = fastcopy(tracks[at], cut=fastcopy(track, supervisions=[*track.supervisions, own]))
+    return fastcopy(bare, tracks=tracks)
+
+
+def _speaker(cut: Cut) -> Optional[str]:
+    speakers = {supervision.speaker for supervision in cut.supervisions}
+    return speakers.pop() if len(speakers) == 1 else None
 
 
 def _write_segments(output: Path, segments: Dict[str, Part], speakers: Dict[str, str]) -> None:
@@ -184,11 +262,32 @@ def _seconds(sample: int, rate: int) -> float:
 
 
 def _read(source: str) -> Iterator[Union[Utterance, Skipped]]:
-    if os.path.isdir(source):
-        return _read_data_dir(Path(source))
     if is_table(source):
         return _read_table(source)
-    raise InputError(f"{source}: neither a data directory nor an rspecifier such as scp:wav.scp")
+    if is_cut_set(Path(source)):
+        return _read_cuts(CutSetReader(Path(source)))
+    if os.path.isdir(source):
+        return _read_data_dir(Path(source))
+    raise InputError(f"{source}: not a data directory, an rspecifier such as scp:wav.scp, or a set of cuts")
+
+
+def _read_cuts(cuts: Iterable[Cut]) -> Iterator[Union[Utterance, Skipped]]:
+    seen: Set[str] = set()
+    for cut in cuts:
+        if cut.id in seen:
+            raise InputError(f"duplicate cut '{cut.id}'")
+        seen.add(cut.id)
+        try:
+            samples = load_cut_audio(cut)
+        except InputError as error:
+            yield Skipped(cut.id, str(error))
+            continue
+        recording, start, channel = cut.id, 0, None
+        if not isinstance(cut, MixedCut):
+            recording, start = cut.recording_id, round(cut.start * cut.sampling_rate)
+            if cut.recording.num_channels > 1:
+                channel = cut.channel if isinstance(cut.channel, int) else cut.channel[0]
+        yield Utterance(cut.id, recording, _speaker(cut) or cut.id, start, channel, samples, cut.sampling_rate)
 
 
 def _read_data_dir(directory: Path) -> Iterator[Union[Utterance, Skipped]]:

@@ -13,11 +13,12 @@ import numpy as np
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.datadir.subsegments import Windowing, times_in_name
+from sdpn_k2.kaldi.features.sound import open_sound
 from sdpn_k2.kaldi.features.wave import read_header
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
-from sdpn_k2.kaldi.formats.tables import TableWriter
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.pcm import from_int16
+from sdpn_k2.scoring.vector_files import open_vectors
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _OTHER_FORMATS = {
 def embed_stream(
     extractor: Extractor,
     name: str,
-    wspecifier: str,
+    output: str,
     *,
     key: str,
     windowing: Windowing,
@@ -49,13 +50,15 @@ def embed_stream(
     Args:
         extractor: the model.
         name: the recording. Pipes carry 16-bit WAV, or 16-bit mono samples at the model's rate without a header.
-        wspecifier: where the embeddings are written, under ``<key>-<start>-<end>`` in hundredths of a second.
+        output: where the embeddings are written (see :mod:`sdpn_k2.scoring.vector_files`), under
+            ``<key>-<start>-<end>`` in hundredths of a second.
         key: start of every key.
         windowing: length and shift of the windows.
         channel: channel to use in a recording with several (0-based).
         skip_bad: accept that more than 5 % of the windows hold samples that are not finite.
 
-    Windows whose samples are all equal, or not all finite, are left out and counted.
+    Windows without a signal (all samples equal, or no more than digital silence) and windows with samples that are not
+    finite are left out and counted.
 
     Raises:
         InputError: unreadable audio; another sample rate than the model's; windows too short to embed; no window left;
@@ -68,17 +71,22 @@ def embed_stream(
     live = name in ("", "-") or name.endswith("|") or not os.path.isfile(name)
     windows = sliding_windows((_read_pipe if live else _read_file)(name, rate, channel, shift), length, shift, least)
     written = silent = bad = 0
-    with TableWriter(wspecifier, "vector") as writer:
+    with open_vectors(output) as write:
         while batch := list(itertools.islice(windows, 1 if live else BATCH_WINDOWS)):
             finite = [(start, samples) for start, samples in batch if np.isfinite(samples).all()]
-            usable = [(start, samples) for start, samples in finite if np.ptp(samples) > 0]
+            usable = []
+            for start, samples in finite:
+                try:
+                    if np.ptp(samples) > 0:
+                        usable.append((start, start + len(samples), extractor.compute_features(samples)))
+                except InputError:
+                    pass  # too little besides digital silence
             bad += len(batch) - len(finite)
             silent += len(finite) - len(usable)
             written += len(usable)
-            if usable:
-                vectors = extractor.embed_waveforms([samples for _, samples in usable])
-                for (start, samples), vector in zip(usable, vectors):
-                    writer.write(f"{key}-{times_in_name(start / rate, (start + len(samples)) / rate)}", vector)
+            vectors = extractor.embed_fbank([features for _, _, features in usable])
+            for (start, end, _), vector in zip(usable, vectors):
+                write({f"{key}-{times_in_name(start / rate, end / rate)}": vector})
         log.info("%s: %d windows; left out %d silent ones, and %d that are not finite", name, written, silent, bad)
         if not written:
             raise InputError(f"{name}: no window of at least {windowing.min_window:g} s holds a signal")
@@ -110,15 +118,12 @@ def sliding_windows(
 
 def _read_file(path: str, rate: int, channel: int, size: int) -> Iterator[np.ndarray]:
     """Yield one channel of a file in blocks of ``size`` samples."""
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(path) as audio:
-            _check_format(path, audio.samplerate, audio.channels, rate, channel)
-            for block in audio.blocks(size, dtype="float32", always_2d=True):
-                yield block[:, channel]
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot read audio: {error}") from None
+    with open_sound(path) as sound:
+        _check_format(path, sound.rate, sound.channels, rate, channel)
+        for block in sound.blocks(size):
+            yield block[:, channel]
+        if sound.is_truncated:
+            log.warning("%s: fewer samples than the header announces; is it cut short?", path)
 
 
 def _read_pipe(name: str, rate: int, channel: int, size: int) -> Iterator[np.ndarray]:

@@ -14,6 +14,8 @@ from sdpn_k2.scoring.calibration import Calibration, read_calibration
 from sdpn_k2.scoring.metrics import CostModel
 from sdpn_k2.scoring.thresholds import Threshold
 
+ANSWERS = {True: "same speaker", False: "different speakers", None: "no decision"}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -42,72 +44,82 @@ class Verdict:
     p_target: float
 
     def __str__(self) -> str:
-        lines: List[str] = [
-            {True: "same speaker", False: "different speakers", None: "no decision"}[self.same_speaker],
+        return "\n".join([ANSWERS[self.same_speaker], *self.grounds()])
+
+    def grounds(self) -> List[str]:
+        """Return lines of what the decision rests on: score, threshold, and likelihood ratio if there is one."""
+        lines = [
             f"score        {self.score:.4f} ({self.scoring}{f', {self.backend}' if self.backend else ''})",
             f"threshold    {'none' if self.threshold is None else f'{self.threshold:.4f}'} ({self.threshold_source})",
         ]
         if self.probability is not None:
             lines.append(f"llr          {self.llr:.3f}")
             lines.append(f"probability  {self.probability:.4f} (prior {self.p_target:g})")
-        return "\n".join(lines)
+        return lines
 
 
-def judge(
-    backend: Backend,
-    enroll: np.ndarray,
-    test: np.ndarray,
-    *,
-    calibration: Optional[Union[str, Path, Calibration]] = None,
-    threshold: Optional[float] = None,
-    p_target: Optional[float] = None,
-) -> Verdict:
-    """Score and decide a trial; the arguments are those of ``Embedder.verify``.
+class DecisionRule:
+    """How scores of a back end become decisions: one rule for any number of trials.
 
-    Args:
+    Attributes:
         backend: how to score.
-        enroll: embeddings of the speaker, ``(n, dim)``.
-        test: embedding to compare with them, ``(dim,)``.
-        calibration: calibration of scores of this kind.
-        threshold: least score for "same speaker".
+        threshold: least score for "same speaker", and where it comes from; None if none is known.
+        calibration: calibration of scores of this kind, if any.
         p_target: prior probability of "same speaker".
-
-    Raises:
-        InputError: a prior outside 0 to 1, or one without a threshold; a calibration of several systems, of scores of
-            another or unknown kind, or with a weight that is not positive; all that ``Backend.compare`` raises.
     """
-    prior = CostModel(0.5 if p_target is None else p_target)  # raises InputError for an impossible prior
-    name = "the calibration"
-    if isinstance(calibration, (str, Path)):
-        name, calibration = str(calibration), read_calibration(calibration)
-    if calibration is not None:
-        _check_calibration(calibration, name, backend.kind)
-    if threshold is not None and not np.isfinite(threshold):
-        raise InputError(f"the threshold is {threshold}; it must be finite")
-    score = backend.compare(enroll, test)
-    llr = probability = None
-    chosen: Optional[Threshold] = None
-    if calibration is not None:
-        scores = np.array([score])
-        llr = float(calibration.apply(scores)[0])
-        probability = float(calibration.probability(scores, prior.p_target)[0])
-        least = (prior.bayes_threshold - calibration.offset) / calibration.weights[0]
-        chosen = Threshold(least, f"probability 0.5 at prior {prior.p_target:g}, {name}")
-    if threshold is not None:
-        chosen = Threshold(float(threshold), "as given")
-    elif calibration is None:
-        chosen = backend.threshold(p_target)
-    return Verdict(
-        same_speaker=None if chosen is None else score >= chosen.value,
-        score=score,
-        scoring=backend.scoring,
-        backend=None if backend.folder is None else str(backend.folder),
-        threshold=None if chosen is None else chosen.value,
-        threshold_source=_why_none(backend) if chosen is None else chosen.source,
-        llr=llr,
-        probability=probability,
-        p_target=prior.p_target,
-    )
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        calibration: Optional[Union[str, Path, Calibration]] = None,
+        threshold: Optional[float] = None,
+        p_target: Optional[float] = None,
+    ) -> None:
+        """Find the threshold; the arguments are those of ``Embedder.verify``.
+
+        Raises:
+            InputError: a prior outside 0 to 1, or one without a threshold; a calibration of several systems, of scores
+                of another or unknown kind, or with a weight that is not positive.
+        """
+        prior = CostModel(0.5 if p_target is None else p_target)  # raises InputError for an impossible prior
+        name = "the calibration"
+        if isinstance(calibration, (str, Path)):
+            name, calibration = str(calibration), read_calibration(calibration)
+        if calibration is not None:
+            _check_calibration(calibration, name, backend.kind)
+        if threshold is not None and not np.isfinite(threshold):
+            raise InputError(f"the threshold is {threshold}; it must be finite")
+        self.backend = backend
+        self.calibration = calibration
+        self.p_target = prior.p_target
+        self.threshold: Optional[Threshold]
+        if threshold is not None:
+            self.threshold = Threshold(float(threshold), "as given")
+        elif calibration is not None:
+            least = (prior.bayes_threshold - calibration.offset) / calibration.weights[0]
+            self.threshold = Threshold(least, f"probability 0.5 at prior {prior.p_target:g}, {name}")
+        else:
+            self.threshold = backend.threshold(p_target)
+
+    def verdict(self, score: float) -> Verdict:
+        """Decide on a trial with this score."""
+        llr = probability = None
+        if self.calibration is not None:
+            scores = np.array([score])
+            llr = float(self.calibration.apply(scores)[0])
+            probability = float(self.calibration.probability(scores, self.p_target)[0])
+        return Verdict(
+            same_speaker=None if self.threshold is None else bool(score >= self.threshold.value),
+            score=float(score),
+            scoring=self.backend.scoring,
+            backend=None if self.backend.folder is None else str(self.backend.folder),
+            threshold=None if self.threshold is None else self.threshold.value,
+            threshold_source=_why_none(self.backend) if self.threshold is None else self.threshold.source,
+            llr=llr,
+            probability=probability,
+            p_target=self.p_target,
+        )
 
 
 def _check_calibration(calibration: Calibration, name: str, kind: str) -> None:

@@ -20,15 +20,16 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sdpn_k2
 from sdpn_k2.config import Config, config_from_dict, config_to_dict
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.files import atomic_output
+from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
 from sdpn_k2.models.torch_file import describe, load_torch_file
 
 FORMAT = "sdpn_k2 checkpoint"
@@ -73,23 +74,116 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         stream.write(packed.getbuffer())
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+def find_checkpoint(path: Union[str, Path]) -> Path:
+    """Return the file that a user means: ``path`` itself, or the ``final.pt`` of an experiment folder.
 
     Raises:
-        InputError: no such file; cut short; not a checkpoint; one of another toolkit or of a later version.
+        InputError: a folder without ``final.pt``.
     """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    final = path / "final.pt"
+    if not final.is_file():
+        newest = latest_checkpoint(path / "checkpoints")
+        hint = f"; its newest checkpoint is {newest}" if newest else ""
+        raise InputError(f"{final}: no such file; the training in {path} is not finished{hint}")
+    return final
+
+
+def load_checkpoint(path: Union[str, Path]) -> Checkpoint:
+    """Read a checkpoint; in an experiment folder, its ``final.pt``.
+
+    Raises:
+        InputError: no such file; cut short or damaged; not a checkpoint; one of another toolkit or of a later version;
+            an entry is missing or of another kind; numbers that are not finite.
+    """
+    path = find_checkpoint(path)
     content = load_torch_file(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         hint = ""
         if isinstance(content, dict) and "teacher" in content:
             hint = "; if 3D-Speaker wrote it, convert it with sdpn-k2 convert 3dspeaker"
         raise InputError(f"{path}: not an sdpn_k2 checkpoint; {describe(content)}{hint}")
-    if content["version"] != VERSION:
-        raise InputError(f"{path}: checkpoint version {content['version']}; this release reads version {VERSION}")
-    meta = json.loads(content["meta"])
-    config = config_from_dict(meta["config"], str(path))
-    return Checkpoint(content["step"], config, content["model"], content["momentum"], meta.get("data", ""))
+    with error_context(path):
+        version = _entry(content, "version", int)
+        if version != VERSION:
+            raise InputError(f"checkpoint version {version}; this release reads version {VERSION}")
+        try:
+            meta = json.loads(_entry(content, "meta", str))
+        except (ValueError, RecursionError) as error:
+            raise InputError("its entry 'meta' is not JSON; the file is damaged") from error
+        if not isinstance(meta, dict) or not isinstance(meta.get("data", ""), str):
+            raise InputError("its entry 'meta' is not a JSON object with the configuration; the file is damaged")
+        config = config_from_dict(_entry(meta, "config", dict), "its configuration")
+        tensors = {name: _tensors(_entry(content, name, dict), name) for name in ("model", "momentum")}
+        step = _entry(content, "step", int)
+        if step < 0:
+            raise InputError(f"its step is {step}; the file is damaged")
+    return Checkpoint(step, config, tensors["model"], tensors["momentum"], meta.get("data", ""))
+
+
+def _entry(content: Mapping[str, Any], name: str, kind: type) -> Any:
+    """Return an entry of a checkpoint. Raises InputError unless it has the right type."""
+    value = content.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        found = f"a {type(value).__name__}, not a {kind.__name__}" if name in content else "missing"
+        raise InputError(f"its entry '{name}' is {found}; the file is damaged")
+    return value
+
+
+def _tensors(entry: Dict[str, Tensor], where: str) -> Dict[str, Tensor]:
+    """Return named tensors as they are. Raises InputError for anything else, and for numbers that are not finite."""
+    for name, tensor in entry.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise InputError(f"'{name}' in '{where}' is not a named tensor; the file is damaged")
+        # A tensor may repeat items, and thus claim any size.
+        storage = tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()
+        if tensor.numel() * tensor.element_size() > storage.nbytes():
+            raise InputError(f"'{name}' in '{where}' claims {tensor.numel()} numbers, but fewer are stored")
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"'{name}' in '{where}' has numbers that are not finite; use another checkpoint")
+    return entry
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: object) -> None:
+    """Give a module its weights.
+
+    Raises:
+        InputError: tensors are missing, unknown or of another shape; the message names ``path`` and the first one.
+    """
+    expected = module.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise InputError(f"{path}: the tensor '{name}' is missing; the checkpoint does not fit its configuration")
+        if weights[name].shape != tensor.shape:
+            raise InputError(
+                f"{path}: the tensor '{name}' has shape {tuple(weights[name].shape)}, but the configuration needs "
+                f"{tuple(tensor.shape)}"
+            )
+    unknown = next((name for name in weights if name not in expected), None)
+    if unknown is not None:
+        raise InputError(f"{path}: the tensor '{unknown}' is unknown; the checkpoint does not fit its configuration")
+    module.load_state_dict(dict(weights))
+
+
+def teacher_encoder(checkpoint: Checkpoint, path: object) -> EcapaTdnn:
+    """Return the encoder of a checkpoint's teacher, with its weights.
+
+    Raises:
+        InputError: the weights do not fit the configuration.
+    """
+    prefix = "teacher.encoder."
+    weights = {name[len(prefix) :]: value for name, value in checkpoint.model.items() if name.startswith(prefix)}
+    stored = sum(tensor.numel() for tensor in weights.values())
+    sizes, num_bins = checkpoint.config.model, checkpoint.config.features.num_mel_bins
+    # Each of these products is the size of a part of the encoder. So a false configuration takes no memory.
+    for size in (sizes.channels, sizes.attention_channels, sizes.se_channels, sizes.embedding_dim, num_bins):
+        if size * sizes.channels > stored:
+            raise InputError(f"{path}: the configuration describes a larger encoder than the file holds")
+    encoder = EcapaTdnn(num_bins, sizes)
+    load_weights(encoder, weights, path)
+    return encoder
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -2,10 +2,12 @@
 
 EXP/config.yaml                       the resolved configuration
 EXP/metrics.jsonl, train.log          the course of the training run
+EXP/training.json                     what the training computed on, and how
+EXP/commands                          command lines of run.sh
 EXP/results.json                      error rates (results.py)
 EXP/scores/<set>/<trials>.<scoring>   score files
 EXP/xvectors_<set>/xvector.scp        embeddings
-EXP/stamps/stage<N>.done, …/*.log     settings and commands of the recipe
+EXP/…/*.log                           commands of the recipe's stages
 """
 
 import re
@@ -20,6 +22,7 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.reporting import results as results_file
 from sdpn_k2.reporting.results import Results, ScoreKey, score_files
 from sdpn_k2.reporting.training_log import read_metrics
+from sdpn_k2.training.sessions import FILE, Session, read_sessions
 
 Part = TypeVar("Part")
 
@@ -44,6 +47,7 @@ class Experiment:
         config: configuration of the training.
         results: contents of results.json.
         metrics: steps and metrics of the training (``training_log.read_metrics``).
+        sessions: what the training computed on (``sessions.read_sessions``).
         scores: the score files.
         missing: a line for each part that is missing or unreadable.
     """
@@ -53,6 +57,7 @@ class Experiment:
     config: Optional[Config]
     results: Optional[Results]
     metrics: Optional[Tuple[np.ndarray, Dict[str, np.ndarray]]]
+    sessions: List[Session]
     scores: Dict[ScoreKey, Path]
     missing: List[str]
 
@@ -64,18 +69,27 @@ class Experiment:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         return [line for line in lines if re.search(r" (WARNING|ERROR) | training from step |resumed from ", line)]
 
-    def stage_settings(self) -> Dict[str, str]:
-        """Return the settings of the recipe's stages, from their stamps: ``{"stage 3": "--set seed=0"}``."""
-        settings = {}
-        for path in sorted((self.path / "stamps").glob("stage*.done")):
-            first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
-            if first.startswith("settings: ") and first[10:].strip():
-                settings[f"stage {path.stem[5:]}"] = first[10:].strip()
-        return settings
+    def to_reproduce(self) -> List[str]:
+        """Return the commands that make this experiment: of run.sh, or else of its parts; a line starts with "#"."""
+        path = self.path / "commands"
+        recipe = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        origins = [session.started for session in self.sessions]
+        if self.results is not None:
+            origins.append(self.results.measured)
+        lines = []
+        revisions = list(dict.fromkeys(origin.git_revision for origin in origins if origin.git_revision))
+        if revisions:
+            commit, dirty, _ = revisions[0].partition("-dirty")
+            lines.append(f"git checkout {commit}" + ("  # and the changes that were not committed" if dirty else ""))
+        if len(revisions) > 1:
+            lines.append(f"# later parts: {', '.join(revisions[1:])}")
+        if recipe:
+            return [*lines, "cd egs/voxceleb", *recipe]
+        return lines + list(dict.fromkeys(origin.command for origin in origins if origin.command))
 
     def commands(self) -> List[str]:
-        """Return the commands in the launchers' logs, in the order of the stages; of parallel jobs the first."""
-        found: List[str] = []
+        """Return the commands of training, and those in the launchers' logs; of parallel jobs the first."""
+        found = [session.started.command for session in self.sessions if session.started.command]
         for pattern in LOGS:
             for path in sorted(self.path.glob(pattern)):
                 number = re.search(r"\.(\d+)\.log$", path.name)
@@ -125,6 +139,7 @@ def read_experiment(path: Path, name: str) -> Experiment:
     config = part("config.yaml", "sdpn-k2 train writes it", load_config)
     metrics = part("metrics.jsonl", "sdpn-k2 train writes it", read_metrics)
     results = part("results.json", f"measure with: sdpn-k2 results DATA {path}", results_file.read)
+    sessions = part(FILE, "sdpn-k2 train writes it", read_sessions) if metrics is not None else []
     scores = part("scores", "score the trials (stage 6 of run.sh)", lambda _: score_files(path)) or {}
     if config is None and metrics is None and results is None and not scores:
         raise InputError(
@@ -138,4 +153,4 @@ def read_experiment(path: Path, name: str) -> Experiment:
                 f"{path / 'results.json'}: older than {newer[0]}; measure again with: sdpn-k2 results DATA {path}"
             )
         missing += [f"{path}: {line}" for line in results.missing]
-    return Experiment(name, path, config, results, metrics, scores, missing)
+    return Experiment(name, path, config, results, metrics, sessions or [], scores, missing)

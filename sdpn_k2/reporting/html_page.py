@@ -7,8 +7,13 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
+from sdpn_k2.progress import hours_minutes_seconds
+
 if TYPE_CHECKING:
     from markupsafe import Markup
+
+# Control characters but tab and line feed, marks and overrides of the writing direction, halves of surrogate pairs.
+INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 def render(template: str, **values: object) -> str:
@@ -21,9 +26,22 @@ def render(template: str, **values: object) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
-    environment.filters.update(number=number, inline=inline_svg)
+    environment.filters.update(number=number, inline=inline_svg, duration=hours_minutes_seconds)
     return environment.get_template(template).render(**values)
+
+
+def visible(text: str) -> str:
+    """Write characters that change how others are shown, but are not seen themselves, as escapes such as U+202E."""
+    return INVISIBLE.sub(lambda found: f"U+{ord(found[0]):04X}", text)
+
+
+def _shown(value: object) -> object:
+    """Return a value of a template as it is shown; Jinja escapes text after this."""
+    from markupsafe import Markup
+
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def inline_svg(svg: str, label: str) -> "Markup":
@@ -33,6 +51,7 @@ def inline_svg(svg: str, label: str) -> "Markup":
     """
     from markupsafe import Markup
 
+    svg, label = visible(svg), visible(label)
     svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     # Hundredths of a point are accurate enough.
@@ -41,7 +60,7 @@ def inline_svg(svg: str, label: str) -> "Markup":
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
     svg = re.sub(r'\sid="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{prefix}", svg)
-    return Markup(svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(label), 1))
+    return Markup(svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(visible(label)), 1))
 
 
 def number(value: object) -> str:

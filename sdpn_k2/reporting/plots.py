@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sdpn_k2.errors import InputError
+from sdpn_k2.reporting.html_page import visible
 from sdpn_k2.reporting.training_log import read_metrics
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.metrics import CostModel, ErrorRates
@@ -29,6 +30,27 @@ HATCHES = ("", "//", "..", "xx")  # the same for bars
 INK = "#767a7d"  # readable on white and black; in SVG the colour of the page replaces it
 DET_TICKS = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 MAX_CURVE_POINTS = 2000
+MAX_NAME = 48  # characters
+# Courses that tell how a run goes; they are drawn larger than the others.
+MAIN_COURSES = (
+    "loss",
+    "entropy (nat)",
+    "student_entropy",
+    "teacher_entropy",
+    "prototypes_in_use",
+    "effective_rank",
+    "dev_eer",
+)
+# Counts, shares and rates, whose changes mislead unless the axis starts at 0.
+FROM_ZERO = (
+    "prototypes_in_use",
+    "effective_rank",
+    "dev_eer",
+    "skipped_utterances",
+    "utterances_per_second",
+    "data_wait_share",
+    "peak_memory_gb",
+)
 
 
 class Panel(NamedTuple):
@@ -121,7 +143,8 @@ def training_curves(runs: Mapping[str, Union[str, Path]]) -> Dict[str, "Figure"]
     """Draw the course of one or more training runs from their ``metrics.jsonl``, as figures by title.
 
     For one run, draw the losses together, the entropies together, and every other metric alone. For several runs, draw
-    one figure per metric with one curve per run. A moving average over a fiftieth of the run lies over the values.
+    one figure per metric with one curve per run. A moving average over a fiftieth of the run lies over the values. The
+    axes of counts and rates start at 0.
 
     Args:
         runs: file of each run by its name.
@@ -133,6 +156,8 @@ def training_curves(runs: Mapping[str, Union[str, Path]]) -> Dict[str, "Figure"]
     curves: Dict[str, Dict[str, Tuple[np.ndarray, np.ndarray]]] = {}
     for run, (steps, values) in read.items():
         for metric, course in values.items():
+            if metric == "seconds":
+                continue
             title, label = (metric, run) if len(read) > 1 else (_group(metric), metric)
             known = np.isfinite(course)
             curves.setdefault(title, {})[label] = steps[known], course[known]
@@ -146,7 +171,7 @@ def _group(metric: str) -> str:
 
 
 def _course(title: str, curves: Mapping[str, Tuple[np.ndarray, np.ndarray]]) -> "Figure":
-    figure, (axes,) = _figure(3.6, 2.6)
+    figure, (axes,) = _figure(5.2, 3.2) if title in MAIN_COURSES else _figure(3.6, 2.6)
     shown = {}
     for (label, (steps, values)), (colour, line, _) in zip(curves.items(), _styles()):
         axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35, marker="o" if len(steps) == 1 else None)
@@ -154,6 +179,9 @@ def _course(title: str, curves: Mapping[str, Tuple[np.ndarray, np.ndarray]]) -> 
             *_moving_average(steps, values, max(1, len(steps) // 50)), color=colour, linestyle=line, linewidth=1.6
         )
     axes.set(title=title, xlabel="step")
+    if title in FROM_ZERO:
+        highest = max((values.max() for _, values in curves.values() if len(values)), default=0.0)
+        axes.set_ylim(0.0, 1.08 * highest if highest > 0 else 1.0)
     if len(curves) > 1:
         _legend(axes, shown)
     return figure
@@ -193,10 +221,10 @@ def embedding_maps(panels: Sequence[Panel], seed: int = 0) -> "Figure":
             x, y = points[of_point == speaker].T
             round_ = i // len(COLOURS)
             shown[speaker] = axes.scatter(x, y, s=18, color=COLOURS[i % len(COLOURS)], marker="osD^v"[round_ % 5])
-        axes.set(title=panel.title, xticks=[], yticks=[], xlabel=f"silhouette {separation:.3f}")
+        axes.set(title=_name(panel.title), xticks=[], yticks=[], xlabel=f"silhouette {separation:.3f}")
         axes.spines[:].set_visible(True)
     # As many columns as fit: letters of 8 points are about 0.07 inches wide, a marker with its blanks half an inch.
-    columns = int(4.0 * len(panels) / (0.5 + 0.07 * max(map(len, speakers))))
+    columns = int(4.0 * len(panels) / (0.5 + 0.07 * max(len(_name(speaker)) for speaker in speakers)))
     _legend(figure, shown, loc="outside lower center", ncols=min(max(1, columns), len(speakers)))
     return figure
 
@@ -304,7 +332,13 @@ def _legend(owner: "Union[Axes, Figure]", shown: Mapping[str, Any], **options: A
         list(shown.values()), ["name"] * len(shown), frameon=False, fontsize=8, labelcolor=INK, **options
     )
     for text, name in zip(legend.get_texts(), shown):
-        text.set(text=name, parse_math=False)
+        text.set(text=_name(name), parse_math=False)
+
+
+def _name(name: str) -> str:
+    """Return a name that a picture has room for, with its start and its end."""
+    name = visible(name)
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 3]}…{name[-MAX_NAME // 2 :]}"
 
 
 def _note(axes: "Axes", text: str, x: float, y: float) -> None:

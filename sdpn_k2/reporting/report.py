@@ -13,18 +13,20 @@ import numpy as np
 from sdpn_k2.config import Config, config_differences
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
+from sdpn_k2.provenance import provenance
 from sdpn_k2.reporting import html_page, plots
 from sdpn_k2.reporting.data_summary import SetSummary, set_names, summarise_set
 from sdpn_k2.reporting.embedding_maps import speaker_panels
 from sdpn_k2.reporting.experiment_folder import Experiment, read_experiments
-from sdpn_k2.reporting.results import Result, embedded_trials, known_speakers, provenance, scoring_order
-from sdpn_k2.reporting.training_log import Course, course
+from sdpn_k2.reporting.results import Result, embedded_trials, known_speakers, scoring_order
+from sdpn_k2.reporting.training_log import Check, Course, check_health, course, training_seconds
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.conditions import Conditions, known_conditions, rates_by_condition
 from sdpn_k2.scoring.confidence import TrialSpeakers, bootstrap_intervals
 from sdpn_k2.scoring.evaluation import ScoredTrials, read_labelled_trials, read_scored_trials
 from sdpn_k2.scoring.metrics import ErrorRates
 from sdpn_k2.scoring.trial_arrays import Trials, trials_between
+from sdpn_k2.training.health import num_outputs
 
 Made = TypeVar("Made")
 
@@ -60,12 +62,44 @@ class Picture(NamedTuple):
     wide: bool = False
 
 
+class PictureRow(NamedTuple):
+    """What belongs together about the same scores: DET curves, the EER by condition, score histograms."""
+
+    title: str
+    det: Picture
+    bars: List[Picture]
+    histograms: List[Picture]
+
+
 class Row(NamedTuple):
-    """One row of the results table; ``best`` marks the lowest EER of its trial list."""
+    """One row of a results table; ``best`` marks the lowest EER of its trial list."""
 
     experiment: str
     values: Result
     best: bool
+
+    @property
+    def list(self) -> str:
+        """Name of the trial list."""
+        return f"{self.values.set} / {self.values.trials}"
+
+
+class Verdict(NamedTuple):
+    """How the training of an experiment went.
+
+    Attributes:
+        experiment: its name.
+        steps: the last logged step.
+        seconds: the time of training; None where it was not logged.
+        num_outputs: number of prototypes; None without a configuration.
+        checks: the trainer's checks for collapse.
+    """
+
+    experiment: str
+    steps: int
+    seconds: Optional[float]
+    num_outputs: Optional[int]
+    checks: List[Check]
 
 
 @dataclass
@@ -73,9 +107,10 @@ class Sections:
     """The contents of the page."""
 
     rows: List[Row] = field(default_factory=list)
-    lists: List[Tuple[str, List[Picture]]] = field(default_factory=list)  # pictures of each trial list
+    lists: List[Tuple[str, List[PictureRow]]] = field(default_factory=list)  # pictures of each trial list
     maps: List[Picture] = field(default_factory=list)
-    curves: List[Picture] = field(default_factory=list)
+    curves: List[Picture] = field(default_factory=list)  # those that tell how a run goes
+    more_curves: List[Picture] = field(default_factory=list)
     corpus: List[SetSummary] = field(default_factory=list)
     missing: List[str] = field(default_factory=list)
 
@@ -120,17 +155,16 @@ def write_report(paths: Sequence[Path], data: Optional[Path], output: Path, comm
         )
     else:
         for set_name, trials_name in sorted({key[:2] for experiment in experiments for key in experiment.scores}):
-            pictures = _list_pictures(sections, experiments, data, set_name, trials_name)
-            if pictures:
-                sections.lists.append((f"{set_name} / {trials_name}", pictures))
+            rows = _picture_rows(sections, experiments, data, set_name, trials_name)
+            if rows:
+                sections.lists.append((f"{set_name} / {trials_name}", rows))
         sections.maps = _maps(sections, experiments, data)
         sections.corpus = _corpus(sections, experiments, data)
     trained = {experiment.name: experiment.path / "metrics.jsonl" for experiment in experiments if experiment.metrics}
     if trained:
-        sections.curves = [
-            Picture(plots.to_svg(figure), f"{title} by training step", "")
-            for title, figure in plots.training_curves(trained).items()
-        ]
+        for title, figure in plots.training_curves(trained).items():
+            curves = sections.curves if title in plots.MAIN_COURSES else sections.more_curves
+            curves.append(Picture(plots.to_svg(figure), f"{title} by training step", ""))
     results = [row.values for row in sections.rows]
     text = html_page.render(
         "report.html",
@@ -138,6 +172,7 @@ def write_report(paths: Sequence[Path], data: Optional[Path], output: Path, comm
         sections=sections,
         differences=_differences(experiments),
         health=_health(experiments),
+        verdicts=[_verdict(experiment) for experiment in experiments if experiment.metrics],
         meanings=MEANINGS,
         plda=_plda_notes(experiments),
         written=provenance(command),
@@ -173,10 +208,10 @@ def _rows(experiments: Sequence[Experiment]) -> List[Row]:
     return [Row(name, row, row.eer == least[row.set, row.trials]) for name, row in found]
 
 
-def _list_pictures(
+def _picture_rows(
     sections: Sections, experiments: Sequence[Experiment], data: Path, set_name: str, trials_name: str
-) -> List[Picture]:
-    """Draw one trial list: the scorings of one experiment together, or several experiments together."""
+) -> List[PictureRow]:
+    """Draw one trial list: the scorings of one experiment together, or several experiments by scoring."""
     listed = sections.attempt(lambda: read_labelled_trials(data / set_name / trials_name))
     if listed is None:
         return []
@@ -190,7 +225,7 @@ def _list_pictures(
             sections.missing += [line for line in lines if line not in sections.missing]
     conditions = sections.attempt(lambda: known_conditions(data / set_name, trials)) or {}
     speakers = sections.attempt(lambda: known_speakers(data / set_name / "utt2spk", trials)) if conditions else None
-    pictures: List[Picture] = []
+    rows: List[PictureRow] = []
     for title, files in _groups(experiments, set_name, trials_name):
         read = {name: sections.attempt(partial(read_scored_trials, file, trials)) for name, file in files.items()}
         systems = {name: system for name, system in read.items() if system is not None}
@@ -198,12 +233,16 @@ def _list_pictures(
             continue
         of = f" of {title}" if title else ""
         rates = {name: system.rates for name, system in systems.items()}
-        pictures.append(_det(rates, of))
-        if len(experiments) == 1:
-            pictures += [_histogram(name, each) for name, each in rates.items()]
         bars = _Bars(systems, trials, speakers)
-        pictures += [bars.picture(f"EER{of} by {what}", division) for what, division in conditions.items()]
-    return pictures
+        rows.append(
+            PictureRow(
+                title,
+                _det(rates, of),
+                [bars.picture(f"EER{of} by {what}", division) for what, division in conditions.items()],
+                [_histogram(name, each) for name, each in rates.items()] if len(experiments) == 1 else [],
+            )
+        )
+    return rows
 
 
 def _det(rates: Mapping[str, ErrorRates], of: str) -> Picture:
@@ -328,8 +367,17 @@ def _short(value: object) -> str:
 def _health(experiments: Sequence[Experiment]) -> List[Tuple[str, List[Optional[Course]]]]:
     """Return each metric with its course in every trained experiment (None where it was not logged)."""
     trained = [experiment.metrics[1] for experiment in experiments if experiment.metrics]
-    names = dict.fromkeys(name for values in trained for name in values)
+    names = [name for name in dict.fromkeys(name for values in trained for name in values) if name != "seconds"]
     return [(name, [course(values[name]) if name in values else None for values in trained]) for name in names]
+
+
+def _verdict(experiment: Experiment) -> Verdict:
+    assert experiment.metrics is not None
+    steps, values = experiment.metrics
+    config = experiment.config
+    checks = check_health(steps, values, config) if config else []
+    outputs = num_outputs(config) if config else None
+    return Verdict(experiment.name, int(steps[-1]), training_seconds(values), outputs, checks)
 
 
 def _plda_notes(experiments: Sequence[Experiment]) -> List[str]:

@@ -12,18 +12,16 @@ Layout:
 import json
 import math
 import os
-import platform
-import subprocess
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.datadir.data_dir import TRIAL_LIST, read_map, trial_lists
+from sdpn_k2.provenance import Provenance, provenance
 from sdpn_k2.scoring import metrics
+from sdpn_k2.scoring.backend import kind_of_scores
 from sdpn_k2.scoring.confidence import Interval, TrialSpeakers, bootstrap_intervals, trial_speakers
 from sdpn_k2.scoring.evaluation import read_labelled_trials, read_scored_trials
 from sdpn_k2.scoring.thresholds import measure_thresholds
@@ -32,7 +30,6 @@ from sdpn_k2.scoring.trial_arrays import Trials, trials_between
 ScoreKey = Tuple[str, str, str]  # set, trial list, scoring
 
 SCORINGS = ("cosine", "cosine_mean", "plda")  # those of the recipe, in its order
-PACKAGES = ("sdpn_k2", "numpy", "torch", "lhotse")
 
 PLDA_LABELS = {
     "corpus": "The PLDA was trained with the speaker labels of the training set.",
@@ -59,6 +56,7 @@ class Result:
         min_dcf_01_interval: interval of ``min_dcf_01``, as ``eer_interval``.
         min_dcf_05_interval: interval of ``min_dcf_05``.
         thresholds: thresholds at the EER and at priors (``thresholds.measure_thresholds``), for decisions.
+        kind: kind of the scores (``Backend.kind``), with the digest of the back end; None where it is unknown.
     """
 
     set: str
@@ -74,26 +72,7 @@ class Result:
     min_dcf_01_interval: Optional[Interval]
     min_dcf_05_interval: Optional[Interval]
     thresholds: Dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What is needed to repeat a measurement: command, date (UTC), versions, number of processors, git revision."""
-
-    command: str
-    date: str
-    versions: Dict[str, str]
-    cpus: Optional[int]
-    git_revision: Optional[str]
-
-    def lines(self) -> List[str]:
-        """Return the items of a Markdown list."""
-        lines = [f"- command: `{self.command}`"] if self.command else []
-        lines.append(f"- date: {self.date}")
-        lines.append("- versions: " + ", ".join(f"{package} {number}" for package, number in self.versions.items()))
-        if self.git_revision:
-            lines.append(f"- git revision: {self.git_revision}")
-        return lines
+    kind: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +170,7 @@ def _measure(key: ScoreKey, score_file: Path, trials: Trials, speakers: Optional
         min_dcf_01_interval=intervals.min_dcf[0.01] if intervals else None,
         min_dcf_05_interval=intervals.min_dcf[0.05] if intervals else None,
         thresholds=measure_thresholds(rates),
+        kind=kind_of_scores(score_file),
     )
 
 
@@ -268,33 +248,6 @@ def _plda_labels(exp: Path) -> Optional[str]:
     return labels
 
 
-def provenance(command: str) -> Provenance:
-    """Describe this process, which was started by ``command``."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    return Provenance(command, date, versions, os.cpu_count(), _git_revision())
-
-
-def _git_revision() -> Optional[str]:
-    """Return the commit of this checkout, with "-dirty" when files differ from it; None outside a checkout."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
-
-
 # Files
 
 
@@ -327,15 +280,9 @@ def read(path: Path) -> Results:
             missing=[_text(line) for line in _list(stored.get("missing", []))],
             plda_labels=_optional_text(stored.get("plda_labels")),
             data=_optional_text(stored.get("data")),
-            measured=Provenance(
-                command=_text(measured["command"]),
-                date=_text(measured["date"]),
-                versions={name: _text(number) for name, number in measured["versions"].items()},
-                cpus=measured.get("cpus"),
-                git_revision=_optional_text(measured["git_revision"]),
-            ),
+            measured=Provenance.from_dict(measured),
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: not the results of an experiment; write them again with: sdpn-k2 results DATA {path.parent}"
         ) from error
@@ -356,6 +303,7 @@ def _stored_result(row: Mapping[str, object]) -> Result:
         min_dcf_01_interval=_interval(row.get("min_dcf_01_interval")),
         min_dcf_05_interval=_interval(row.get("min_dcf_05_interval")),
         thresholds=_numbers(row.get("thresholds", {})),
+        kind=_optional_text(row.get("kind")),
     )
 
 

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from sdpn_k2.config import Config
 from sdpn_k2.errors import InputError
+from sdpn_k2.training.health import Limit, limits
 
 
 class Course(NamedTuple):
@@ -34,7 +36,7 @@ def read_metrics(path: Path) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
         try:
             record = json.loads(line)
             records.append((int(record.pop("step")), {name: float(value) for name, value in record.items()}))
-        except (ValueError, KeyError, AttributeError, TypeError, OverflowError):
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
             if number == len(lines):  # the run was stopped while it wrote
                 break
             raise InputError(f"{path}:{number}: not a JSON object with a step") from None
@@ -52,3 +54,56 @@ def course(values: np.ndarray) -> Course:
         return Course(np.nan, np.nan, np.nan, np.nan)
     tenth = max(1, len(known) // 10)
     return Course(float(known[:tenth].mean()), float(known[-tenth:].mean()), float(known.min()), float(known.max()))
+
+
+class Check(NamedTuple):
+    """One of the trainer's checks for collapse, over a whole run.
+
+    Attributes:
+        metric: what is checked.
+        limit: the trainer's limit.
+        worst: the value that comes nearest to the limit, or goes furthest beyond it.
+        crossed: the steps beyond the limit.
+        logged: number of logged steps.
+    """
+
+    metric: str
+    limit: Limit
+    worst: float
+    crossed: List[int]
+    logged: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether no logged step was beyond the limit."""
+        return not self.crossed
+
+    def __str__(self) -> str:
+        side = "least" if self.limit.is_least else "most"
+        bound = f"at {side} {self.limit.value:.3g} is healthy"
+        if self.passed:
+            return f"healthy: {self.worst:.3g} at the worst ({bound})"
+        return (
+            f"possible collapse at {len(self.crossed)} of {self.logged} logged steps, first {self.crossed[0]}, last "
+            f"{self.crossed[-1]} ({bound})"
+        )
+
+
+def check_health(steps: np.ndarray, values: Mapping[str, np.ndarray], config: Config) -> List[Check]:
+    """Apply the trainer's limits to the course of a run; metrics that were not logged have no check."""
+    checks = []
+    for metric, limit in limits(config).items():
+        logged = np.isfinite(values.get(metric, np.empty(0)))
+        if logged.any():
+            known = values[metric][logged]
+            crossed = [int(step) for step, value in zip(steps[logged], known) if limit.is_crossed_by(value)]
+            worst = float(known.min() if limit.is_least else known.max())
+            checks.append(Check(metric, limit, worst, crossed, len(known)))
+    return checks
+
+
+def training_seconds(values: Mapping[str, np.ndarray]) -> Optional[float]:
+    """Return the time of training, over all sessions; None where it was not logged."""
+    known = values.get("seconds", np.empty(0))
+    known = known[np.isfinite(known)]
+    return float(known.max()) if len(known) else None

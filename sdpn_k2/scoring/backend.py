@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from sdpn_k2.kaldi.backend.plda import Plda, read_plda
 from sdpn_k2.kaldi.backend.trials import dot_products
 from sdpn_k2.kaldi.formats.tables import read_object
 from sdpn_k2.scoring.cosine import trial_rows
-from sdpn_k2.scoring.embeddings import Embeddings, vector_norms
+from sdpn_k2.scoring.embeddings import Embeddings, speaker_rows, vector_norms
+from sdpn_k2.scoring.kmeans import spherical_kmeans
+from sdpn_k2.scoring.normalization import Comparison, Normalizer
 from sdpn_k2.scoring.thresholds import Threshold, find_threshold
 from sdpn_k2.scoring.trial_arrays import Trials, read_trials
 
@@ -41,6 +43,20 @@ class Pairs(NamedTuple):
             return scores
         rows = trial_rows(self.enroll, self.test, trials)
         return dot_products(self.enroll.vectors, rows.enroll, self.test.vectors, rows.test)
+
+
+class Enrolled(NamedTuple):
+    """Speakers that are ready to be scored.
+
+    Attributes:
+        names: their ids.
+        factors: float64 ``(n, k)``, one side of ``Pairs``.
+        num_utts: the different numbers of utterances that they have, in increasing order.
+    """
+
+    names: List[str]
+    factors: np.ndarray
+    num_utts: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +154,12 @@ class Backend:
         return f"{self.scoring} {hashlib.sha256(content).hexdigest()[:12]}"
 
     def threshold(self, p_target: Optional[float] = None) -> Optional[Threshold]:
-        """Return the threshold that the experiment measured at the EER, or at a prior; see ``find_threshold``."""
-        return None if self.results is None else find_threshold(self.results, self.scoring, p_target)
+        """Return the threshold that the experiment measured at the EER, or at a prior; see ``find_threshold``.
+
+        Raises:
+            InputError: it measured scores of another mean, LDA or PLDA; all that ``find_threshold`` raises.
+        """
+        return None if self.results is None else find_threshold(self.results, self.scoring, p_target, self.kind)
 
     def score_matrix(self, enroll: np.ndarray, test: np.ndarray) -> np.ndarray:
         """Score each enrolment with each test embedding.
@@ -190,12 +210,70 @@ class Backend:
         Raises:
             InputError: as ``score_matrix``; a speaker without utterances, or an utterance without an embedding.
         """
+        enrolled = self.enroll(enroll, spk2utt)
+        return self._pairs(enrolled, enroll.source, test.ids, self._prepare(test), test.source)
+
+    def enroll(self, utterances: Embeddings, spk2utt: Optional[Mapping[str, Sequence[str]]] = None) -> Enrolled:
+        """Prepare the enrolment side once, for any number of tests; the arguments are those of ``pairs``."""
         if spk2utt is None:
-            names, rows, counts = enroll.ids, self._prepare(enroll), np.ones(len(enroll))
+            names, used, starts, counts = utterances.ids, utterances, None, np.ones(len(utterances))
         else:
-            names, rows, counts = list(spk2utt), *self._enroll_speakers(enroll, spk2utt)
-        left, right = self._sides(rows, counts, self._prepare(test))
-        return Pairs(Embeddings(names, left, enroll.source), Embeddings(test.ids, right, test.source))
+            rows, starts, counts = speaker_rows(utterances, spk2utt)
+            names = list(spk2utt)
+            used = Embeddings([utterances.ids[row] for row in rows], utterances.vectors[rows], utterances.source)
+        if self.plda is None:
+            return self._enrolled(names, _means(self._prepare(used), starts, counts), counts)
+        vector_norms(used)
+        means = Embeddings(names, _means(used.vectors, starts, counts), utterances.source)
+        return self._enrolled(names, self._prepare(means), counts)
+
+    def test_factors(self, test: Embeddings, enrolled: Enrolled) -> np.ndarray:
+        """Return float64 ``(m, k)``, whose dot products with ``enrolled.factors`` are the scores.
+
+        Raises:
+            InputError: as ``score_matrix``.
+        """
+        return self._test_factors(self._prepare(test), enrolled)
+
+    def normalizer(
+        self,
+        enroll: Embeddings,
+        test: Embeddings,
+        cohort: Embeddings,
+        method: str = "as-norm",
+        top_n: Optional[int] = 300,
+        *,
+        spk2utt: Optional[Mapping[str, Sequence[str]]] = None,
+        n_clusters: Optional[int] = None,
+        seed: int = 0,
+    ) -> Normalizer:
+        """Prepare scores that are normalised against a cohort; each member of it is enrolled from one utterance.
+
+        Args:
+            enroll: embeddings of the enrolment ids.
+            test: embeddings of the test ids.
+            cohort: embeddings of the cohort.
+            method: one of ``normalization.METHODS``.
+            top_n: size of the adaptive cohort.
+            spk2utt: as in ``pairs``.
+            n_clusters: number of clusters of the prepared cohort whose centres replace it; None for the cohort itself.
+            seed: random seed of the clustering.
+
+        Raises:
+            InputError: as ``pairs`` and ``Normalizer``.
+        """
+        enrolled = self.enroll(enroll, spk2utt)
+        tested, members, ids = self._prepare(test), self._prepare(cohort), cohort.ids
+        if n_clusters is not None:
+            length = np.linalg.norm(members[0])  # of all
+            members = length * spherical_kmeans(Embeddings(ids, members, cohort.source), n_clusters, seed).centres
+            ids = [f"cluster{i}" for i in range(n_clusters)]
+
+        pairs = self._pairs(enrolled, enroll.source, test.ids, tested, test.source)
+        with_cohort = self._pairs(enrolled, enroll.source, ids, members, cohort.source)
+        speakers = self._enrolled(ids, members, np.ones(len(members)))
+        cohort_with = self._pairs(speakers, cohort.source, test.ids, tested, test.source)
+        return Normalizer.of_dot_products(Comparison(*pairs, pairs.scores), with_cohort, cohort_with, method, top_n)
 
     def compare(self, enroll: np.ndarray, test: np.ndarray) -> float:
         """Score one speaker, enrolled from the embeddings ``(n, dim)``, with one test embedding ``(dim,)``.
@@ -206,34 +284,33 @@ class Backend:
         Raises:
             InputError: as ``score_matrix``.
         """
-        speaker, count = self._enroll(_named(enroll, "enrolment"))
-        left, right = self._sides(speaker, np.array([count]), self._prepare(_named(test[None], "test")))
-        return float(left[0] @ right[0])
+        utterances = _named(enroll, "enrolment")
+        pairs = self.pairs(utterances, _named(test[None], "test"), {"the mean of the enrolment": utterances.ids})
+        return float(pairs.scores(None)[0, 0])
 
-    def _enroll(self, utterances: Embeddings) -> Tuple[np.ndarray, int]:
-        """Return a speaker ``(1, k)`` and the number of the utterances it is enrolled from."""
+    def _pairs(
+        self, enrolled: Enrolled, source: str, test_ids: List[str], prepared: np.ndarray, test_source: str
+    ) -> Pairs:
+        right = self._test_factors(prepared, enrolled)
+        return Pairs(Embeddings(enrolled.names, enrolled.factors, source), Embeddings(test_ids, right, test_source))
+
+    def _enrolled(self, names: List[str], prepared: np.ndarray, counts: np.ndarray) -> Enrolled:
+        """Return speakers of prepared means ``(n, dim)`` over ``counts`` ``(n,)`` utterances."""
         if self.plda is None:
-            return self._prepare(utterances).mean(axis=0, keepdims=True), len(utterances)
-        vector_norms(utterances)
-        mean = utterances.vectors.mean(axis=0, dtype=np.float64, keepdims=True)
-        return self._prepare(Embeddings(["the mean of the enrolment"], mean)), len(utterances)
+            return Enrolled(names, _to_unit_length(prepared), np.unique(counts))
+        vectors, _ = self.plda.transform_vectors(prepared, counts)
+        return Enrolled(names, self.plda.enroll_factors(vectors, counts), np.unique(counts))
 
-    def _enroll_speakers(
-        self, utterances: Embeddings, spk2utt: Mapping[str, Sequence[str]]
-    ) -> Tuple[np.ndarray, np.ndarray]:
-        speakers: List[np.ndarray] = []
-        counts: List[int] = []
-        row_of = {name: row for row, name in enumerate(utterances.ids)}
-        for speaker, names in spk2utt.items():
-            missing = [name for name in names if name not in row_of]
-            if missing or not names:
-                what = f"no embedding for {missing[0]}" if missing else "no utterances"
-                raise InputError(f"{utterances.source}: {what} to enrol speaker {speaker} from")
-            vectors = utterances.vectors[[row_of[name] for name in names]]
-            row, count = self._enroll(Embeddings(list(names), vectors, utterances.source))
-            speakers.append(row)
-            counts.append(count)
-        return np.concatenate(speakers), np.array(counts)
+    def _test_factors(self, prepared: np.ndarray, enrolled: Enrolled) -> np.ndarray:
+        if self.plda is not None:
+            tested, _ = self.plda.transform_vectors(prepared)
+            return self.plda.test_factors(tested, enrolled.num_utts)
+        if prepared.shape[1] != enrolled.factors.shape[1]:
+            raise InputError(
+                f"enrolment embeddings have {enrolled.factors.shape[1]} dimensions, "
+                f"but test embeddings have {prepared.shape[1]}"
+            )
+        return prepared
 
     def _prepare(self, embeddings: Embeddings) -> np.ndarray:
         """Subtract the mean, apply the LDA and scale to unit length, or sqrt(dim) for PLDA; float64 ``(n, k)``."""
@@ -254,24 +331,6 @@ class Backend:
         vectors *= np.sqrt(vectors.shape[1])
         return vectors
 
-    def _sides(self, enroll: np.ndarray, counts: np.ndarray, test: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Return matrices ``(n, k)`` and ``(m, k)``; the dot product of two of their rows is the score of the pair.
-
-        Args:
-            enroll: prepared enrolments ``(n, dim)``.
-            counts: numbers of utterances of the enrolments ``(n,)``.
-            test: prepared test vectors ``(m, dim)``.
-        """
-        if enroll.shape[1] != test.shape[1]:
-            raise InputError(
-                f"enrolment embeddings have {enroll.shape[1]} dimensions, but test embeddings have {test.shape[1]}"
-            )
-        if self.plda is None:
-            return _to_unit_length(enroll), test
-        enrolled, _ = self.plda.transform_vectors(enroll, counts)
-        tested, _ = self.plda.transform_vectors(test)
-        return self.plda.scoring_factors(enrolled, counts, tested)
-
 
 def kind_of_scores(path: Union[str, Path]) -> Optional[str]:
     """Return the kind (``Backend.kind``) of the scores in ``EXP/scores/<set>/<trials>.<scoring>``; None elsewhere.
@@ -286,6 +345,14 @@ def kind_of_scores(path: Union[str, Path]) -> Optional[str]:
     if scoring != "cosine" and not (experiment / "backend" / "mean.vec").is_file():
         return None
     return Backend.load(experiment, scoring).kind
+
+
+def _means(vectors: np.ndarray, starts: Optional[np.ndarray], counts: np.ndarray) -> np.ndarray:
+    """Return the mean of each speaker's rows, which begin at ``starts``; if each has one, the rows themselves."""
+    if starts is None or len(starts) == len(vectors):
+        return vectors
+    means: np.ndarray = np.add.reduceat(vectors, starts, axis=0, dtype=np.float64) / counts[:, None]
+    return means
 
 
 def _to_unit_length(vectors: np.ndarray) -> np.ndarray:

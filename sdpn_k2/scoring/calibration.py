@@ -174,7 +174,7 @@ def read_calibration(path: Union[str, Path]) -> Calibration:
             return Calibration(weights, float(values["offset"]), float(values["p_target"]), kinds)
         except InputError:
             raise
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError("not a calibration (JSON with a list of weights, offset and p_target)") from error
 
 

@@ -1,12 +1,11 @@
 """Embeddings as one matrix, and their preparation for comparison: speaker models, centring, whitening."""
 
 from dataclasses import dataclass, replace
-from typing import Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.kaldi.formats.tables import is_table, load_vectors
 
 EIGENVALUE_FLOOR = 1e-6  # of the largest, so that whitening does not blow up directions without variance
 
@@ -51,29 +50,6 @@ class Whitening(NamedTuple):
     matrix: np.ndarray
 
 
-def read_embeddings(rspecifier: str) -> Embeddings:
-    """Read a Kaldi table of vectors.
-
-    Args:
-        rspecifier: ``ark:...`` or ``scp:...``; a plain file name is an archive unless it ends in ``.scp``.
-
-    Raises:
-        InputError: an unreadable or empty table, vectors of several dimensions, or a duplicate id.
-    """
-    if not is_table(rspecifier):
-        rspecifier = ("scp:" if rspecifier.endswith(".scp") else "ark:") + rspecifier
-    ids, vectors = load_vectors(rspecifier)
-    if not ids:
-        raise InputError(f"{rspecifier}: no embeddings")
-    if len(set(ids)) < len(ids):
-        seen: Set[str] = set()
-        for name in ids:
-            if name in seen:
-                raise InputError(f"{rspecifier}: duplicate embedding of {name}")
-            seen.add(name)
-    return Embeddings(ids, vectors, rspecifier)
-
-
 def enroll_models(utterances: Embeddings, spk2utt: Dict[str, List[str]]) -> Embeddings:
     """Return one embedding per speaker: the mean of the speaker's embeddings, each scaled to unit length first.
 
@@ -85,6 +61,34 @@ def enroll_models(utterances: Embeddings, spk2utt: Dict[str, List[str]]) -> Embe
         InputError: utterances without an embedding (the message names the first and counts all), a speaker without
             utterances, or an embedding of zero norm.
     """
+    rows, starts, counts = speaker_rows(utterances, spk2utt)
+    norms = vector_norms(utterances, np.unique(rows))
+    # The utterances of all speakers in a row, summed speaker by speaker.
+    sums = np.add.reduceat(utterances.vectors[rows] / norms[rows, None], starts, axis=0)
+    return Embeddings(list(spk2utt), (sums / counts[:, None]).astype(np.float32), utterances.source)
+
+
+class SpeakerRows(NamedTuple):
+    """The utterances of all speakers in a row.
+
+    Attributes:
+        rows: rows of their embeddings, int64.
+        starts: where each speaker's begin in ``rows``, int64 (speakers,).
+        counts: how many each speaker has, int64 (speakers,).
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+
+
+def speaker_rows(utterances: Embeddings, spk2utt: Mapping[str, Sequence[str]]) -> SpeakerRows:
+    """Find the embeddings of each speaker.
+
+    Raises:
+        InputError: utterances without an embedding (the message names the first and counts all), or a speaker without
+            utterances.
+    """
     names = [name for members in spk2utt.values() for name in members]
     rows = utterances.rows_of(names)
     missing = np.flatnonzero(rows < 0)
@@ -93,15 +97,11 @@ def enroll_models(utterances: Embeddings, spk2utt: Dict[str, List[str]]) -> Embe
             f"{utterances.source}: no embedding for {names[missing[0]]}; {len(missing)} of {len(names)} enrolment "
             "utterances have none"
         )
-    counts = np.array([len(members) for members in spk2utt.values()])
+    counts = np.fromiter(map(len, spk2utt.values()), np.int64, len(spk2utt))
     if not counts.all():
         empty = list(spk2utt)[int(np.argmin(counts))]
         raise InputError(f"speaker {empty} has no enrolment utterances")
-    norms = vector_norms(utterances, np.unique(rows))
-    starts = np.cumsum(counts) - counts
-    # The utterances of all speakers in a row, summed speaker by speaker.
-    sums = np.add.reduceat(utterances.vectors[rows] / norms[rows, None], starts, axis=0)
-    return Embeddings(list(spk2utt), (sums / counts[:, None]).astype(np.float32), utterances.source)
+    return SpeakerRows(rows, np.cumsum(counts) - counts, counts)
 
 
 def subtract_mean(embeddings: Embeddings, mean: np.ndarray) -> Embeddings:

@@ -11,7 +11,14 @@ from sdpn_k2.errors import error_context
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.scoring import metrics
 from sdpn_k2.scoring.confidence import Interval, Intervals, bootstrap_intervals, trial_speakers
-from sdpn_k2.scoring.trial_arrays import Trials, check_labels_agree, match_scores, read_scores, read_trials
+from sdpn_k2.scoring.trial_arrays import (
+    Trials,
+    check_labels_agree,
+    check_not_swapped,
+    match_scores,
+    read_scores,
+    read_trials,
+)
 
 
 class ScoredTrials(NamedTuple):
@@ -88,8 +95,11 @@ class Evaluation:
     intervals: Optional[Intervals] = None
 
     def as_dict(self) -> Dict[str, object]:
-        """Return plain values for JSON, which has no infinity: None for the threshold that rejects everything."""
-        values: Dict[str, object] = asdict(self)
+        """Return plain values for JSON, which has no infinity: None for the threshold that rejects everything.
+
+        ``quote`` names the EER to quote.
+        """
+        values: Dict[str, object] = {"quote": "eer", **asdict(self)}
         if self.intervals:
             values["intervals"] = self.intervals._asdict()
         return {name: _finite(value) for name, value in values.items()}
@@ -99,10 +109,10 @@ class Evaluation:
         rows = [
             ("targets", str(self.n_targets)),
             ("nontargets", str(self.n_nontargets)),
-            ("EER %", f"{100 * self.eer:.3f}"),
+            ("EER %", f"{100 * self.eer:.3f}  (quote this one)"),
             ("EER threshold", f"{self.eer_threshold:.6g}"),
-            ("EER % (ROC convex hull)", f"{100 * self.eer_hull:.3f}"),
-            ("EER % (Kaldi's compute-eer)", f"{100 * self.eer_kaldi:.3f}"),
+            ("EER % (ROC convex hull)", f"{100 * self.eer_hull:.3f}  (to compare with BOSARIS)"),
+            ("EER % (Kaldi's compute-eer)", f"{100 * self.eer_kaldi:.3f}  (to compare with Kaldi)"),
         ]
         for cost in self.costs:
             name = f"p_target {cost.p_target:g}"
@@ -169,6 +179,7 @@ def evaluate_scores(
     """
     for p_target in p_targets:
         metrics.CostModel(p_target, c_miss, c_fa)  # before the files are read
+    check_not_swapped(trials, scores)
     labelled = read_labelled_trials(trials)
     scored = read_scored_trials(scores, labelled)
     evaluation = evaluate_rates(scored.rates, p_targets=p_targets, c_miss=c_miss, c_fa=c_fa, evaluations=evaluations)

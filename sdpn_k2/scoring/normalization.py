@@ -19,6 +19,8 @@ References:
 [Matejka17]   P. Matějka et al., "Analysis of score normalization", Interspeech 2017: adaptive S-norm ("AS-norm1").
 """
 
+from __future__ import annotations
+
 from typing import Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -30,18 +32,26 @@ from sdpn_k2.scoring.trial_arrays import Trials
 
 METHODS = ("z-norm", "t-norm", "s-norm", "as-norm")
 BLOCK_CELLS = 1 << 22  # scores against the cohort per block: 16 MB, which the selection finds in the cache
-MIN_STD = 1e-6  # of cosines; anything smaller is the rounding of equal scores
+MIN_STD = 1e-6  # anything smaller is the rounding of equal scores
 
 
 class CohortStatistics(NamedTuple):
-    """Mean and standard deviation of each embedding's scores against a cohort, float32, shape (n,) each."""
+    """Mean and standard deviation of each embedding's scores against a cohort, shape (n,) each; float32 of cosines."""
 
     mean: np.ndarray
     std: np.ndarray
 
 
+class Comparison(NamedTuple):
+    """Two tables to compare, and the scores of trials between them (None: all pairs)."""
+
+    enroll: Embeddings
+    test: Embeddings
+    scores: Callable[[Optional[Trials]], np.ndarray]
+
+
 class Normalizer:
-    """Compute normalised cosine scores, of a trial list as a whole or in blocks.
+    """Compute normalised scores, of a trial list as a whole or in blocks: of cosines, or see :meth:`of_dot_products`.
 
     Each embedding is compared with the cohort when a trial first needs it, and once only.
 
@@ -64,14 +74,44 @@ class Normalizer:
         method: str = "as-norm",
         top_n: Optional[int] = 300,
     ) -> None:
-        if method not in METHODS:
-            raise InputError(f"{method!r} is not a valid normalisation (use one of {', '.join(METHODS)})")
-        if method == "as-norm" and top_n is None:
-            raise InputError("as-norm requires a top-n, the number of cohort members to use")
-        self._enroll, self._test = enroll, test
-        prepared = _Cohort(cohort, None if method == "s-norm" else top_n)
+        def cosines(trials: Optional[Trials]) -> np.ndarray:
+            return score_matrix(enroll, test) if trials is None else score_trials(enroll, test, trials)
+
+        prepared = _Cohort(cohort, _check_method(method, top_n))
         of_enroll = _Side(enroll, prepared)
         of_test = of_enroll if enroll is test else _Side(test, prepared)
+        self._use(Comparison(enroll, test, cosines), of_enroll, of_test, method)
+
+    @classmethod
+    def of_dot_products(
+        cls,
+        trials: Comparison,
+        with_cohort: Tuple[Embeddings, Embeddings],
+        cohort_with: Tuple[Embeddings, Embeddings],
+        method: str = "as-norm",
+        top_n: Optional[int] = 300,
+    ) -> Normalizer:
+        """Normalise scores that are dot products of rows, such as those of a PLDA.
+
+        Args:
+            trials: how the trials are scored.
+            with_cohort: rows of the enrolment ids, and of the cohort as test side.
+            cohort_with: rows of the cohort as enrolments, and of the test ids.
+            method: one of ``METHODS``.
+            top_n: as above.
+
+        Raises:
+            InputError: as above.
+        """
+        size = _check_method(method, top_n)
+        normalizer = cls.__new__(cls)
+        of_enroll = _Side(with_cohort[0], _Cohort(with_cohort[1], size, unit=False))
+        of_test = _Side(cohort_with[1], _Cohort(cohort_with[0], size, unit=False))
+        normalizer._use(trials, of_enroll, of_test, method)
+        return normalizer
+
+    def _use(self, trials: Comparison, of_enroll: _Side, of_test: _Side, method: str) -> None:
+        self.comparison = trials
         self._sides = None if method == "t-norm" else of_enroll, None if method == "z-norm" else of_test
 
     def scores(self, trials: Optional[Trials]) -> np.ndarray:
@@ -80,12 +120,12 @@ class Normalizer:
         Raises:
             InputError: all that ``score_trials`` and :func:`cohort_statistics` raise.
         """
+        enroll, test = self.comparison.enroll, self.comparison.test
+        scores = self.comparison.scores(trials)
         if trials is None:
-            scores = score_matrix(self._enroll, self._test)
-            rows = TrialRows(np.arange(len(self._enroll))[:, None], np.arange(len(self._test)))
+            rows = TrialRows(np.arange(len(enroll))[:, None], np.arange(len(test)))
         else:
-            scores = score_trials(self._enroll, self._test, trials)
-            rows = trial_rows(self._enroll, self._test, trials)
+            rows = trial_rows(enroll, test, trials)
         sides = [(side, used) for side, used in zip(self._sides, rows) if side is not None]
         normalized: np.ndarray = np.zeros_like(scores)
         for side, used in sides:
@@ -129,10 +169,19 @@ def cohort_statistics(
     return _Side(embeddings, _Cohort(cohort, top_n)).statistics(np.arange(len(embeddings)) if used is None else used)
 
 
-class _Cohort:
-    """A cohort, ready to be scored against."""
+def _check_method(method: str, top_n: Optional[int]) -> Optional[int]:
+    """Return the size of the adaptive cohort, None for the whole one; raise InputError for an unknown method."""
+    if method not in METHODS:
+        raise InputError(f"{method!r} is not a valid normalisation (use one of {', '.join(METHODS)})")
+    if method == "as-norm" and top_n is None:
+        raise InputError("as-norm requires a top-n, the number of cohort members to use")
+    return None if method == "s-norm" else top_n
 
-    def __init__(self, cohort: Embeddings, top_n: Optional[int]) -> None:
+
+class _Cohort:
+    """A cohort, ready to be scored against: by cosine (``unit``), or by dot products of its rows."""
+
+    def __init__(self, cohort: Embeddings, top_n: Optional[int], unit: bool = True) -> None:
         if top_n is not None and top_n < 2:
             raise InputError(f"top-n must be at least 2, not {top_n}")
         if len(cohort) < (top_n or 2):
@@ -140,8 +189,8 @@ class _Cohort:
                 f"the cohort ({cohort.source}) has {len(cohort)} embeddings, but at least {top_n or 2} are needed: use "
                 "a larger cohort or a smaller top-n"
             )
-        self.dim, self.source = cohort.dim, cohort.source
-        members = cohort.vectors / vector_norms(cohort)[:, None]
+        self.dim, self.source, self.unit = cohort.dim, cohort.source, unit
+        members = cohort.vectors / vector_norms(cohort)[:, None] if unit else cohort.vectors
         if top_n is None or top_n == len(cohort):
             self.statistics, self.block = _whole_cohort(members), 1 << 14
         else:
@@ -158,7 +207,7 @@ class _Side:
                 f"have {embeddings.dim}"
             )
         self._embeddings, self._cohort = embeddings, cohort
-        self.mean, self.std = np.full((2, len(embeddings)), np.nan, np.float32)
+        self.mean, self.std = np.full((2, len(embeddings)), np.nan, np.float32 if cohort.unit else np.float64)
 
     def statistics(self, used: np.ndarray) -> CohortStatistics:
         """Compute the rows ``used`` that are not known yet; return all that is known."""
@@ -166,10 +215,11 @@ class _Side:
         if not len(new):
             return CohortStatistics(self.mean, self.std)
         embeddings, cohort = self._embeddings, self._cohort
-        norms = vector_norms(embeddings, new)
+        norms = vector_norms(embeddings, new) if cohort.unit else None
         for start in range(0, len(new), cohort.block):
             rows = new[start : start + cohort.block]
-            self.mean[rows], self.std[rows] = cohort.statistics(embeddings.vectors[rows] / norms[rows, None])
+            vectors = embeddings.vectors[rows] if norms is None else embeddings.vectors[rows] / norms[rows, None]
+            self.mean[rows], self.std[rows] = cohort.statistics(vectors)
         flat = np.flatnonzero(~(self.std[new] > MIN_STD))
         if len(flat):
             raise InputError(
@@ -186,9 +236,9 @@ _Statistics = Callable[[np.ndarray], Tuple[np.ndarray, np.ndarray]]
 def _whole_cohort(members: np.ndarray) -> _Statistics:
     """Compute statistics over all members m without scores: the mean is x . mean(m), the variance x' cov(m) x."""
     centre = members.mean(axis=0, dtype=np.float64)
-    centred = members - centre.astype(np.float32)
-    covariance = (centred.T @ centred) / np.float32(len(members))
-    centre = centre.astype(np.float32)
+    centre = centre.astype(members.dtype)
+    centred = members - centre
+    covariance = (centred.T @ centred) / members.dtype.type(len(members))
 
     def statistics(vectors: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         variance = np.einsum("ij,ij->i", vectors @ covariance, vectors)

@@ -31,7 +31,9 @@ def measure_thresholds(rates: ErrorRates) -> Dict[str, float]:
     return {name: float(value) for name, value in thresholds.items() if math.isfinite(value)}
 
 
-def find_threshold(results: Path, scoring: str, p_target: Optional[float] = None) -> Optional[Threshold]:
+def find_threshold(
+    results: Path, scoring: str, p_target: Optional[float] = None, kind: Optional[str] = None
+) -> Optional[Threshold]:
     """Return the threshold that an experiment measured for a scoring; None if it measured none.
 
     With several trial lists, the first one of a set called ``dev`` counts, else the first one.
@@ -40,9 +42,10 @@ def find_threshold(results: Path, scoring: str, p_target: Optional[float] = None
         results: the experiment's results.json.
         scoring: ``cosine``, ``cosine_mean``, ``plda`` or another one in that file.
         p_target: prior of the minDCF, one of ``PRIORS``; None for the EER.
+        kind: kind of the scores to decide on (``Backend.kind``), which those measured should have; None for any.
 
     Raises:
-        InputError: the file is broken, or it has thresholds of this scoring but none at this prior.
+        InputError: the file is broken; it has thresholds of this scoring but none at this prior, or of another kind.
     """
     if not results.is_file():
         return None
@@ -52,14 +55,21 @@ def find_threshold(results: Path, scoring: str, p_target: Optional[float] = None
         if not measured:
             return None
         row = min(measured, key=lambda row: row["set"] != "dev")
+        measured_kind = row.get("kind")
         name = EER if p_target is None else f"{p_target:g}"
-        if name in row["thresholds"]:
+        other = bool(kind and measured_kind and kind != measured_kind)
+        if name in row["thresholds"] and not other:
             what = f"EER {100 * row['eer']:.2f} %" if p_target is None else f"minDCF({name})"
             source = f"{what} of {row['set']}/{row['trials']}, {results}"
             return Threshold(float(row["thresholds"][name]), source)
         priors = ", ".join(key for key in row["thresholds"] if key != EER)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{results}: not the results of an experiment ({error})") from error
+    if other:
+        raise InputError(
+            f"{results}: its thresholds are of {measured_kind} scores, but this back end gives {kind} scores; "
+            "score and measure again (stages 6 and 7 of run.sh)"
+        )
     raise InputError(
         f"{results}: no threshold for the prior {name}; it has {priors}, and a calibration is for any prior"
     )

@@ -6,6 +6,7 @@ A trial list has one trial per line, ``enroll test target`` or ``enroll test non
 arrays.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from sdpn_k2.kaldi.formats.io import open_input
 ALL_LABELS = {**LABELS, b"1": True, b"0": False}
 BLOCK_TRIALS = 1 << 20  # at least so many trials at a time, where a list is not read as a whole
 WRITE_LINES = 1 << 16
+TRIALS, SCORES = "a trial list", "a score file"  # the forms of a line, for messages
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,8 @@ def _trial_blocks(path: Union[str, Path], size: Optional[int]) -> Iterator[Trial
             ids, labels = _Interned(), []
         ids.add(columns)
         if len(columns) == 3:
+            if _form(columns[2][0]) == SCORES:
+                raise InputError(_other_form(name, first_line, columns, SCORES, TRIALS))
             labels.append(parse_labels(name, first_line, columns[2], ALL_LABELS))
     yield ids.trials(np.concatenate(labels) if labels else None, _source(path), start)
 
@@ -125,6 +129,8 @@ def read_scores(path: Union[str, Path]) -> Scores:
     values: List[np.ndarray] = []
     for name, first_line, columns in _blocks(path, SCORED):
         ids.add(columns)
+        if _form(columns[2][0]) == TRIALS:
+            raise InputError(_other_form(name, first_line, columns, TRIALS, SCORES))
         block = parse_scores(name, first_line, columns[2])
         finite = np.isfinite(block)
         if not finite.all():
@@ -151,6 +157,44 @@ def write_score_blocks(path: Union[str, Path], blocks: Iterable[Scores]) -> int:
         return sum(_write_lines(sys.stdout, scores) for scores in blocks)
     with atomic_output(path, "w") as stream:
         return sum(_write_lines(stream, scores) for scores in blocks)
+
+
+def check_not_swapped(trials: Union[str, Path], *scores: Union[str, Path]) -> None:
+    """Raise InputError if the trial list and the score files stand in each other's place, by their first lines.
+
+    Pipes and the standard input are not looked into: ``read_trials`` and ``read_scores`` refuse the wrong form.
+    """
+    if _form_of_file(trials) != SCORES:
+        return
+    for path in scores:
+        if _form_of_file(path) == TRIALS:
+            raise InputError(f"{path} is {TRIALS}, and {trials} is {SCORES}; swap them")
+
+
+def _form_of_file(path: Union[str, Path]) -> str:
+    """Return TRIALS or SCORES by the first line of a regular file; empty if it does not tell."""
+    try:
+        with open(path, "rb") as stream:
+            words = stream.readline(1 << 16).split() if os.path.isfile(path) else []
+    except OSError:
+        return ""
+    return _form(words[2]) if len(words) == 3 else ""
+
+
+def _form(word: bytes) -> str:
+    """Return what the third word of a line tells: 0 and 1 may be labels or scores."""
+    if word in LABELS:
+        return TRIALS
+    try:
+        float(word)
+    except ValueError:
+        return ""
+    return "" if word in ALL_LABELS else SCORES
+
+
+def _other_form(name: str, line: int, columns: Sequence[Sequence[bytes]], found: str, expected: str) -> str:
+    first = quoted(b" ".join(column[0] for column in columns))
+    return f"{name}: this is {found} (line {line} is {first}), but {expected} is expected here; are the two swapped?"
 
 
 def match_scores(scores: Scores, trials: Trials) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Augment local crops with noise, babble, music, reverberation, telephones and masks, in batches on any device.
+"""Augment local crops with noise, babble, music, reverberation, telephones, gates and masks, in batches on any device.
 
 The host draws the augmentation of each crop (:meth:`Augment.draw`) from a generator seeded per step. This takes
 microseconds and gives the same augmentation on every device. The device never waits, since the host knows the number of
@@ -15,6 +15,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple, Union, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdpn_k2.config import AugmentConfig
@@ -24,6 +25,8 @@ from sdpn_k2.signal.telephone import telephone
 
 # Crops whose noise or reverberation is computed at once: this bounds temporary memory, whatever the batch.
 BLOCK_CROPS = 1024
+# What a gate opens and closes as a whole: 20 ms at 16 kHz.
+GATE_BLOCK_SAMPLES, GATE_BLOCK_FRAMES = 320, 2
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -164,6 +167,8 @@ class Plan:
     mixtures: Sequence[Tuple[str, Mixture]]  # with the bank's name
     telephone_rows: np.ndarray  # (count,)
     telephone_a_law: np.ndarray  # (count,) whether the codec is A-law, not μ-law
+    gate_rows: np.ndarray  # (count,) the crops that are gated
+    gate_share: np.ndarray  # (count,) quietest part of each that is muted
     time_mask: np.ndarray  # (crops, 2) first frame as a fraction of the possible ones, width in frames
     freq_mask: np.ndarray  # (crops, 2) likewise, bins
 
@@ -228,6 +233,8 @@ class Augment(nn.Module):
         )
         reverb_index = rng.integers(self.rirs.count if self.rirs is not None else 1, size=len(reverb_rows))
         telephone_rows = np.flatnonzero(rng.random(count) < config.telephone_prob)
+        telephone_a_law = rng.random(len(telephone_rows)) < 0.5
+        gate_rows = np.flatnonzero(rng.random(count) < config.gate_prob)
         return Plan(
             speed=[
                 (factor, np.flatnonzero(speed == index))
@@ -238,7 +245,9 @@ class Augment(nn.Module):
             reverb_index=reverb_index,
             mixtures=mixtures,
             telephone_rows=telephone_rows,
-            telephone_a_law=rng.random(len(telephone_rows)) < 0.5,
+            telephone_a_law=telephone_a_law,
+            gate_rows=gate_rows,
+            gate_share=rng.uniform(*config.gate_share, size=len(gate_rows)),
             time_mask=time_mask,
             freq_mask=freq_mask,
         )
@@ -276,8 +285,8 @@ class Augment(nn.Module):
     def forward(self, crops: Tensor, plan: Plan) -> Tensor:
         """Return augmented copies of crops: float32 ``(crops, samples)`` in ±1, or fbank ``(crops, frames, bins)``."""
         if crops.ndim == 2:
-            return self._transmit(self._mix(crops, plan), plan)
-        return self._mix(crops.exp(), plan).clamp_min_(torch.finfo(torch.float32).eps).log_()
+            return self._gate(self._transmit(self._mix(crops, plan), plan), plan)
+        return self._gate(self._mix(crops.exp(), plan), plan).clamp_min_(torch.finfo(torch.float32).eps).log_()
 
     def _mix(self, crops: Tensor, plan: Plan) -> Tensor:
         """Augment waveforms or energies, both of which are additive."""
@@ -302,6 +311,14 @@ class Augment(nn.Module):
             )
             waveforms[rows] = telephone(waveforms[rows], a_law, self.sample_rate)
         return waveforms
+
+    @staticmethod
+    def _gate(crops: Tensor, plan: Plan) -> Tensor:
+        """Mute the quietest parts of some waveforms or energies, in place."""
+        if len(plan.gate_rows):
+            rows = to_device(plan.gate_rows, crops.device)
+            crops[rows] = gate(crops[rows], to_device(plan.gate_share.astype(np.float32), crops.device))
+        return crops
 
     def _noise(self, kind: str, mixture: Mixture, crops: Tensor) -> Tensor:
         """Return the noise of ``mixture``, before it is scaled."""
@@ -347,6 +364,26 @@ def add_noise(speech: Tensor, noise: Tensor, snr: Tensor) -> Tensor:
     gain = gain.sqrt() if waveforms else gain
     gain = torch.where((noise_power > 0) & torch.isfinite(gain), gain, torch.zeros_like(gain))
     return torch.addcmul(speech, noise, gain.reshape(-1, *[1] * (speech.ndim - 1)))
+
+
+def gate(crops: Tensor, share: Tensor) -> Tensor:
+    """Set the quietest ``share`` ``(count,)`` of each crop to zero, in blocks, as a noise gate does between words.
+
+    Crops are waveforms ``(count, samples)`` or energies ``(count, frames, bins)``. A block has 20 ms at 16 kHz, or two
+    frames. The level that opens the gate is smoothed over 5 blocks.
+    """
+    waveforms = crops.ndim == 2
+    block = GATE_BLOCK_SAMPLES if waveforms else GATE_BLOCK_FRAMES
+    power = crops.square() if waveforms else crops.sum(dim=2)
+    length = power.shape[1]
+    # The last block may be longer than the others.
+    level = F.avg_pool1d(power.unsqueeze(1), min(block, length)).squeeze(1)
+    level = F.avg_pool1d(level.unsqueeze(1), 5, stride=1, padding=2, count_include_pad=False).squeeze(1)
+    muted = (share * level.shape[1]).long().clamp(max=level.shape[1] - 1).unsqueeze(1)
+    is_open = level >= level.sort(dim=1).values.gather(1, muted)
+    which = (torch.arange(length, device=crops.device) // block).clamp(max=level.shape[1] - 1)
+    is_open = is_open[:, which]
+    return crops * (is_open if waveforms else is_open.unsqueeze(2))
 
 
 def perturb_speed(waveforms: Tensor, factor: float) -> Tensor:

@@ -36,10 +36,17 @@ class ConvolvedFrontEnd(nn.Module):
             frame *= front_end.scale
         self.is_fbank = isinstance(front_end, Fbank)
         self.shift = front_end.shift
+        self.length = len(window)
         spectrum = np.fft.rfft(window[:, None] * frame, front_end.fft_size, axis=0)[: len(front_end.banks)]
         kernels = np.concatenate([spectrum.real, spectrum.imag])
         self.register_buffer("kernels", torch.from_numpy(kernels).float().unsqueeze(1))
         self.register_buffer("banks", front_end.banks.clone())
+
+    def num_frames(self, num_samples: Tensor) -> Tensor:
+        """Return the numbers of frames in ``num_samples`` ``(batch,)``; 0 where they are too few."""
+        reach = 2 * self.reflection - self.length  # of the frames, beyond the samples
+        frames = torch.div(num_samples + reach, self.shift, rounding_mode="floor") + 1
+        return frames.masked_fill(num_samples <= self.reflection, 0).clamp(min=0)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return features ``(batch, frames, bins)``, not yet normalised, of waveforms ``(batch, samples)``."""

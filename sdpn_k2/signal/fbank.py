@@ -1,6 +1,6 @@
 """Kaldi's log-mel filter bank on batches of waveforms, on any device; and instance normalisation."""
 
-from typing import Callable
+from typing import Callable, Optional
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +68,17 @@ def in_blocks(front_end: Callable[[Tensor], Tensor], waveforms: Tensor, num_fram
     return output
 
 
-def instance_norm(fbank: Tensor) -> Tensor:
-    """Normalise each bin to zero mean and unit (biased) variance over time: ``(…, frames, bins)``, eps 1e-5."""
-    centred = fbank - fbank.mean(dim=-2, keepdim=True)
-    variance = centred.square().mean(dim=-2, keepdim=True)  # much faster than torch.var_mean on CPUs
+def instance_norm(fbank: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
+    """Normalise each bin to zero mean and unit (biased) variance over time: ``(…, frames, bins)``, eps 1e-5.
+
+    With ``lengths`` ``(batch,)``, only so many frames of each utterance count; the others become 0.
+    """
+    if lengths is None:
+        centred = fbank - fbank.mean(dim=-2, keepdim=True)
+        variance = centred.square().mean(dim=-2, keepdim=True)  # much faster than torch.var_mean on CPUs
+    else:
+        inside = (torch.arange(fbank.shape[1], device=fbank.device) < lengths.unsqueeze(1)).unsqueeze(2)
+        count = lengths.reshape(-1, 1, 1)
+        centred = (fbank - (fbank * inside).sum(dim=1, keepdim=True) / count) * inside
+        variance = centred.square().sum(dim=1, keepdim=True) / count
     return centred * torch.rsqrt(variance + INSTANCE_NORM_EPS)

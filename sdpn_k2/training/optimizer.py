@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sdpn_k2.config import TrainConfig
+from sdpn_k2.errors import InputError
 from sdpn_k2.methods import Method
 
 
@@ -44,9 +45,11 @@ def momentum_buffers(optimizer: torch.optim.SGD, model: nn.Module) -> Dict[str, 
 
 
 def set_momentum_buffers(optimizer: torch.optim.SGD, model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Restore what :func:`momentum_buffers` returned."""
+    """Restore what :func:`momentum_buffers` returned. Raises InputError for a buffer of another shape."""
     for name, parameter in model.named_parameters():
         if name in buffers:
+            if buffers[name].shape != parameter.shape:
+                raise InputError(f"the momentum of '{name}' has shape {tuple(buffers[name].shape)}")
             optimizer.state[parameter]["momentum_buffer"] = buffers[name].to(parameter.device)
 
 

@@ -29,17 +29,15 @@ from sdpn_k2.data.cut_selection import check_crop_lengths
 from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches
 from sdpn_k2.data.shar import SharTable
-from sdpn_k2.device import Process
-from sdpn_k2.errors import InputError, Skipped, check_skipped
+from sdpn_k2.device import Process, device_name
+from sdpn_k2.errors import InputError, Skipped, check_skipped, error_context
 from sdpn_k2.methods import METHODS, Method
-from sdpn_k2.models.checkpoint import Checkpoint
-from sdpn_k2.progress import Progress
+from sdpn_k2.models.checkpoint import Checkpoint, load_weights
+from sdpn_k2.provenance import provenance
 from sdpn_k2.training.dev_trials import DevTrials
 from sdpn_k2.training.distributed import Agreement, average_gradients, synchronised
 from sdpn_k2.training.gradient_cache import micro_batch_gradients
-from sdpn_k2.training.health import warn_of_collapse
 from sdpn_k2.training.initialisation import initial_weights
-from sdpn_k2.training.metrics_log import MetricsLog, Throughput
 from sdpn_k2.training.optimizer import (
     clip_gradients,
     make_optimizer,
@@ -47,9 +45,11 @@ from sdpn_k2.training.optimizer import (
     set_learning_rate,
     set_momentum_buffers,
 )
-from sdpn_k2.training.precision import autocast
+from sdpn_k2.training.precision import autocast, resolve
 from sdpn_k2.training.run_folder import RunFolder
+from sdpn_k2.training.run_log import RunLog
 from sdpn_k2.training.schedules import cosine, warmup_cosine
+from sdpn_k2.training.sessions import Session, write_session
 from sdpn_k2.training.views import Views, on_device
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Trainer:
         resume: str = "auto",
         dev: Optional[Path] = None,
         init: Optional[Path] = None,
+        command: str = "",
     ):
         """Prepare a run, or the continuation of one.
 
@@ -91,14 +92,16 @@ class Trainer:
             process: this process.
             resume: ``auto`` continues from the newest checkpoint in ``exp``, if there is one; ``none`` starts a new run
                 and fails if ``exp`` has checkpoints; anything else is the path of the checkpoint to continue from.
-            dev: Kaldi data directory with trials (and feats.scp or wav.scp) on which to evaluate the teacher.
+            dev: Kaldi data directory with trials (and feats.scp or wav.scp) on which to evaluate the teacher, or a
+                trial list in one.
             init: checkpoint whose weights a new run starts from.
+            command: command line, for the record.
 
         Raises:
             InputError: unusable data; settings that do not suit the data, the processes or this torch; a checkpoint in
                 ``exp`` of another configuration or of other data.
         """
-        self.config, self.exp, self.process = config, exp, process
+        self.config, self.exp, self.process, self.command = config, exp, process, command
         if config.train.deterministic == "on":
             _require_deterministic_algorithms()
         self._stop_signal: Optional[int] = None
@@ -182,8 +185,9 @@ class Trainer:
             if resume == "none":
                 raise InputError(f"--resume none: {path} already exists; use another folder, or remove it")
             checkpoint = self.folder.load_for_resuming(path, newest)
-            self.model.load_state_dict(checkpoint.model)
-            set_momentum_buffers(self.optimizer, self.model, checkpoint.momentum)
+            load_weights(self.model, checkpoint.model, path)
+            with error_context(path):
+                set_momentum_buffers(self.optimizer, self.model, checkpoint.momentum)
             self.step = checkpoint.step
             log.info("resumed from %s", path)
         if init is not None and self.step == 0:
@@ -209,7 +213,8 @@ class Trainer:
         """Compile the networks where it pays off, each for its own shapes. Names of parameters stay the same."""
         choice = self.config.train.compile
         pays = self.process.device.type == "cuda" and self.num_steps - self.step >= COMPILE_MIN_STEPS
-        if choice == "on" or (choice == "auto" and pays and _can_compile()):
+        self.compiled = choice == "on" or (choice == "auto" and pays and _can_compile())
+        if self.compiled:
             # Both networks share the limit, and micro-batches run the student in two ways.
             torch._dynamo.config.cache_size_limit = MAX_GRAPHS
             self.model.student.compile(dynamic=False)
@@ -243,28 +248,37 @@ class Trainer:
         on_gpu, stopping = process.device.type == "cuda", lambda: self._stop_signal is not None
         loader = multi_crop_loader(self.dataset, self.batches, train.workers, pin=on_gpu, stopping=stopping)
         batches = on_device(loader, process.device)
-        metrics = MetricsLog(self.exp, self.step) if process.is_main else None
-        progress = Progress(self.num_steps, "training, steps", self.step) if process.is_main else None
+        run_log = None
+        if process.is_main:
+            write_session(self.exp, self._session())
+            run_log = RunLog(self.exp, self.config, self.step, self.num_steps)
         log.info(
             "training from step %d to %d, batch %d, on %s", self.step, self.num_steps, train.batch_size, process.device
         )
         self.model.train()
         try:
-            self._loop(batches, metrics, progress)
+            self._loop(batches, run_log)
         finally:
-            if metrics is not None:
-                metrics.close()
-            if progress is not None:
-                progress.close()
+            if run_log is not None:
+                run_log.close()
 
-    def _loop(
-        self, batches: Iterator[MultiCropBatch], metrics: Optional[MetricsLog], progress: Optional[Progress]
-    ) -> None:
-        """Run step after step; only rank 0 has metrics and progress."""
-        train = self.config.train
-        throughput = Throughput()
+    def _session(self) -> Session:
+        """Describe what this process computes on, and how."""
+        process = self.process
+        return Session(
+            first_step=self.step,
+            device=device_name(process.device),
+            processes=process.world_size,
+            precision=resolve(self.config.train.precision, process.device),
+            compiled=self.compiled,
+            started=provenance(self.command),
+        )
+
+    def _loop(self, batches: Iterator[MultiCropBatch], run_log: Optional[RunLog]) -> None:
+        """Run step after step; only rank 0 has a log."""
+        train, first = self.config.train, self.step
         while self.step < self.num_steps:
-            with throughput.waiting():
+            with run_log.waiting() if run_log is not None else contextlib.nullcontext():
                 batch = next(batches, None)
             if self._together.any(batch is None or self._stop_signal is not None):
                 self._interrupt()
@@ -273,17 +287,16 @@ class Trainer:
             last = self.step + 1 == self.num_steps
             logging_step = (self.step + 1) % train.log_every == 0 or last
 
-            statistics = self._train_step(batch, logging_step)
+            # The first line of the log should say how the embeddings are, too.
+            statistics = self._train_step(batch, logging_step or self.step == first)
             self.step += 1
-            throughput.count(train.batch_size)
 
             # On a GPU, reading the loss waits for the device.
             if logging_step or self.process.device.type == "cpu":
                 self._check_finite(statistics)
-            if metrics is not None and logging_step:
-                self._write_metrics(metrics, statistics, throughput)
-            if progress is not None:
-                progress.update(values={"loss": f"{float(statistics['loss']):.4f}"} if logging_step else {})
+            if run_log is not None:
+                costs = {"skipped_utterances": len(self._skipped), "peak_memory_gb": self.peak_memory_gb()}
+                run_log.write_step(self.step, statistics, costs, logging_step)
 
             if self.step % train.checkpoint_every == 0 or last:
                 self._check_finite(statistics)
@@ -291,7 +304,7 @@ class Trainer:
             if last:
                 self._together.wait()  # a launcher ends the other processes when one exits
             if self.evaluates and (self.step % (train.evaluate_every or train.checkpoint_every) == 0 or last):
-                self._together.on_main(lambda: self._evaluate(metrics))
+                self._together.on_main(lambda: self._evaluate(run_log))
 
     def _interrupt(self) -> NoReturn:
         """Save, wait for the other processes, and raise Interrupted."""
@@ -347,14 +360,6 @@ class Trainer:
         loss.backward()
         return statistics
 
-    def _write_metrics(self, metrics: MetricsLog, statistics: Dict[str, Any], throughput: Throughput) -> None:
-        values = {name: float(value) for name, value in statistics.items()}
-        values.update(throughput.read(), skipped_utterances=len(self._skipped), peak_memory_gb=self.peak_memory_gb())
-        config = self.config
-        outputs = config.objective.num_prototypes if config.method == "sdpn" else config.dino.num_outputs
-        warn_of_collapse(self.step, values, outputs, config.train.batch_size)
-        metrics.write(self.step, values)
-
     def _note_skipped(self, batch: MultiCropBatch) -> None:
         """Log utterances that are skipped for the first time. Raise InputError if there are too many."""
         self._recent_ids.append(batch.ids)
@@ -395,11 +400,11 @@ class Trainer:
     def _last_good(self) -> str:
         return f"last good checkpoint: {self.folder.newest or 'none yet'}"
 
-    def _evaluate(self, metrics: Optional[MetricsLog]) -> None:
+    def _evaluate(self, run_log: Optional[RunLog]) -> None:
         """Log the EER of the teacher on the dev trials, and keep the best checkpoint (rank 0)."""
-        assert self.dev is not None and metrics is not None
+        assert self.dev is not None and run_log is not None
         value = self.dev.eer(self.model.teacher.encoder)
-        metrics.write(self.step, {"dev_eer": value})
+        run_log.write_dev_eer(self.step, value)
         log.info("step %d: dev EER %.2f %%", self.step, value)
         self.folder.keep_best(self.step, value)
 

@@ -14,15 +14,17 @@ from sdpn_k2.pcm import INT16_SCALE
 from sdpn_k2.signal.augment import Augment
 from sdpn_k2.signal.fbank import instance_norm
 from sdpn_k2.signal.front_end import front_end
+from sdpn_k2.signal.silence import wrap_signal
 
 
 class Views(nn.Module):
-    """Augmentation, fbank, instance norm, masks."""
+    """Augmentation, fbank without digital silence, instance norm, masks."""
 
     def __init__(self, config: Config, augment: Augment):
         super().__init__()
         self.fbank = front_end(config.features)
         self.augment = augment
+        self.drops_silence = config.features.silence == "drop"
 
     def forward(self, batch: MultiCropBatch, rng: np.random.Generator) -> Tuple[Tensor, Tensor]:
         """Return the global view ``(utterances, frames, bins)`` and local views ``(views, utterances, frames, bins)``.
@@ -43,8 +45,12 @@ class Views(nn.Module):
         else:
             global_view = global_crops
             local_views = self.augment(local_crops.flatten(0, 1), plan)
-        local_views = self.augment.mask(instance_norm(local_views), plan)
-        return instance_norm(global_view), local_views.unflatten(0, (views, utterances))
+        local_views = self.augment.mask(self._normalise(local_views), plan)
+        return self._normalise(global_view), local_views.unflatten(0, (views, utterances))
+
+    def _normalise(self, fbank: Tensor) -> Tensor:
+        """Normalise crops ``(crops, frames, bins)``; of those with digital silence, the rest is wrapped around."""
+        return instance_norm(wrap_signal(fbank) if self.drops_silence else fbank)
 
 
 def on_device(batches: Iterable[MultiCropBatch], device: torch.device) -> Iterator[MultiCropBatch]:

@@ -16,6 +16,8 @@ read_entire_file=false
 
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
 if [ $# -ne 1 ]; then
   echo "Usage: get_reco2dur.sh [options] <data-dir>; --help says more" >&2
@@ -37,8 +39,9 @@ mkdir -p "$work"
 parts=()
 for ((job = 1; job <= nj; job++)); do parts+=("$work/wav.$job.scp"); done
 "$root/utils/split_scp.pl" "$wav" "${parts[@]}"
-$cmd JOB=1:"$nj" "$data/log/get_reco2dur.JOB.log" \
-  wav-to-duration --read-entire-file="$read_entire_file" "scp,p:$work/wav.JOB.scp" "ark,t:$work/reco2dur.JOB"
+quote_words wav-to-duration --read-entire-file="$read_entire_file" \
+  "scp,p:$work/wav.JOB.scp" "ark,t:$work/reco2dur.JOB"
+$cmd JOB=1:"$nj" "$data/log/get_reco2dur.JOB.log" "${quoted_words[@]}"
 for ((job = 1; job <= nj; job++)); do cat "$work/reco2dur.$job"; done > "$work/all"
 measured=$(wc -l < "$work/all")
 mv "$work/all" "$data/reco2dur"

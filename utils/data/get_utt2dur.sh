@@ -4,13 +4,14 @@
 # Usage: utils/data/get_utt2dur.sh [options] <data-dir>
 # Example: utils/data/get_utt2dur.sh --nj 8 --cmd "$train_cmd" data/train
 #
-# The durations come from segments, or else from the audio in wav.scp, or else from the number of frames and
-# --frame-shift.
+# The durations come from the first of these that the directory has: segments; frame_shift and utt2num_frames; the
+# audio in wav.scp; feats.scp and --frame-shift. n frames count as n + 1.5 shifts, since the last frame is longer than
+# its shift.
 
 nj=4
 cmd=run.pl
 read_entire_file=false
-frame_shift=    # seconds (default: the content of the file frame_shift, or 0.01)
+frame_shift=0.01    # seconds; the file frame_shift counts for more
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "$(readlink -f "$0")")/../../utils/parse_options.sh"
 
@@ -33,6 +34,9 @@ fi
 reco2dur() {
   "$root/utils/data/get_reco2dur.sh" --nj "$nj" --cmd "$cmd" --read-entire-file "$read_entire_file" "$data"
 }
+from_frames() { # shift
+  awk -v shift="$1" '{ $2 = ($2 + 1.5) * shift; print }' "$data/utt2num_frames" > "$data/.utt2dur"
+}
 if [ -s "$data/segments" ]; then
   lengths=/dev/null
   if awk '$4 == -1 { found = 1 } END { exit !found }' "$data/segments"; then
@@ -43,13 +47,15 @@ if [ -s "$data/segments" ]; then
   awk 'FILENAME == ARGV[1] { length_of[$1] = $2; next }
        { end = $4 } $4 == -1 { if (!($2 in length_of)) next; end = length_of[$2] }
        { printf "%s %.3f\n", $1, end - $3 }' "$lengths" "$data/segments" > "$data/.utt2dur"
+elif [ -s "$data/frame_shift" ] && [ -s "$data/utt2num_frames" ]; then
+  from_frames "$(cat "$data/frame_shift")"
 elif [ -s "$data/wav.scp" ]; then
+  if grep -q 'sox.*speed' "$data/wav.scp"; then read_entire_file=true; fi  # sox cannot know the length in advance
   reco2dur
   cp "$data/reco2dur" "$data/.utt2dur"
 elif [ -s "$data/feats.scp" ]; then
   "$root/utils/data/get_utt2num_frames.sh" --nj "$nj" --cmd "$cmd" "$data"
-  if [ -z "$frame_shift" ]; then frame_shift=$(cat "$data/frame_shift" 2> /dev/null || echo 0.01); fi
-  awk -v shift="$frame_shift" '{ printf "%s %.3f\n", $1, $2 * shift }' "$data/utt2num_frames" > "$data/.utt2dur"
+  from_frames "$(cat "$data/frame_shift" 2> /dev/null || echo "$frame_shift")"
 else
   echo "get_utt2dur.sh: $data has neither segments nor wav.scp nor feats.scp" >&2
   exit 1
@@ -58,4 +64,8 @@ mv "$data/.utt2dur" "$data/utt2dur"
 known=$(wc -l < "$data/utt2dur")
 [ "$known" -eq "$utterances" ] \
   || echo "get_utt2dur.sh: warning: $((utterances - known)) of $utterances utterances have no known duration" >&2
+if [ $((2 * known)) -lt "$utterances" ]; then
+  echo "get_utt2dur.sh: less than half of the utterances have a duration" >&2
+  exit 1
+fi
 echo "get_utt2dur.sh: wrote $data/utt2dur ($known utterances)"

@@ -16,6 +16,8 @@ frame_overlap=0.015
 
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
 if [ $# -ne 1 ]; then
   echo "Usage: get_utt2num_frames.sh [options] <data-dir>; --help says more" >&2
@@ -38,8 +40,8 @@ if [ -s "$data/feats.scp" ]; then
   parts=()
   for ((job = 1; job <= nj; job++)); do parts+=("$work/feats.$job.scp"); done
   "$root/utils/split_scp.pl" "$data/feats.scp" "${parts[@]}"
-  $cmd JOB=1:"$nj" "$data/log/get_utt2num_frames.JOB.log" \
-    feat-to-len "scp:$work/feats.JOB.scp" "ark,t:$work/utt2num_frames.JOB"
+  quote_words feat-to-len "scp:$work/feats.JOB.scp" "ark,t:$work/utt2num_frames.JOB"
+  $cmd JOB=1:"$nj" "$data/log/get_utt2num_frames.JOB.log" "${quoted_words[@]}"
   for ((job = 1; job <= nj; job++)); do cat "$work/utt2num_frames.$job"; done > "$data/.utt2num_frames"
   rm -r "$work"
 else

@@ -17,14 +17,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from sdpn_k2.kaldi.datadir import data_dir_ops
+from sdpn_k2.kaldi.datadir import derived_dirs
 from sdpn_k2.kaldi.tools import script
 
 
 def main(options, source, subsegments, *rest):
     text = rest[0] if len(rest) == 2 else None
     padding = script.number(options.segment_end_padding, "--segment-end-padding")
-    number = data_dir_ops.subsegment(source, subsegments, rest[-1], text, padding)
+    number = derived_dirs.subsegment(source, subsegments, rest[-1], text, padding)
     script.info(f"{rest[-1]} has {number} pieces of {source}")
 
 

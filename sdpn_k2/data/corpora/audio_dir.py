@@ -30,6 +30,7 @@ from sdpn_k2.data.data_folder import AUGMENTATION, clear_set, write_augmentation
 from sdpn_k2.data.trial_lists import write_trials
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 from sdpn_k2.kaldi.datadir.data_dir import trial_lists
+from sdpn_k2.names import check_name
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def prepare_audio_dir(
         for name, place in sorted(places.items())
         if name != "train" and name not in AUGMENTATION
     }
-    eval_sets = [name for name, lists in trials.items() if lists]
+    eval_sets = [check_name(name, f"{places[name]}: set") for name, lists in trials.items() if lists]
 
     for name in ["train", *eval_sets]:
         clear_set(data / name, places[name])

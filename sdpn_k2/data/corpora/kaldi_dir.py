@@ -27,10 +27,13 @@ from sdpn_k2.data.data_folder import (
 from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
 from sdpn_k2.data.recordings import make_recording, wav_scp_entry
 from sdpn_k2.data.trial_lists import write_trials
-from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped
+from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, error_context
 from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, read_map, trial_lists
 from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
 from sdpn_k2.kaldi.datadir.utterances import Part, read_parts
+from sdpn_k2.kaldi.features.wave import parse_to_wav
+from sdpn_k2.kaldi.formats.io import commands_are_allowed, require_commands
+from sdpn_k2.names import check_name
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,7 @@ def prepare_kaldi_dirs(
     data = Path(data)
     trials = {name: trial_lists(folder) for name, folder in eval_dirs.items()}
     for name, lists in trials.items():
+        check_name(name, f"{eval_dirs[name]}: set")
         if not lists:
             raise InputError(f"{eval_dirs[name]}: an evaluation set needs a file trials or trials_<name>")
         if name == "train":
@@ -131,7 +135,12 @@ def import_data_dir(
             **({"segments": segments} if tables.has_segments else {}),
         },
     )
-    recordings = {recording: make_recording(recording, audio) for recording, audio in audios.items()}
+    # Entries of to-wav are read as the files that they name, which also works where commands are switched off.
+    recordings = {
+        recording: make_recording(recording, audio)
+        for recording, audio in audios.items()
+        if parse_to_wav(audio.location) is None
+    }
     write_manifests(data, name, *read_kaldi_dir(data / name, recordings))
     write_skipped(data, name, skipped)
     log_set(name, len(segments), len(set(speakers.values())), sum(durations.values()))
@@ -144,6 +153,10 @@ def _read_tables(source: Path) -> Tables:
         if not (source / name).is_file():
             raise InputError(f"{source / name}: no such file; a Kaldi data directory needs it")
     wav = {recording: _absolute(entry) for recording, entry in read_map(source / "wav.scp").items()}
+    for recording, entry in wav.items():
+        if entry.endswith("|") and not commands_are_allowed() and parse_to_wav(entry) is None:
+            with error_context(f"{source / 'wav.scp'}: '{recording}'"):
+                require_commands(entry)
     speakers, parts = read_map(source / "utt2spk"), read_parts(source)
     has_segments = (source / "segments").is_file()
     table = source / ("segments" if has_segments else "wav.scp")

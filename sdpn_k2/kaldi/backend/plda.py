@@ -122,6 +122,10 @@ class Plda:
         its variance ``1 + psi``. In the difference of the two log densities, only ``mean / v * t`` depends on both
         sides, and ``t^2 / v`` if ``n`` varies. Hence ``k`` is ``dim + 2`` or ``2 dim + 2``.
         """
+        return self.enroll_factors(enroll, num_utts), self.test_factors(test, num_utts)
+
+    def enroll_factors(self, enroll: np.ndarray, num_utts: np.ndarray | int) -> np.ndarray:
+        """Return the matrix ``(n, k)`` of the enrolment side; see `scoring_factors`."""
         psi = self.psi
         utts = np.broadcast_to(np.asarray(num_utts, np.float64), len(enroll))[:, None]
         same = len(np.unique(utts)) == 1
@@ -130,16 +134,20 @@ class Plda:
         mean = utts * psi / (utts * psi + 1.0) * enroll
         variance = 1.0 + psi / (utts * psi + 1.0)
         enroll_only = 0.5 * (np.log1p(psi) - np.log(variance) - mean**2 / variance).sum(axis=1)
+        columns = [mean / variance, *([] if same else [-0.5 / variance]), enroll_only, np.ones(len(enroll))]
+        return np.column_stack(columns)
+
+    def test_factors(self, test: np.ndarray, num_utts: np.ndarray | int) -> np.ndarray:
+        """Return the matrix ``(m, k)`` of the test side; ``num_utts`` are those of the enrolment side."""
+        psi = self.psi
+        counts = np.unique(np.asarray(num_utts, np.float64))
+        columns = [test]
         test_only = 0.5 * test**2 @ (1.0 / (1.0 + psi))
-        enroll_columns, test_columns = [mean / variance], [test]
-        if same:
-            test_only -= 0.5 * test**2 @ (1.0 / variance[0])
+        if len(counts) == 1:
+            test_only -= 0.5 * test**2 @ (1.0 / (1.0 + psi / (counts[0] * psi + 1.0)))
         else:
-            enroll_columns.append(-0.5 / variance)
-            test_columns.append(test**2)
-        enroll_columns += [enroll_only, np.ones(len(enroll))]
-        test_columns += [np.ones(len(test)), test_only]
-        return np.column_stack(enroll_columns), np.column_stack(test_columns)
+            columns.append(test**2)
+        return np.column_stack([*columns, np.ones(len(test)), test_only])
 
     def adapt(
         self,

@@ -1,7 +1,11 @@
-"""Check Kaldi data directories, as Kaldi's utils/validate_data_dir.sh does."""
+"""Check Kaldi data directories, as Kaldi's utils/validate_data_dir.sh does.
 
+:func:`faults` defines what a valid line is. :func:`validate` refuses any other, and repair.py drops it.
+"""
+
+import math
 from pathlib import Path
-from typing import Dict, Iterable, Mapping, Optional
+from typing import Dict, Iterator, Mapping, NamedTuple, Optional
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.data_dir import (
@@ -9,16 +13,93 @@ from sdpn_k2.kaldi.datadir.data_dir import (
     SPEAKER_TABLES,
     UTTERANCE_TABLES,
     PathLike,
-    byte_order,
+    first_unsorted,
     parse_number,
+    parse_segment,
     read_lists,
     read_map,
     read_segments,
     spk2utt,
 )
+from sdpn_k2.kaldi.formats import words
 
-# Tables whose values are positive numbers.
 _POSITIVE = ("utt2dur", "utt2num_frames", "reco2dur", "utt2warp", "spk2warp", "utt2max_frames", "reco2num_spk")
+_WHOLE = ("utt2num_frames", "utt2max_frames", "reco2num_spk")
+_WARPS = ("utt2warp", "spk2warp")  # Kaldi accepts values between 0.5 and 1.5
+
+
+class Fault(NamedTuple):
+    """A line that is not valid: its 1-based number in the table, its key and what is wrong."""
+
+    number: int
+    key: str
+    reason: str
+
+
+def faults(name: str, table: Mapping[str, str]) -> Iterator[Fault]:
+    """Yield what is wrong with single lines of the table in the file ``name``, such as "utt2dur"."""
+    keys, values = "".join(table), "".join(table.values())
+    if not (keys.isascii() and keys.isprintable()) or " " in keys:
+        for number, key in enumerate(table, start=1):
+            if not words.is_key(key):
+                yield Fault(number, key, f"{key!r} is not a valid key: it has white space or control characters")
+    # Line by line only where something is special, since large corpora have a million lines.
+    blank = "" in table.values() and name != "text"
+    if blank or "\r" in values or _is_special(name, table, values):
+        for number, (key, value) in enumerate(table.items(), start=1):
+            reason = _fault_of_value(name, key, value)
+            if reason and words.is_key(key):
+                yield Fault(number, key, reason)
+
+
+def _is_special(name: str, table: Mapping[str, str], values: str) -> bool:
+    """Return whether a value may be wrong. ``values`` are all of them as one string."""
+    if name == "text":
+        return not values.isascii()
+    if name == "utt2spk":
+        return not (values.isascii() and values.isprintable()) or " " in values
+    if name in _POSITIVE:
+        try:
+            numbers = list(map(float, table.values()))
+        except ValueError:
+            return True
+        if name in _WHOLE and not all(map(float.is_integer, numbers)):
+            return True
+        good = values.isascii() and "_" not in values and math.isfinite(sum(numbers))
+        return not good or name in _WARPS or min(numbers, default=1) <= 0
+    return name in ("segments", "spk2gender")
+
+
+def _fault_of_value(name: str, key: str, value: str) -> str:
+    """Return what is wrong with the value of ``key``; "" if nothing is."""
+    if "\r" in value:
+        return f"the value of '{key}' has a carriage return"
+    if name == "text":
+        foreign = not value.isascii() and any("\udc80" <= letter <= "\udcff" for letter in value)
+        return f"the text of '{key}' is not UTF-8" if foreign else ""
+    if not value:
+        return f"'{key}' has no value"
+    try:
+        if name == "segments":
+            recording = parse_segment(key, value).recording
+            return (
+                "" if words.is_key(recording) else f"'{key}' has the recording {recording!r}, which is not a valid key"
+            )
+        if name in _POSITIVE:
+            number = parse_number("", key, value)
+            if number <= 0:
+                return f"{value} of '{key}' must be above zero"
+            if name in _WHOLE and not number.is_integer():
+                return f"{value} of '{key}' must be a whole number"
+            if name in _WARPS and not 0.5 < number < 1.5:
+                return f"{value} of '{key}' must lie between 0.5 and 1.5"
+    except InputError as error:
+        return str(error)
+    if name == "utt2spk" and not words.is_key(value):
+        return f"expected one utterance and one speaker, got '{key} {value}'"
+    if name == "spk2gender" and value not in ("m", "f"):
+        return f"the gender of '{key}' must be m or f, got '{value}'"
+    return ""
 
 
 def validate(
@@ -65,13 +146,15 @@ def validate(
             if ids is not None and path.is_file():
                 table = _read_sorted(path)
                 _check_same_ids(path, table, directory / where, ids)
-                _check_values(path, table)
     return len(speaker_of)
 
 
 def _read_sorted(path: Path) -> Dict[str, str]:
+    """Read a table whose lines are valid and whose keys ascend."""
     table = read_map(path)
-    number = _first_unsorted(table)
+    for fault in faults(path.name, table):
+        raise InputError(f"{path}:{fault.number}: {fault.reason}")
+    number = first_unsorted(list(table))
     if number:
         raise InputError(
             f"{path}:{number}: '{list(table)[number - 1]}' is not in C-locale order "
@@ -80,21 +163,10 @@ def _read_sorted(path: Path) -> Dict[str, str]:
     return table
 
 
-def _first_unsorted(keys: Iterable[str]) -> int:
-    """Return the 1-based position of the first key that sorts before its predecessor in C locale, or 0 if none does."""
-    ordered = list(map(byte_order, keys))
-    if ordered == sorted(ordered):
-        return 0
-    return next(number for number in range(2, len(ordered) + 1) if ordered[number - 1] < ordered[number - 2])
-
-
 def _check_speakers(directory: Path, speaker_of: Mapping[str, str], speaker_order: bool) -> None:
     path = directory / "utt2spk"
-    for number, (utterance, speaker) in enumerate(speaker_of.items(), start=1):
-        if " " in speaker or "\t" in speaker:
-            raise InputError(f"{path}:{number}: expected one utterance and one speaker, got '{utterance} {speaker}'")
-    number = _first_unsorted(speaker_of.values())
-    if speaker_order and number:
+    number = first_unsorted(list(speaker_of.values())) if speaker_order else 0
+    if number:
         raise InputError(
             f"{path}:{number}: speaker '{list(speaker_of.values())[number - 1]}' is out of order, although utterances "
             "are sorted: let every utterance id begin with its speaker id"
@@ -145,16 +217,3 @@ def _check_same_ids(path: Path, table: Mapping[str, object], other: Path, ids: M
             f"{path}: {len(ids) - len(table)} of {len(ids)} ids in {other} are missing; the first is '{first}' "
             f"(run utils/fix_data_dir.sh {path.parent})"
         )
-
-
-def _check_values(path: Path, table: Mapping[str, str]) -> None:
-    name = path.name
-    if name not in _POSITIVE + ("spk2gender", "text"):
-        return
-    for number, (key, value) in enumerate(table.items(), start=1):
-        if name in _POSITIVE and not parse_number(f"{path}:{number}", key, value) > 0:
-            raise InputError(f"{path}:{number}: {value} of '{key}' must be above zero")
-        if name == "spk2gender" and value not in ("m", "f"):
-            raise InputError(f"{path}:{number}: the gender of '{key}' must be m or f, got '{value}'")
-        if name == "text" and not value.isascii() and any("\udc80" <= letter <= "\udcff" for letter in value):
-            raise InputError(f"{path}:{number}: the text of '{key}' is not UTF-8")

@@ -10,6 +10,8 @@ from sdpn_k2.errors import InputError
 
 NUM_ZEROS = 6  # zeros of the sinc that the window covers on each side
 CUTOFF = 0.99  # as a share of the lower Nyquist frequency
+# Hz. The filters between rates far apart, and their output, could need any amount of memory.
+LEAST_RATE, LARGEST_RATE = 1000, 768_000
 
 
 def resample(samples: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
@@ -18,7 +20,8 @@ def resample(samples: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     The filter is the one of Kaldi's --allow-downsample and --allow-upsample. The signal counts as zero beyond its ends.
 
     Raises:
-        InputError: a rate is not a positive whole number of Hz.
+        InputError: a rate is not a positive whole number of Hz; rates differ by more than a factor of 768, or one
+            is above 768 kHz.
     """
     if not (rate_in > 0 and rate_out > 0 and int(rate_in) == rate_in and int(rate_out) == rate_out):
         raise InputError(f"cannot resample from {rate_in:g} to {rate_out:g} Hz: rates must be positive whole numbers")
@@ -26,6 +29,10 @@ def resample(samples: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     rate_in, rate_out = int(rate_in), int(rate_out)
     if rate_in == rate_out:
         return samples
+    if max(rate_in, rate_out) > min(LARGEST_RATE, LARGEST_RATE / LEAST_RATE * min(rate_in, rate_out)):
+        raise InputError(
+            f"cannot resample from {rate_in} to {rate_out} Hz: rates should be in {LEAST_RATE} to {LARGEST_RATE} Hz"
+        )
     # Output sample u · units_out + i has a fixed position relative to input u · units_in, so each i has one filter.
     common = math.gcd(rate_in, rate_out)
     units_in, units_out = rate_in // common, rate_out // common

@@ -3,15 +3,16 @@
 Other audio that libsndfile reads (FLAC, other sample rates, float files) enters a wav.scp as a command that writes such
 a file: ``sdpn-k2 to-wav --rate 16000 --channel 0 FILE |``. Kaldi runs the command. Starting Python for each utterance
 would take longer than all later processing, so our readers recognise exactly this command and do its work themselves
-(``read_command``).
+(``read_command``). They also do so for ``sox FILE -r RATE -t wav - |``, which Kaldi's augmentation writes, where sox is
+not installed.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shlex
+import shutil
 import struct
 from dataclasses import dataclass
 from typing import Optional, Tuple, Union
@@ -20,6 +21,7 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.resample import resample
+from sdpn_k2.kaldi.features.sound import UNKNOWN_SIZES, read_channel
 from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder, read_only
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
@@ -28,10 +30,9 @@ from sdpn_k2.pcm import INT16_SCALE, to_int16
 
 _PCM_GUID = (1, 0, 0x10, bytes.fromhex("800000aa00389b71"))
 _PCM, _EXTENSIBLE = 1, 0xFFFE
-# Programs write these sizes when they do not know the length: the data extend to the end of the stream.
-_UNKNOWN_SIZES = {0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF}
 _BLOCK = 1 << 20
 _ONLY_PCM = "only 16-bit PCM wave files can be read; use 'sdpn-k2 to-wav --rate HZ FILE |' in wav.scp for others"
+_SOX = re.compile(r"sox (?:-t wav )?([\w@%+=:,./-]+) -r (\d{1,7}) -t wav - \|")  # a name that no shell changes
 _TO_WAV = re.compile(r"sdpn-k2 to-wav --rate (\d{1,7}) --channel (\d{1,5}) (.+) \|", re.DOTALL)
 
 
@@ -103,7 +104,7 @@ def read_header(stream: InputStream) -> WaveHeader:
     size = _find_chunk(stream, b"fmt ", endian)
     rate, channels = _read_format(stream, size, endian)
     data_size = _find_chunk(stream, b"data", endian)
-    streamed = riff_size in _UNKNOWN_SIZES or data_size in _UNKNOWN_SIZES
+    streamed = riff_size in UNKNOWN_SIZES or data_size in UNKNOWN_SIZES
     samples = None if streamed else data_size // (2 * channels)  # as in Kaldi, part of a sample at the end is dropped
     return WaveHeader(rate, channels, samples, endian == ">")
 
@@ -180,20 +181,12 @@ def decode_audio(source: Union[str, bytes], name: str, channel: int = 0) -> Tupl
 
     ``name`` is for messages. Raises InputError as ``read_audio`` does.
     """
-    import soundfile
-
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        samples, rate_in = soundfile.read(file, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{name}: cannot read audio: {error}") from None
-    if not 0 <= channel < samples.shape[1]:
-        raise InputError(f"{name}: there is no channel {channel} (0-based); the file has {samples.shape[1]}")
-    if len(samples) == 0:
-        raise InputError(f"{name}: the audio has no samples")
-    if not np.isfinite(samples[:, channel]).all():
+    samples, rate_in, is_truncated = read_channel(source, name, channel)
+    if is_truncated:
+        log.warn(f"{name}: read only {len(samples)} samples, fewer than the header announces; truncated file?")
+    if not np.isfinite(samples).all():
         raise InputError(f"{name}: samples are NaN or infinite")
-    return samples[:, channel], rate_in
+    return samples, rate_in
 
 
 def convert_audio(samples: np.ndarray, rate_in: int, rate: int) -> np.ndarray:
@@ -209,7 +202,7 @@ def to_wav_command(path: str, rate: int = 16000, channel: int = 0) -> str:
 
 
 def read_command(command: str) -> Optional[Wave]:
-    """Return the wave that a command from ``to_wav_command`` would write, or None for any other command.
+    """Return the wave that a command of the forms above would write, or None for any other command.
 
     No process is started, so this is safe even when commands are disabled.
 
@@ -217,7 +210,22 @@ def read_command(command: str) -> Optional[Wave]:
         InputError: as ``read_audio``.
     """
     arguments = parse_to_wav(command)
-    return None if arguments is None else Wave(read_audio(*arguments)[None], arguments[1])
+    if arguments is not None:
+        return Wave(read_audio(*arguments)[None], arguments[1])
+    match = _SOX.fullmatch(strip(command))
+    if match is None or shutil.which("sox"):
+        return None
+    path, rate = match.group(1), int(match.group(2))
+    return Wave(np.stack([read_audio(path, rate, channel) for channel in range(_channels(path))]), rate)
+
+
+def _channels(path: str) -> int:
+    import soundfile
+
+    try:
+        return int(soundfile.info(path).channels)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot read audio: {error}") from None
 
 
 def parse_to_wav(command: str) -> Optional[Tuple[str, int, int]]:

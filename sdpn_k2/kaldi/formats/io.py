@@ -352,10 +352,20 @@ def _command_input(wxfilename: str) -> Iterator[IO[bytes]]:
         )
 
 
+def commands_are_allowed() -> bool:
+    """Return whether commands that tables and manifests name may run. All that runs one must ask."""
+    return _pipes_allowed and os.environ.get("SDPN_K2_ALLOW_PIPES", "").lower() in ("", "true", "t", "1")
+
+
+def require_commands(name: str) -> None:
+    """Raise InputError, which names the command ``name``, if commands are switched off."""
+    if not commands_are_allowed():
+        raise InputError(f"{name!r}: commands are switched off (--allow-pipes=false or SDPN_K2_ALLOW_PIPES=false)")
+
+
 def _start(name: str, command: str, stdin: bool = False, stdout: bool = False) -> subprocess.Popen[bytes]:
     """Run a command with its standard input or output connected to us; its output is unbuffered."""
-    if not _pipes_allowed or os.environ.get("SDPN_K2_ALLOW_PIPES", "").lower() not in ("", "true", "t", "1"):
-        raise InputError(f"{name!r}: commands are switched off (--allow-pipes=false or SDPN_K2_ALLOW_PIPES=false)")
+    require_commands(name)
     import subprocess  # here: most tools run no commands, and the import takes a tenth of their start-up time
 
     sys.stdout.flush()

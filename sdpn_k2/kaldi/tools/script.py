@@ -16,6 +16,8 @@ def run(
     arguments: Tuple[int, Optional[int]],
     flags: Iterable[str] = (),
     values: Optional[Mapping[str, str]] = None,
+    lists: Iterable[str] = (),
+    unparsed: bool = False,
 ) -> NoReturn:
     """Call ``main(options, *arguments)`` with this process's command line, and exit.
 
@@ -27,11 +29,18 @@ def run(
         arguments: fewest and most arguments (None: no limit).
         flags: options without a value, such as ``--exclude``: options.exclude is True if it is given.
         values: options with a value, such as ``--utt-prefix x`` or ``--utt-prefix=x``, and their defaults.
+        lists: options with a value that may be given repeatedly: options.rir_set_parameters is the list of the values.
+        unparsed: pass on all words but --help as arguments, for scripts with options of another form.
+
+    As in Kaldi's Perl and Python scripts, the beginning of an option's name suffices where it is unique.
     """
     # Like any filter, end quietly when the reader of a pipe ends.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        options, words = _parse(sys.argv[1:], usage, list(flags), dict(values or {}))
+        if unparsed and not {"--help", "-h"} & set(sys.argv[1:]):
+            options, words = SimpleNamespace(), sys.argv[1:]
+        else:
+            options, words = _parse(sys.argv[1:], usage, list(flags), dict(values or {}), list(lists))
         fewest, most = arguments
         if len(words) < fewest or (most is not None and len(words) > most):
             raise InputError(f"wrong number of arguments ({len(words)}); --help shows the usage")
@@ -79,6 +88,21 @@ def number(text: str, what: str) -> float:
     return value
 
 
+def boolean(text: str, what: str) -> bool:
+    """Return whether ``text`` is "true", as opposed to "false"; ``what`` names it in the error."""
+    if text not in ("true", "false"):
+        raise InputError(f"{what} must be true or false, got '{text}'")
+    return text == "true"
+
+
+def whole_numbers(text: str, what: str) -> List[int]:
+    """Return the numbers of a list such as "15:10:-5"; ``what`` names it in the error."""
+    try:
+        return [int(part) for part in text.split(":")]
+    except ValueError:
+        raise InputError(f"{what} must be whole numbers with colons between them, got '{text}'") from None
+
+
 def read_lines(path: str) -> List[bytes]:
     """Return all lines of a file, or of standard input for "-"; each ends with a newline."""
     if path == "-":
@@ -91,28 +115,44 @@ def read_lines(path: str) -> List[bytes]:
     return lines
 
 
-def _parse(argv: List[str], usage: str, flags: List[str], values: Dict[str, str]) -> Tuple[SimpleNamespace, List[str]]:
-    options = SimpleNamespace(**{_name(flag): False for flag in flags}, **{_name(key): values[key] for key in values})
+def _parse(
+    argv: List[str], usage: str, flags: List[str], values: Dict[str, str], lists: List[str]
+) -> Tuple[SimpleNamespace, List[str]]:
+    options = SimpleNamespace(
+        **{_name(flag): False for flag in flags},
+        **{_name(key): values[key] for key in values},
+        **{_name(key): [] for key in lists},
+    )
     words: List[str] = []
     rest = iter(argv)
     for word in rest:
         key, equals, value = word.partition("=")
         if key.startswith("--"):
-            key = key.replace("_", "-")  # parse_options.sh accepts both, too
+            key = _whole_name(key.replace("_", "-"), [*flags, *values, *lists])  # parse_options.sh accepts both, too
         if word in ("--help", "-h"):
             print(usage.strip())
             sys.exit(0)
         elif key in flags and not equals:
             setattr(options, _name(key), True)
-        elif key in values:
-            setattr(options, _name(key), value if equals else next(rest, None))
-            if getattr(options, _name(key)) is None:
+        elif key in values or key in lists:
+            given = value if equals else next(rest, None)
+            if given is None:
                 raise InputError(f"option {key} needs a value")
+            if key in lists:
+                getattr(options, _name(key)).append(given)
+            else:
+                setattr(options, _name(key), given)
         elif word.startswith("-") and word != "-":
             raise InputError(f"invalid option {word} (--help lists the options)")
         else:
             words.append(word)
     return options, words
+
+
+def _whole_name(key: str, names: List[str]) -> str:
+    """Return the only option that begins with ``key``; if it is an option itself, or none or several do, return it."""
+    begun = [name for name in names if name.startswith(key)]
+    return begun[0] if key not in names and len(begun) == 1 and key != "--" else key
 
 
 def _name(option: str) -> str:

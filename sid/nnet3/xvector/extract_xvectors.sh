@@ -36,6 +36,8 @@ cache_capacity=64
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "$0")")/../../.." && pwd)
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 if [ $# -ne 3 ]; then
   echo "Usage: extract_xvectors.sh [options] <model-dir> <data-dir> <xvector-dir>; --help says more" >&2
   exit 1
@@ -79,7 +81,9 @@ if [ "$stage" -le 0 ]; then
   complete=()
   if [ "${needed[0]}" = "$model" ]; then
     part=$data/split${nj}utt/JOB
-    extract=(sdpn-k2 extract --device "$device" --max-duration "$max_duration" --use-vad "$use_vad" "$model" "$part")
+    extract=(sdpn-k2 extract --device "$device" --max-duration "$max_duration")
+    if $use_vad; then extract+=(--use-vad); fi
+    extract+=("$model" "$part")
     # The jobs that an earlier call completed count if it had the same settings.
     settings=$(printf '%s\n' "model $(cksum < "$model")" "data $(cd "$data" && pwd)" \
       "use-vad $use_vad" "max-duration $max_duration" "nj $nj")
@@ -88,7 +92,8 @@ if [ "$stage" -le 0 ]; then
       printf '%s\n' "$settings" > "$dir/extract.settings"
     fi
     # A script file appears when its archive is complete, and spk2utt is the last file of a part to be written.
-    complete=(test "$dir/xvector.JOB.scp" -nt "$part/spk2utt" "&&" echo "complete since an earlier call" "||")
+    quote_words test "$dir/xvector.JOB.scp" -nt "$part/spk2utt"
+    complete=("${quoted_words[@]}" "&&" echo "complete since an earlier call" "||")
   else
     rm -f "$dir/extract.settings"
     # A shell reads the names inside of pipes: quote them.
@@ -102,9 +107,9 @@ if [ "$stage" -le 0 ]; then
     extract=(nnet3-xvector-compute "--use-gpu=$gpu" "--min-chunk-size=$min_chunk_size" "--chunk-size=$chunk_size")
     extract+=("--cache-capacity=$cache_capacity" "$network" "$features")
   fi
+  quote_words env OMP_NUM_THREADS="$num_threads" "${extract[@]}" "ark,scp:$dir/xvector.JOB.ark,$dir/xvector.JOB.scp"
   $cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/extract.JOB.log" \
-    ${complete[@]+"${complete[@]}"} \
-    env OMP_NUM_THREADS="$num_threads" "${extract[@]}" "ark,scp:$dir/xvector.JOB.ark,$dir/xvector.JOB.scp"
+    ${complete[@]+"${complete[@]}"} "${quoted_words[@]}"
 fi
 
 if [ "$stage" -le 1 ]; then
@@ -122,8 +127,8 @@ if [ "$made" -lt "$utterances" ]; then
 fi
 
 if [ "$stage" -le 2 ]; then
-  $cmd "$dir/log/speaker_mean.log" \
-    ivector-mean "ark:$data/spk2utt" "scp:$dir/xvector.scp" \
+  quote_words ivector-mean "ark:$data/spk2utt" "scp:$dir/xvector.scp" \
     "ark,scp:$dir/spk_xvector.ark,$dir/spk_xvector.scp" "ark,t:$dir/num_utts.ark"
+  $cmd "$dir/log/speaker_mean.log" "${quoted_words[@]}"
 fi
 echo "extract_xvectors.sh: $made embeddings in $dir/xvector.scp"

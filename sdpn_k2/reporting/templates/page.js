@@ -21,3 +21,23 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+// A box that is wider than the screen fades at its right end, and a line below it says that it scrolls.
+for (const box of document.querySelectorAll(".scroll, nav div")) {
+  let hint = null;
+  const update = () => {
+    const hidden = box.scrollWidth - box.clientWidth;
+    box.classList.toggle("more-right", hidden - box.scrollLeft > 1);
+    if (hidden > 1 && !hint && box.matches(".scroll")) {
+      hint = document.createElement("p");
+      hint.className = "hint";
+      hint.textContent = "Scroll sideways for more →";
+      box.after(hint);
+      box.tabIndex = 0;
+    }
+    if (hint) hint.hidden = hidden <= 1;
+  };
+  box.addEventListener("scroll", update, {passive: true});
+  new ResizeObserver(update).observe(box);
+  update();
+}

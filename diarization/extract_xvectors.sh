@@ -1,0 +1,1 @@
+nnet3/xvector/extract_xvectors.sh

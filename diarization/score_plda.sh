@@ -1,0 +1,1 @@
+nnet3/xvector/score_plda.sh
