@@ -22,6 +22,13 @@ def test_selected_cuts_are_counted_and_have_no_labels(tiny_cuts, tmp_path):
     assert all(not cut.supervisions for cut in kept)
 
 
+@pytest.mark.parametrize("rate, what", [(8000, "downsampled"), (16000, ""), (32000, "upsampled")])
+def test_cuts_at_other_rates_are_counted(tiny_cuts, tmp_path, rate, what):
+    config = load_config(None, TINY + [f"features.sample_rate={rate}"])
+    summary = select_cuts(CutSet.from_file(tiny_cuts), config, tmp_path / "selected.jsonl.gz")
+    assert "sampled" not in summary.lines() if not what else summary.lines().endswith(f"; 14 {what} to {rate} Hz")
+
+
 def test_crops_longer_than_every_utterance_are_refused(tiny_cuts, tmp_path):
     for name in ("global", "local"):
         config = load_config(None, TINY + [f"crops.{name}_seconds=9"])

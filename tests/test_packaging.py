@@ -1,5 +1,6 @@
 """The package's description of itself: public API, version, metadata, citation."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 import sdpn_k2
+from sdpn_k2.installation import FOLDERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -51,6 +53,19 @@ def test_the_package_carries_all_its_files():
             declared = [pattern for start, pattern in patterns.items() if name.startswith(start)]
             assert declared and f'"{declared[0]}"' in PYPROJECT, f"{name} would be missing from a wheel"
     assert (ROOT / "sdpn_k2" / "py.typed").is_file()
+
+
+def test_every_folder_of_scripts_is_packed():
+    """setup.py, MANIFEST.in and sdpn_k2.installation name the same folders; test_wheel.py looks into the wheel."""
+    setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    values = {node.targets[0].id: node.value for node in setup.body if isinstance(node, ast.Assign)}
+    folders, for_checkouts = (set(ast.literal_eval(values[name])) for name in ("FOLDERS", "FOR_CHECKOUTS"))
+    assert folders == {"egs", *FOLDERS}
+    assert all((ROOT / name).is_file() for name in for_checkouts)
+    grafted = set(re.findall(r"^graft (\w+)$", (ROOT / "MANIFEST.in").read_text(encoding="utf-8"), re.MULTILINE))
+    top = {path.name for path in ROOT.iterdir() if path.is_dir() and (path.name[0] != "." and path.name != "build")}
+    with_scripts = {name for name in top if list((ROOT / name).glob("*.sh")) or list((ROOT / name).glob("*/*.sh"))}
+    assert with_scripts - {"tests"} <= folders <= grafted
 
 
 def test_the_citation_agrees_with_the_package():

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from click.testing import CliRunner
 from lhotse import RecordingSet
 from run_recipe import TINY, run
 from tiny_models import write_data, write_model
 
+from sdpn_k2.cli.to_wav import to_wav
 from sdpn_k2.config import FeaturesConfig, load_config
 from sdpn_k2.data.audio_check import scan_audio
 from sdpn_k2.data.banks import Banks
 from sdpn_k2.data.manifest_files import load_manifest
-from sdpn_k2.data.recordings import load_audio, make_recording, wav_scp_entry
+from sdpn_k2.data.recordings import make_recording, wav_scp_entry
 from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.inference.embedder import Embedder
 from sdpn_k2.kaldi.datadir.data_dir import read_map
@@ -145,10 +147,18 @@ def test_telephone_files_are_read_by_kaldi_and_by_training(tmp_path, kind):
     assert wav_scp_entry(audio) == to_wav_command(str(path), RATE)
     np.testing.assert_array_equal(read_audio(str(path), RATE), expected)
     recording = make_recording("call", audio)
-    np.testing.assert_array_equal(load_audio(recording)[0] * 32768, expected)
-    np.testing.assert_array_equal(load_audio(recording, offset=0.25, duration=0.5)[0] * 32768, expected[2000:6000])
+    np.testing.assert_array_equal(recording.load_audio()[0] * 32768, expected)
+    np.testing.assert_array_equal(recording.load_audio(offset=0.25, duration=0.5)[0] * 32768, expected[2000:6000])
     cut = recording.to_cut().truncate(offset=0.5)
-    np.testing.assert_array_equal(load_audio(cut)[0] * 32768, expected[4000:])
+    np.testing.assert_array_equal(cut.load_audio()[0] * 32768, expected[4000:])
+
+
+def test_to_wav_says_that_it_upsamples(tmp_path):
+    path = str(write_telephone(tmp_path / "call", np.random.default_rng(0).uniform(-0.5, 0.5, 8000), 2))
+    done = CliRunner().invoke(to_wav, ["--rate", "16000", path])
+    assert done.exit_code == 0 and done.stderr.count("\n") == 1
+    assert all(part in done.stderr for part in (path, "8000", "16000"))
+    assert CliRunner().invoke(to_wav, ["--rate", "8000", path]).stderr == ""
 
 
 # Features

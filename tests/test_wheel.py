@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(int(version("setuptools").split(".")[0]) < 77, r
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Build and install; return the folder with dist/, direct/ and env/."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs git, for the files of the checkout")
     work = tmp_path_factory.mktemp("wheel")
     environment = dict(os.environ, PATH=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     done = subprocess.run(
@@ -78,8 +80,6 @@ def test_the_wheel_of_the_source_distribution_is_that_of_the_checkout(built):
 
 
 def test_the_wheel_holds_the_scripts_with_their_modes(built):
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs git's list of files")
     held = {
         name[len("sdpn_k2/share/") :]: value for name, value in contents(built / "dist").items() if "/share/" in name
     }

@@ -18,7 +18,10 @@ def to_wav(rate: int, channel: int, file: str) -> None:
 
         <utterance> sdpn-k2 to-wav --rate 16000 --channel 0 FILE |
     """
-    from sdpn_k2.kaldi.features.wave import Wave, encode_wave, read_audio
+    from sdpn_k2.kaldi.features.wave import Wave, convert_audio, decode_audio, encode_wave, path_or_content
 
-    sys.stdout.buffer.write(encode_wave(Wave(read_audio(file, rate, channel)[None], rate)))
+    samples, own_rate = decode_audio(path_or_content(file), file, channel)
+    if own_rate < rate:
+        click.echo(f"sdpn-k2: warning: {file}: upsampling from {own_rate} to {rate} Hz", err=True)
+    sys.stdout.buffer.write(encode_wave(Wave(convert_audio(samples, own_rate, rate)[None], rate)))
     sys.stdout.buffer.flush()

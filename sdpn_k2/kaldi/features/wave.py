@@ -29,7 +29,7 @@ from sdpn_k2.pcm import INT16_SCALE, to_int16
 _PCM_GUID = (1, 0, 0x10, bytes.fromhex("800000aa00389b71"))
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 _BLOCK = 1 << 20
-_ONLY_PCM = "only 16-bit PCM wave files can be read; use 'sdpn-k2 to-wav FILE |' in wav.scp for others"
+_ONLY_PCM = "only 16-bit PCM wave files can be read; use 'sdpn-k2 to-wav --rate HZ FILE |' in wav.scp for others"
 _TO_WAV = re.compile(r"sdpn-k2 to-wav --rate (\d{1,7}) --channel (\d{1,5}) (.+) \|", re.DOTALL)
 
 
