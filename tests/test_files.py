@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_folder, atomic_output
+from sdpn_k2.files import atomic_folder, atomic_output, locked, write_together
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,6 +100,7 @@ def test_folders_that_cannot_be_written_are_named(tmp_path):
         with pytest.raises(InputError, match=f"{tmp_path}/{name}: cannot write this folder: "):
             with atomic_folder(tmp_path / name):
                 pass
+<<<<<<< HEAD
 
 
 @pytest.mark.parametrize("make", [atomic_output, atomic_folder])
@@ -147,3 +148,51 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
         with atomic_folder(tmp_path / f"{name[:200]}d") as folder:
             (folder / "a").write_text("2")
     assert len(os.listdir(tmp_path)) == 4 and (tmp_path / "x").stat().st_mode & 0o777 == 0o666 & ~umask()
+||||||| d5126e2
+=======
+
+
+def test_files_are_written_together_or_not_at_all(tmp_path):
+    paths = [tmp_path / name for name in "abc"]
+    write_together({path: [b"old ", path.name.encode()] for path in paths})
+
+    def failing():
+        yield b"new"
+        raise OSError(28, "No space left on device")
+
+    for failed in paths:
+        with pytest.raises(InputError, match=f"^{failed}: cannot write: No space"):
+            write_together({path: failing() if path == failed else [b"new"] for path in paths}, outdated=paths)
+        assert [path.read_bytes() for path in paths] == [b"old a", b"old b", b"old c"]
+        assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+def test_outdated_files_are_gone_before_the_first_new_one(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in "ab"]
+    write_together({path: [b"old"] for path in paths})
+    seen, replace = [], os.replace
+
+    def record(source, target):
+        seen.append((target.name, paths[1].exists()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", record)
+    write_together({path: [b"new"] for path in paths}, outdated=[paths[1], tmp_path / "none"])
+    assert seen == [("a", False), ("b", False)] and paths[1].read_bytes() == b"new"
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    def wait():
+        with locked(tmp_path / "lock"):
+            order.append("second")
+
+    order, thread = [], threading.Thread(target=wait, daemon=True)
+    with locked(tmp_path / "lock"):
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    with pytest.raises(InputError, match="none/lock: cannot lock"), locked(tmp_path / "none" / "lock"):
+        pass
+>>>>>>> h-gallery

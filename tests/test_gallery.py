@@ -142,7 +142,12 @@ def test_identify_and_verify_agree(model, audio, tmp_path):
     gallery = Gallery.create(tmp_path / "voices", model)
     for speaker in range(4):
         gallery.enroll(f"s{speaker}", audio / f"{speaker}a.wav")
-    assert gallery.enroll("s2", audio / "2b.wav") == 2 and gallery.num_utts == {"s0": 1, "s1": 1, "s2": 2, "s3": 1}
+    assert gallery.enroll("s2", [audio / "2a.wav", audio / "2b.wav"]) == 2 and gallery.num_utts == {
+        "s0": 1,
+        "s1": 1,
+        "s2": 2,
+        "s3": 1,
+    }
     for options in ({}, {"scoring": "cosine_mean"}, {"backend": Backend()}):
         answer = gallery.identify(audio / "4a.wav", **options)
         for candidate in answer.best:
