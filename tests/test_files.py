@@ -100,7 +100,6 @@ def test_folders_that_cannot_be_written_are_named(tmp_path):
         with pytest.raises(InputError, match=f"{tmp_path}/{name}: cannot write this folder: "):
             with atomic_folder(tmp_path / name):
                 pass
-<<<<<<< HEAD
 
 
 @pytest.mark.parametrize("make", [atomic_output, atomic_folder])
@@ -148,8 +147,6 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
         with atomic_folder(tmp_path / f"{name[:200]}d") as folder:
             (folder / "a").write_text("2")
     assert len(os.listdir(tmp_path)) == 4 and (tmp_path / "x").stat().st_mode & 0o777 == 0o666 & ~umask()
-||||||| d5126e2
-=======
 
 
 def test_files_are_written_together_or_not_at_all(tmp_path):
@@ -195,4 +192,3 @@ def test_a_lock_is_held_by_one(tmp_path):
     assert order == ["first", "second"]
     with pytest.raises(InputError, match="none/lock: cannot lock"), locked(tmp_path / "none" / "lock"):
         pass
->>>>>>> h-gallery
