@@ -279,6 +279,17 @@ def test_voices_are_removed_and_renamed(model, audio, tmp_path):
     assert gallery.num_utts == {"cy": 2}
 
 
+def test_the_first_enrolment_makes_the_gallery(model, tmp_path):
+    gallery = Gallery.open(tmp_path / "a" / "voices", model, missing_ok=True)
+    assert len(gallery) == 0 and "0 voices" in repr(gallery) and not gallery.folder.exists()
+    with pytest.raises(InputError, match="no voices"):
+        gallery.identify_embedding(np.ones(48))
+    gallery.enroll_embeddings({"alice": np.ones(48)})
+    assert len(gallery) == 1
+    with pytest.raises(InputError, match="not a gallery"):
+        Gallery.open(tmp_path / "a", model)
+
+
 def test_other_processes_voices_are_seen(model, vectors, tmp_path):
     names = sorted(vectors)[:3]
     first = Gallery.create(tmp_path / "voices", model)

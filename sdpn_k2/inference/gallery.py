@@ -96,6 +96,8 @@ class Gallery:
         gallery = cls(folder, model)
         if is_gallery(gallery.folder) or not missing_ok:
             check_model(gallery.folder, gallery._id)
+        else:
+            gallery._read = (), Voices.empty(model.dim)
         return gallery
 
     @classmethod
