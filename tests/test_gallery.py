@@ -57,7 +57,7 @@ def audio(tmp_path_factory):
         for take in "ab":
             noise = np.convolve(rng.standard_normal(9000), shape, "same")
             soundfile.write(folder / f"{speaker}{take}.wav", 0.02 * noise, 16000, subtype="PCM_16")
-    soundfile.write(folder / "short.wav", np.zeros(500), 16000)
+    soundfile.write(folder / "short.wav", 0.1 * np.sin(np.arange(500)), 16000)
     return folder
 
 
