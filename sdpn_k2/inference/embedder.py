@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from numbers import Real
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sdpn_k2.errors import InputError, Skipped, error_context
 from sdpn_k2.inference.extraction import Extractor, blocks
+from sdpn_k2.inference.long_recordings import LongFeatures, is_long
 from sdpn_k2.inference.partial_vectors import PartialVectors
-from sdpn_k2.inference.utterance_features import Features
 from sdpn_k2.inference.verification import Verdict, judge
 from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.features.sound import check_not_silent
@@ -98,6 +98,12 @@ class Embedder:
             InputError: unreadable or silent audio; a waveform with several channels, NaN or another type; a rate that
                 is not a whole number of Hz; a segment outside the recording; fewer than 5 frames (65 ms).
         """
+        if segment is None and is_long(audio):
+            (found,) = self._features({str(audio): audio}, rate, channel)
+            if isinstance(found, Skipped):
+                raise InputError(found.reason)
+            embedding: np.ndarray = self.extractor.embed_fbank([found[1]])[0]
+            return embedding
         samples, name = self._samples(audio, rate, channel)
         with error_context(name):
             return self.extractor.embed(samples if segment is None else _crop(samples, segment, self.sample_rate))
@@ -289,9 +295,12 @@ class Embedder:
         log.info("done %d, failed %d", len(done), len(skipped))
         return {name: done[name] for name in named if name in done}, skipped
 
-    def _features(self, named: Mapping[str, Audio], rate: Optional[int], channel: int) -> Iterator[Features]:
+    def _features(self, named: Mapping[str, Audio], rate: Optional[int], channel: int) -> Iterator[Any]:
         for name, audio in named.items():
             try:
+                if is_long(audio):
+                    yield name, LongFeatures(self.extractor.front_end, str(audio), self.sample_rate, channel)
+                    continue
                 samples, source = self._samples(audio, rate, channel)
                 with error_context(source):
                     features = self.extractor.compute_features(samples)

@@ -19,6 +19,7 @@ from torch import Tensor
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.device import usable_device
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
+from sdpn_k2.inference.long_recordings import LongFeatures, split
 from sdpn_k2.inference.utterance_features import Features, check_embeddable, compute_features, read_features
 from sdpn_k2.kaldi.formats.tables import RandomReader, TableWriter
 from sdpn_k2.models.checkpoint import load_checkpoint, teacher_encoder
@@ -108,14 +109,16 @@ class Extractor:
 
     @torch.inference_mode()
     @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 would change embeddings by 1e-3
-    def embed_fbank(self, utterances: Sequence[Union[np.ndarray, Tensor]]) -> np.ndarray:
+    def embed_fbank(self, utterances: Sequence[Union[np.ndarray, Tensor, LongFeatures]]) -> np.ndarray:
         """Return the embeddings ``(utterances, dim)`` float32 of features ``(frames, bins)`` of 5 frames or more."""
         pieces: Dict[int, List[Tuple[int, Tensor]]] = defaultdict(list)
-        for index, fbank in enumerate(utterances):
-            fbank = torch.as_tensor(fbank, device=self.device)
-            for chunk in torch.tensor_split(fbank, -(-len(fbank) // self.max_frames)):
-                pieces[len(chunk)].append((index, chunk))
         sums = torch.zeros(len(utterances), self.dim, device=self.device)
+        for index, fbank in enumerate(utterances):
+            for chunk in split(fbank, -(-len(fbank) // self.max_frames), self.device):
+                if isinstance(fbank, LongFeatures):  # not held until the end
+                    sums[index] += self.encoder(instance_norm(chunk[None]))[0] * len(chunk)
+                else:
+                    pieces[len(chunk)].append((index, chunk))
         for frames, group in pieces.items():
             size = max(1, BATCH_FRAMES // frames)
             for start in range(0, len(group), size):
@@ -147,7 +150,7 @@ def extract(
     vad_scp = data_dir / "vad.scp" if use_vad else None
     if vad_scp and not vad_scp.is_file():
         raise InputError(f"{vad_scp}: no such file; run sid/compute_vad_decision.sh, or use --use-vad false")
-    total, utterances = read_features(data_dir, extractor.features, extractor.front_end)
+    total, utterances = read_features(data_dir, extractor.features, extractor.front_end, long_as_chunks=not use_vad)
     if not total:
         raise InputError(f"{data_dir}: no utterances to embed")
     skipped: List[Skipped] = []
@@ -181,6 +184,9 @@ def _usable(utterances: Iterable[Features], config: FeaturesConfig, vad_scp: Opt
             yield utterance
             continue
         key, features = utterance
+        if isinstance(features, LongFeatures):
+            yield key, features
+            continue
         decisions = vad.get(key) if vad is not None else None
         try:
             if vad is not None:
