@@ -7,7 +7,6 @@ The next process that writes NAME removes those of killed processes. Beside that
 import contextlib
 import errno
 import fcntl
-import hashlib
 import itertools
 import os
 import shutil
@@ -33,6 +32,8 @@ def hidden_name(name: str, suffix: str) -> str:
     """Return the name of a hidden file that belongs to ``name``; a digest replaces a name that would be too long."""
     hidden = f".{name}{suffix}"
     if len(os.fsencode(hidden)) > LONGEST_NAME:
+        import hashlib  # here: it takes a tenth of the start-up time of most tools
+
         hidden = f".{hashlib.sha1(os.fsencode(name)).hexdigest()[:16]}{suffix}"
     return hidden
 

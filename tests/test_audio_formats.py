@@ -130,6 +130,14 @@ def test_impossible_rates(rate, tmp_path):
             read(str(tmp_path / "x.wav"))
 
 
+def test_many_channels_are_read_in_smaller_blocks(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.zeros((3000, 1000)) + NOISE[:3000, None], 16000)
+    with open_sound(tmp_path / "x.wav") as sound:
+        blocks = [block.shape for block in sound.blocks()]
+    assert sum(rows for rows, _ in blocks) == 3000 and max(rows * columns for rows, columns in blocks) <= 1 << 20
+    assert len(read_audio(str(tmp_path / "x.wav"), channel=999)) == 3000
+
+
 @pytest.mark.parametrize("rates", [(1, 16000), (16000, 1_800_000_000), (768_001, 16000), (16000, 20)])
 def test_resampling_is_bounded(rates):
     with pytest.raises(InputError, match=f"{rates[0]} to {rates[1]} Hz"):

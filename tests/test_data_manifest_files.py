@@ -110,3 +110,11 @@ def test_lines_are_those_of_lhotse():
     multi = MultiCut("m", 0, 1.0, [0, 1], [aligned], recording=recording)
     for item in (recording, recording.perturb_speed(1.1), supervision, aligned, features, cut, multi, cut.pad(3.0)):
         assert to_line(item) == json.dumps(item.to_dict(), ensure_ascii=False).encode() + b"\n"
+
+
+def test_lines_of_any_length_are_not_read(tmp_path):
+    path = tmp_path / "cuts.jsonl.gz"
+    with gzip.open(path, "wb") as stream:
+        stream.write(b'{"id": "' + bytes(80 << 20))
+    with pytest.raises(InputError, match=f"{path}:1: over 64 MB"):
+        list(load_manifest(path))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCED = {"parse_options.sh", "setup_env.sh", "stages.sh", "tool_path.sh", "make_features.sh"}
+SOURCED = {"parse_options.sh", "quoting.sh", "setup_env.sh", "stages.sh", "tool_path.sh", "make_features.sh"}
 # They set up environments; test_setup_env.py and test_wheel.py start them.
 SET_UP = {"run_tests.sh", "run_checks.sh", "run_wheel.sh"}
 FOLDERS = ("utils", "steps", "sid", "diarization", "local")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from click.testing import CliRunner
 from tiny_config import TINY, set_options
@@ -12,6 +13,21 @@ from sdpn_k2.cli import cli
 from sdpn_k2.data.cut_table import CutTable
 from sdpn_k2.data.multi_crop import StepBatches
 from sdpn_k2.training.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def no_compilation(monkeypatch):
+    """Do not compile, which takes ten seconds; return what the compiler's check says."""
+    said = []
+    monkeypatch.setattr("sdpn_k2.training.doctor.compiler_problem", lambda device: said[0] if said else None)
+    return said
+
+
+def test_doctor_says_that_torch_cannot_compile(no_compilation):
+    assert "can compile" in doctor().output
+    no_compilation.append("no C++ compiler found")
+    result = doctor()
+    assert result.exit_code == 0 and "uncompiled: no C++ compiler found" in result.output
 
 
 def doctor(*arguments):

@@ -36,14 +36,27 @@ class SoundBackend(LibsndfileBackend):
         force_opus_sampling_rate: Optional[int] = None,
     ) -> Tuple[np.ndarray, int]:
         """Return samples (channels, samples) in ±1 and the rate, from ``offset`` on for ``duration`` seconds."""
-        is_path = isinstance(path_or_fd, (str, Path))
-        if is_path and (Path(path_or_fd).suffix.lower() in FFMPEG_SUFFIXES or ".tar/" in str(path_or_fd)):
+        if _is_for_others(path_or_fd):
             return get_default_audio_backend().read_audio(path_or_fd, offset, duration, force_opus_sampling_rate)
+        is_path = isinstance(path_or_fd, (str, Path))
         source = path_or_fd if is_path or path_or_fd.seekable() else path_or_fd.read()
         with open_sound(source) as sound:
             first = compute_num_samples(offset, sound.rate)
             count = None if duration is None else compute_num_samples(duration, sound.rate)
             return np.ascontiguousarray(sound.read(first, count).T), sound.rate
+
+    def info(self, path_or_fd: Any, force_opus_sampling_rate: Optional[int] = None) -> Any:
+        """Describe a file, as lhotse's backends do."""
+        if _is_for_others(path_or_fd):
+            return get_default_audio_backend().info(path_or_fd, force_opus_sampling_rate)
+        return super().info(path_or_fd, force_opus_sampling_rate)
+
+
+def _is_for_others(path_or_fd: Any) -> bool:
+    """Return whether libsndfile cannot read a file, and lhotse's other backends may."""
+    if not isinstance(path_or_fd, (str, Path)):
+        return False
+    return Path(path_or_fd).suffix.lower() in FFMPEG_SUFFIXES or ".tar/" in str(path_or_fd)
 
 
 def use_our_reader() -> None:

@@ -34,6 +34,7 @@ ITEMS = {
 JSON, YAML = (".json", ".json.gz"), (".yaml", ".yml", ".yaml.gz", ".yml.gz")
 WRITTEN = (".jsonl", ".jsonl.gz")
 SUFFIXES = (*WRITTEN, *JSON, *YAML)
+LONGEST_LINE = 1 << 26  # bytes; recordings may hold their audio
 # Classes whose fields JSON can hold as they are, or after conversion of their own fields.
 PLAIN = (MonoCut, Recording, AudioSource, SupervisionSegment, Features)
 
@@ -78,8 +79,11 @@ def read_lines(path: Path) -> Iterator[bytes]:
         with open(path, "rb") as stream:
             packed = stream.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else open(path, "rb") as stream:
-            for line in _lines_of_items(path, stream) if path.name.endswith((*JSON, *YAML)) else stream:
+            by_line = iter(lambda: stream.readline(LONGEST_LINE + 1), b"")
+            for line in _lines_of_items(path, stream) if path.name.endswith((*JSON, *YAML)) else by_line:
                 number += 1
+                if len(line) > LONGEST_LINE:  # a small packed file can unpack to any size
+                    raise InputError(f"{path}:{number}: over {LONGEST_LINE >> 20} MB; not a line of a manifest")
                 yield line
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot read the manifest beyond line {number}: {error}") from error
@@ -109,7 +113,7 @@ def parse_item(line: bytes, path: Path, number: int, kind: Any) -> Any:
         item = deserialize_item(fields)
     except InputError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+    except Exception as error:  # lhotse's classes raise many kinds
         raise InputError(f"{path}:{number}: not a valid lhotse {name}: {error}") from error
     if not isinstance(item, expected):
         raise InputError(f"{path}:{number}: expected a lhotse {name}, got a {type(item).__name__}")

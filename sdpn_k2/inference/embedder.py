@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from numbers import Real
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sdpn_k2.errors import InputError, Skipped, error_context
 from sdpn_k2.inference.extraction import Extractor, blocks
+from sdpn_k2.inference.long_recordings import LongFeatures, is_long
 from sdpn_k2.inference.partial_vectors import PartialVectors
-from sdpn_k2.inference.utterance_features import Features
 from sdpn_k2.inference.verification import DecisionRule, Verdict
 from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.features.wave import convert_audio, decode_audio, path_or_content
@@ -93,6 +93,12 @@ class Embedder:
             InputError: unreadable or silent audio; a waveform with several channels, NaN or another type; a rate that
                 is not a whole number of Hz; a segment outside the recording; fewer than 5 frames (65 ms).
         """
+        if segment is None and is_long(audio):
+            (found,) = self._features({str(audio): audio}, rate, channel)
+            if isinstance(found, Skipped):
+                raise InputError(found.reason)
+            embedding: np.ndarray = self.extractor.embed_fbank([found[1]])[0]
+            return embedding
         samples, name, own_rate = self._samples(audio, rate, channel)
         self._warn_of_upsampling(own_rate < self.sample_rate, 1, own_rate)
         with error_context(name):
@@ -322,10 +328,16 @@ class Embedder:
         samples, rate = decode_audio(source, name, channel)
         return from_int16(convert_audio(samples, rate, self.sample_rate)), name, rate
 
-    def _features(self, named: Mapping[str, Audio], rate: Optional[int], channel: int) -> Iterator[Features]:
+    def _features(self, named: Mapping[str, Audio], rate: Optional[int], channel: int) -> Iterator[Any]:
         lower: List[int] = []
         for name, audio in named.items():
             try:
+                if is_long(audio):
+                    long = LongFeatures(self.extractor.front_end, str(audio), self.extractor.features, channel)
+                    if long.rate_in < self.sample_rate:
+                        lower.append(long.rate_in)
+                    yield name, long
+                    continue
                 samples, source, own_rate = self._samples(audio, rate, channel)
                 if own_rate < self.sample_rate:
                     lower.append(own_rate)

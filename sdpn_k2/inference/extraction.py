@@ -24,6 +24,7 @@ from torch import Tensor
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.device import usable_device
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
+from sdpn_k2.inference.long_recordings import LongFeatures, split
 from sdpn_k2.inference.utterance_features import (
     Features,
     compute_features,
@@ -137,25 +138,28 @@ class Extractor:
 
     @torch.inference_mode()
     @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 would change embeddings by 1e-3
-    def embed_fbank(self, utterances: Sequence[Union[np.ndarray, Tensor]]) -> np.ndarray:
+    def embed_fbank(self, utterances: Sequence[Union[np.ndarray, Tensor, LongFeatures]]) -> np.ndarray:
         """Return the embeddings ``(utterances, dim)`` float32 of features ``(frames, bins)`` of 5 frames or more.
 
         Frames of digital silence are embedded with the others; ``embeddable_frames`` leaves them out beforehand.
         """
         pieces: Dict[int, List[Tuple[int, Tensor]]] = defaultdict(list)
-        for index, fbank in enumerate(utterances):
-            fbank = torch.as_tensor(fbank, device=self.device)
-            for chunk in torch.tensor_split(fbank, -(-len(fbank) // self.max_frames)):
-                pieces[len(chunk)].append((index, chunk))
         sums = torch.zeros(len(utterances), self.dim, device=self.device)
+        lengths = torch.zeros(len(utterances), 1, device=self.device)
+        for index, fbank in enumerate(utterances):
+            for chunk in split(fbank, -(-len(fbank) // self.max_frames), self.device):
+                lengths[index] += len(chunk)
+                if isinstance(fbank, LongFeatures):  # not held until the end
+                    sums[index] += self.encoder(instance_norm(chunk[None]))[0] * len(chunk)
+                else:
+                    pieces[len(chunk)].append((index, chunk))
         for frames, group in pieces.items():
             size = max(1, BATCH_FRAMES // frames)
             for start in range(0, len(group), size):
                 indices, chunks = zip(*group[start : start + size])
                 embeddings = self.encoder(instance_norm(torch.stack(chunks)))
                 sums.index_add_(0, torch.tensor(indices, device=self.device), embeddings * frames)
-        lengths = torch.tensor([len(fbank) for fbank in utterances], device=self.device)
-        return (sums / lengths.unsqueeze(1)).cpu().numpy()
+        return (sums / lengths).cpu().numpy()
 
 
 def extract(
@@ -185,7 +189,9 @@ def extract(
         vad_scp = data / "vad.scp"
         if not vad_scp.is_file():
             raise InputError(f"{vad_scp}: no such file; run sid/compute_vad_decision.sh, or leave out --use-vad")
-    read = functools.partial(read_features, every_frame=use_vad) if is_data_dir(data) else read_cut_features
+    read = read_cut_features
+    if is_data_dir(data):
+        read = functools.partial(read_features, every_frame=use_vad, long_as_chunks=not use_vad)
     total, utterances = read(data, extractor.features, extractor.front_end)
     if not total:
         raise InputError(f"{data}: no utterances to embed")
@@ -237,6 +243,9 @@ def _usable(utterances: Iterable[Features], config: FeaturesConfig, vad_scp: Opt
             yield utterance
             continue
         key, features = utterance
+        if isinstance(features, LongFeatures):
+            yield key, features
+            continue
         decisions = vad.get(key) if vad is not None else None
         try:
             if vad is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Collection, Iterable, Iterator, Optional, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, Iterator, Optional, Set, Tuple, Union
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.data.fbank_config import check_sample_rate
 from sdpn_k2.errors import InputError, Skipped
+from sdpn_k2.inference.long_recordings import SILENT, LongFeatures, long_entry
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
 from sdpn_k2.kaldi.features.resample import resample
@@ -25,8 +26,8 @@ from sdpn_k2.signal.silence import is_silent, signal_frames, silent_runs
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-Features = Union[Tuple[str, Tensor], Skipped]  # an utterance and its features (frames, bins), not normalised
-SILENT = "digital silence throughout; is the recording muted?"
+# An utterance and its features (frames, bins), not normalised; LongFeatures only where they are asked for.
+Features = Union[Tuple[str, Tensor], Skipped]
 
 
 def is_data_dir(data: Path) -> bool:
@@ -61,12 +62,14 @@ def read_features(
     front_end: FrontEnd,
     only: Optional[Collection[str]] = None,
     every_frame: bool = False,
+    long_as_chunks: bool = False,
 ) -> Tuple[int, Iterator[Features]]:
     """Return the number of utterances in a data directory, and an iterator over their features.
 
     For models on Kaldi's fbank, ``feats.scp`` is read if it exists (CPU tensors). Otherwise ``front_end`` computes the
-    features on its device from ``wav.scp`` and ``segments``: of every frame, or without digital silence. Of stored
-    features, ``only`` those utterances are read, if it is given; ids without features are passed over.
+    features on its device from ``wav.scp`` and ``segments``: of every frame, or without digital silence. With
+    ``long_as_chunks``, those of long recordings are :class:`LongFeatures`. Of stored features, ``only`` those
+    utterances are read, if it is given; ids without features are passed over.
 
     Raises:
         InputError: neither table exists; features that steps/make_fbank.sh computed at another sample rate; while
@@ -80,7 +83,7 @@ def read_features(
     if not (data_dir / "wav.scp").is_file():
         tables = "feats.scp or wav.scp" if config.kind == "fbank" else f"wav.scp (the model computes {config.kind})"
         raise InputError(f"{data_dir}: needs {tables}")
-    return len(read_parts(data_dir)), _computed(data_dir, config, front_end, every_frame)
+    return len(read_parts(data_dir)), _computed(data_dir, config, front_end, every_frame, long_as_chunks)
 
 
 def compute_features(
@@ -164,8 +167,24 @@ def _stored(scp: Path, entries: Iterable[Tuple[str, np.ndarray]], num_bins: int)
         yield key, torch.from_numpy(fbank)
 
 
-def _computed(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd, every_frame: bool) -> Iterator[Features]:
-    for item in read_utterances(data_dir, config.sample_rate):
+def _computed(
+    data_dir: Path, config: FeaturesConfig, front_end: FrontEnd, every_frame: bool, long_as_chunks: bool
+) -> Iterator[Any]:
+    long: Dict[str, Tuple[str, int]] = {}
+    if long_as_chunks and not (data_dir / "segments").is_file():
+        entries = read_map(data_dir / "wav.scp").items()
+        found = {key: long_entry(entry, config.sample_rate) for key, entry in entries}
+        long = {key: each for key, each in found.items() if each is not None}
+    others = read_utterances(data_dir, config.sample_rate, skip=long)
+    for part in read_parts(data_dir):
+        if part.utterance in long:
+            path, channel = long[part.utterance]
+            try:
+                yield part.utterance, LongFeatures(front_end, path, config, channel)
+            except InputError as error:
+                yield Skipped(part.utterance, str(error))
+            continue
+        item = next(others)
         if isinstance(item, Skipped):
             yield item
             continue

@@ -116,7 +116,9 @@ class Trainer:
         self._open_dev(dev)
         self._resume(resume, init)
         self._require_same_start()
-        self._compile()
+        self.compiled = self._wants_compilation() and self._compiler_works()
+        if self.compiled:
+            self._compile()
         self._make_views(manifests)
 
     def _open_data(self, cuts: Path) -> None:
@@ -209,21 +211,26 @@ class Trainer:
             }
         )
 
-    def _compile(self) -> None:
-        """Compile the networks where it pays off, each for its own shapes. Names of parameters stay the same."""
+    def _compiler_works(self) -> bool:
+        """Return whether torch can compile here, in all processes; if not, say why."""
+        problem = compiler_problem(self.process.device)
+        if self._together.any(problem is not None):
+            reason = problem or "another process cannot"
+            log.warning("not compiled (train.compile=%s): %s", self.config.train.compile, reason)
+            return False
+        return True
+
+    def _wants_compilation(self) -> bool:
         choice = self.config.train.compile
         pays = self.process.device.type == "cuda" and self.num_steps - self.step >= COMPILE_MIN_STEPS
-        self.compiled = choice == "on" or (choice == "auto" and pays)
-        if self.compiled:
-            problem = compiler_problem(self.process.device)
-            if self._together.any(problem is not None):
-                log.warning("not compiled (train.compile=%s): %s", choice, problem or "another process cannot")
-                self.compiled = False
-                return
-            # Both networks share the limit, and micro-batches run the student in two ways.
-            torch._dynamo.config.cache_size_limit = MAX_GRAPHS
-            self.model.student.compile(dynamic=False)
-            self.model.teacher.compile(dynamic=False)
+        return choice == "on" or (choice == "auto" and pays)
+
+    def _compile(self) -> None:
+        """Compile the networks, each for its own shapes. Names of parameters stay the same."""
+        # Both networks share the limit, and micro-batches run the student in two ways.
+        torch._dynamo.config.cache_size_limit = MAX_GRAPHS
+        self.model.student.compile(dynamic=False)
+        self.model.teacher.compile(dynamic=False)
 
     def _make_views(self, manifests: Path) -> None:
         self.banks = Banks(manifests, self.config, self.process.device, self.step)

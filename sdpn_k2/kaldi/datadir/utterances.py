@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Deque, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Container, Deque, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -71,17 +71,19 @@ def read_parts(data_dir: Path) -> List[Part]:
     return parts
 
 
-def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4) -> Iterator[_Item]:
+def read_utterances(data_dir: Path, sample_rate: int, threads: int = 4, skip: Container[str] = ()) -> Iterator[_Item]:
     """Yield each utterance with its samples, float32 ``(n,)`` in ±1, or :class:`Skipped` if they cannot be read.
 
-    A recording is read once for all its consecutive utterances. Up to ``threads`` recordings are read ahead. Those at a
-    higher rate are resampled. Those at a lower one are skipped, since nothing can restore what they lack.
+    Utterances in ``skip`` are left out. A recording is read once for all its consecutive utterances. Up to ``threads``
+    recordings are read ahead. Those at a higher rate are resampled. Those at a lower one are skipped, since nothing can
+    restore what they lack.
 
     Raises:
         InputError: as :func:`read_parts`.
     """
     entries = read_map(data_dir / "wav.scp")
-    groups = itertools.groupby(read_parts(data_dir), key=lambda part: part.recording)
+    wanted = [part for part in read_parts(data_dir) if part.utterance not in skip]
+    groups = itertools.groupby(wanted, key=lambda part: part.recording)
     with ThreadPoolExecutor(threads) as pool:
         pending: Deque[Future[List[_Item]]] = deque()
         for recording, parts in groups:

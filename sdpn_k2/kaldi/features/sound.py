@@ -62,6 +62,7 @@ class Sound:
 
     def blocks(self, size: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
         """Yield the samples from here on, float32 ``(up to size, channels)`` in ±1, until the file ends."""
+        size = max(1, min(size, 4 * BLOCK_SAMPLES // self.channels))  # headers may announce a thousand channels
         while True:
             with _failures_named(self.name):
                 block: np.ndarray = self._file.read(size, dtype="float32", always_2d=True)
