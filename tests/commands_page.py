@@ -21,9 +21,9 @@ Three arguments mean the same everywhere:
   `xvector.scp`. For cuts of lhotse also `x.jsonl` and `x.jsonl.gz`. What one command writes, every other reads.
 - **SCORES** has lines `enroll test score`, **TRIALS** has lines `enroll test target|nontarget`. Swapped ones are named.
 
-A file that cannot be used among many is left out and counted. The exit status is then 1: of `embed` always, of `extract`,
-`extract-windows`, `vad` and `stream` if it is more than 5 % of them. `--skip-bad` accepts any number. Bad input gives one
-line and status 1, wrong usage status 2. A training that was stopped and can go on exits with 75.
+A file that cannot be used among many is left out and counted. The exit status is then 1: of `embed` always, of
+`extract`, `extract-windows`, `vad` and `stream` if they are more than 5 %. `--skip-bad` accepts any number. Bad input
+gives one line and status 1, wrong usage status 2. A training that was stopped and can go on exits with 75.
 
 Completion, for `bash`, `zsh` or `fish`: `eval "$(_SDPN_K2_COMPLETE=bash_source sdpn-k2)"`, or in fish
 `_SDPN_K2_COMPLETE=fish_source sdpn-k2 | source`.
@@ -48,7 +48,8 @@ def _described(command, name, parent):
         for each in command.list_commands(context):
             yield from _described(command.get_command(context, each), each, context)
         return
-    yield f"### {context.command_path}\n\n    {' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n"
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    yield f"### {context.command_path}\n\n    {usage}\n"
     yield f"{_help(command)}\n"
     rows = [_row(each, context) for each in command.params if isinstance(each, click.Option)]
     if rows:
