@@ -22,8 +22,8 @@ Three arguments mean the same everywhere:
 - **SCORES** has lines `enroll test score`, **TRIALS** has lines `enroll test target|nontarget`. Swapped ones are named.
 
 A file that cannot be used among many is left out and counted. The exit status is then 1: of `embed` always, of
-`extract`, `extract-windows`, `vad` and `stream` if it is more than 5 % of them. `--skip-bad` accepts any number. Bad
-input gives one line and status 1, wrong usage status 2. A training that was stopped and can go on exits with 75.
+`extract`, `extract-windows`, `vad` and `stream` if they are more than 5 %. `--skip-bad` accepts any number. Bad input
+gives one line and status 1, wrong usage status 2. A training that was stopped and can go on exits with 75.
 
 Completion, for `bash`, `zsh` or `fish`: `eval "$(_SDPN_K2_COMPLETE=bash_source sdpn-k2)"`, or in fish
 `_SDPN_K2_COMPLETE=fish_source sdpn-k2 | source`.

@@ -19,7 +19,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Indented commands are not run: they need a corpus, a cluster or hours. Their words in capitals stand for yours.
 NOT_RUN = re.compile(r"^ {4}(?:\S*=\S* )*((?:bash|sdpn-k2|torchrun|python3?|sid/|steps/)\S* .*)$", re.MULTILINE)
 PLACEHOLDER = re.compile(r"\b[A-Z]{2,}[A-Z0-9_]*\b|\.\.\.|…|<\w")
-WITHOUT_INPUT = ("bash egs/voxceleb/run.sh", "bash utils/", "python tests/", "python benchmarks/")
+WITHOUT_INPUT = ("bash egs/voxceleb/run.sh", "bash utils/", "python3 -c", "python tests/", "python benchmarks/")
 
 
 def blocks(page):
