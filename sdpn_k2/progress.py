@@ -25,6 +25,7 @@ class Progress:
     """Progress over ``total`` items: a log line after 10 s, then every minute, and a bar if stderr is a terminal.
 
     A line has the count, the values that ``update`` was given last, the speed and the time left. The bar has them too.
+    The end has a line unless there are no values and the work took less than 10 s.
 
     Args:
         total: number of items.
@@ -62,7 +63,8 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix({**self._values, **self._rate(now)}, refresh=False)
             self._bar.update(count)
-        if now >= self._next or (self.done >= self.total and count):
+        finished = self.done >= self.total and count and (self._values or len(self._marks) > 1)
+        if now >= self._next or finished:
             self._write_line(now)
             # Keep to full minutes; after a long pause, the next line is a minute away.
             self._next = max(self._next + LINE_SECONDS, now + LINE_SECONDS / 2)

@@ -86,6 +86,17 @@ def test_a_slow_start_does_not_count_for_ever(caplog):
     assert left[0] == "1666:30:00 left" and left[-1] == "2:27:09 left"  # 9,999 steps of 600 s, 8,829 of 1 s
 
 
+def test_short_work_without_values_stays_silent(caplog):
+    clock = Clock()
+    with caplog.at_level(logging.INFO):
+        for seconds in (4, 6):
+            progress = Progress(2, "files", clock=clock)
+            for _ in range(2):
+                clock.now += seconds
+                progress.update()
+    assert [record.getMessage() for record in caplog.records] == ["files: 2 of 2 (100 %)"]
+
+
 class Terminal:
     """Standard error of a person who looks at it."""
 

@@ -69,7 +69,7 @@ def test_a_dev_set_that_rank_0_cannot_read_ends_all(tiny_cuts, tmp_path):
     arguments = [*command(tiny_cuts, tmp_path / "exp"), "--dev", str(tmp_path)]
     processes = start(arguments, arguments)
     for rank, errors in enumerate(finish(processes)):
-        assert processes[rank].returncode == 1 and f"{tmp_path}/trials: no such file" in errors
+        assert processes[rank].returncode == 1 and f"{tmp_path}: no trial list" in errors
         assert ("process 0 failed: " in errors) == (rank == 1) and "Traceback" not in errors
 
 

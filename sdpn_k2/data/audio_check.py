@@ -10,7 +10,6 @@ import subprocess
 from typing import Callable, Iterator, Mapping, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from sdpn_k2.data.audio_files import SAMPLE_RATE
 from sdpn_k2.data.recordings import Audio
@@ -19,6 +18,7 @@ from sdpn_k2.kaldi.features.sound import check_channel, open_sound, sound_exists
 from sdpn_k2.kaldi.features.wave import encode_wave, read_command
 from sdpn_k2.kaldi.formats.io import require_commands
 from sdpn_k2.processors import usable_processors
+from sdpn_k2.progress import Progress
 
 MIN_SECONDS = 0.065  # shorter audio has fewer than the 5 frames that an embedding needs
 NUM_REPORTED = 10  # skipped files named in the log; the manifest skipped_<set> names all
@@ -162,10 +162,13 @@ def _run(command: str) -> bytes:
 
 
 def _map_in_threads(function: Callable, items: list, num_jobs: int, what: str) -> Iterator:
-    """Map in threads (libsndfile and NumPy release the GIL), in order, with a progress bar on a terminal."""
+    """Map in threads (libsndfile and NumPy release the GIL), in order, and show the progress."""
     chunks = [items[first : first + FILES_PER_TASK] for first in range(0, len(items), FILES_PER_TASK)]
     with concurrent.futures.ThreadPoolExecutor(num_jobs) as executor:
-        with tqdm(total=len(items), desc=f"checking {what}", unit="file", disable=None, leave=False) as bar:
+        progress = Progress(len(items), f"checking {what}, files", speed=("files", 1))
+        try:
             for results in executor.map(lambda chunk: [function(item) for item in chunk], chunks):
-                bar.update(len(results))
+                progress.update(len(results))
                 yield from results
+        finally:
+            progress.close()
