@@ -43,8 +43,8 @@ from sdpn_k2.kaldi.formats.compression import CompressedMatrix, compress
 from sdpn_k2.kaldi.formats.holders import HOLDERS
 from sdpn_k2.kaldi.formats.io import BLOCK, InputStream, open_input, open_output
 from sdpn_k2.kaldi.formats.script_files import (
-    NO_PATTERN,
     ScriptFiles,
+    common_archive,
     script_blocks,
     script_lines,
     split_range,
@@ -136,34 +136,30 @@ class TableReader:
                 stream.close(check=False)
 
     def _read_script(self, script: str) -> Generator[Tuple[str, Any], None, None]:
-        self._name = ""
-        like, skip, end = NO_PATTERN, 0, 0
+        empty = True
         with ScriptFiles(self._holder) as files:
-            for block in script_blocks(script):
-                prefix, base, buffer, header, dtype, dim, size = like
-                for key, name in block:
-                    self._name = name
-                    # A vector like the last one that is in memory: this loop sets the speed of all scoring tools.
-                    if name.startswith(prefix):
-                        offset = name[skip:]
-                        if offset.isdecimal() and len(offset) < 19:
-                            start = int(offset) - base
-                            if 0 <= start <= end and buffer.startswith(header, start):
-                                yield key, np.frombuffer(buffer, dtype, dim, start + len(header)).copy()
-                                continue
+            for keys, names in script_blocks(script):
+                empty = False
+                archive, offsets = common_archive(names)
+                done = 0
+                while done < len(keys):
+                    rows = None if offsets is None else files.read_rows(archive, offsets[done:])
+                    if rows is not None:
+                        for key, self._name, row in zip(keys[done : done + len(rows)], names[done:], rows):
+                            yield key, row
+                        done += len(rows)
+                        continue
+                    key, self._name = keys[done], names[done]
+                    done += 1
                     try:
-                        value = files.read(key, name)
+                        value = files.read(key, self._name)
                     except InputError as error:
                         if not self._permissive:
                             raise
                         log.warn(f"{error}; skipped (option p)")
                         continue
-                    finally:
-                        like = files.pattern()
-                        prefix, base, buffer, header, dtype, dim, size = like
-                        skip, end = len(prefix), len(buffer) - size
                     yield key, value
-        if not self._name:
+        if empty:
             log.warn(f"{self._specifier.text}: the table is empty")
 
 
