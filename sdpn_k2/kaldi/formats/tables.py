@@ -433,7 +433,10 @@ class TableWriter:
 
     def _flush(self, ark: IO[bytes]) -> None:
         try:
-            ark.write(b"".join(self._pending))
+            if self._waiting > BLOCK * len(self._pending) // 4:  # a few large values: not worth another copy
+                ark.writelines(self._pending)
+            else:
+                ark.write(b"".join(self._pending))
             if self._limit == 0:
                 ark.flush()
             if self._scp is not None:
