@@ -34,15 +34,19 @@ def add_deltas(features: np.ndarray, filters: List[np.ndarray]) -> np.ndarray:
     frames, dim = features.shape
     reach = len(filters[-1]) // 2
     padded = np.concatenate([features[:1].repeat(reach, axis=0), features, features[-1:].repeat(reach, axis=0)])
-    result = np.zeros((frames, len(filters) * dim), np.float32)
-    result[:, :dim] = features
+    result = np.empty((frames, len(filters), dim), np.float32)
+    result[:, 0] = features
+    flat = padded.reshape(-1)  # a shift by a frame is a shift by dim: long additions instead of many short ones
+    product = np.empty(frames * dim, np.float32)
     for order, taps in enumerate(filters[1:], 1):
-        block = result[:, order * dim : (order + 1) * dim]
         first = reach - len(taps) // 2
-        for number, tap in enumerate(taps.astype(np.float32)):
+        total = np.zeros(frames * dim, np.float32)
+        for number, tap in enumerate(taps.astype(np.float32), first):
             if tap:
-                block += tap * padded[first + number : first + number + frames]
-    return result
+                np.multiply(flat[number * dim : (number + frames) * dim], tap, out=product)
+                total += product
+        result[:, order] = total.reshape(frames, dim)
+    return result.reshape(frames, -1)
 
 
 def splice(features: np.ndarray, left: int, right: int) -> np.ndarray:

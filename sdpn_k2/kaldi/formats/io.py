@@ -199,6 +199,11 @@ class InputStream:
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of a text without their ends, reading whole blocks."""
+        for block in self.line_blocks():
+            yield from block.decode("utf-8", "surrogateescape").split("\n")
+
+    def line_blocks(self) -> Iterator[bytes]:
+        """Yield a text in blocks of whole lines; the last line of a block has no line end."""
         while self.ahead(1):
             end = self.buffer.rfind(b"\n", self.position) + 1
             if end:
@@ -206,7 +211,7 @@ class InputStream:
             else:
                 block = self.read_through(b"\n")
                 block = block[:-1] if block.endswith(b"\n") else block
-            yield from block.decode("utf-8", "surrogateescape").split("\n")
+            yield block
 
     def read_through(self, delimiter: bytes) -> bytes:
         """Read up to and including ``delimiter`` (one byte), or to the end if it does not occur."""

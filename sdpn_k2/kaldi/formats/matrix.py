@@ -218,7 +218,7 @@ def encode_matrix(
     rows, columns = matrix.shape if matrix.size else (0, 0)
     if binary:
         header = (b"FM " if dtype == np.float32 else b"DM ") + _SIZE.pack(4, rows) + _SIZE.pack(4, columns)
-        return header + matrix.tobytes()
+        return b"".join((header, np.ascontiguousarray(matrix).data)) if rows else header  # one copy, not two
     if columns == 0:
         return b" [ ]\n"
     return b" [" + b"".join(b"\n  " + _format_row(row) for row in matrix) + b"]\n"

@@ -32,7 +32,6 @@ Options of a wspecifier:
 from __future__ import annotations
 
 import contextlib
-import re
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, Type
 
@@ -41,8 +40,16 @@ import numpy as np
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats import log, matrix, words
 from sdpn_k2.kaldi.formats.compression import CompressedMatrix, compress
-from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder
-from sdpn_k2.kaldi.formats.io import BLOCK, InputStream, open_input, open_output, split_offset
+from sdpn_k2.kaldi.formats.holders import HOLDERS
+from sdpn_k2.kaldi.formats.io import BLOCK, InputStream, open_input, open_output
+from sdpn_k2.kaldi.formats.script_files import (
+    ScriptFiles,
+    common_archive,
+    script_blocks,
+    script_lines,
+    split_range,
+    take_range,
+)
 from sdpn_k2.kaldi.formats.specifiers import is_table, parse_rspecifier, parse_wspecifier
 
 if TYPE_CHECKING:
@@ -63,9 +70,6 @@ __all__ = [
     "take_range",
     "write_object",
 ]
-
-_RANGE = re.compile(r"(.*)\[([^\[\]]*)\]\Z", re.DOTALL)
-_END_TOLERANCE = 3  # the times of segments are rounded, so Kaldi lets a range end at index rows + 2
 
 
 # Reading in order
@@ -133,19 +137,28 @@ class TableReader:
 
     def _read_script(self, script: str) -> Generator[Tuple[str, Any], None, None]:
         empty = True
-        with _ScriptFiles(self._holder) as files:
-            for key, rxfilename in script_lines(script):
-                empty, self._name = False, rxfilename
-                try:
-                    value = files.read_like_last(rxfilename)
-                    if value is None:
-                        value = files.read(key, rxfilename)
-                except InputError as error:
-                    if not self._permissive:
-                        raise
-                    log.warn(f"{error}; skipped (option p)")
-                    continue
-                yield key, value
+        with ScriptFiles(self._holder) as files:
+            for keys, names in script_blocks(script):
+                empty = False
+                archive, offsets = common_archive(names)
+                done = 0
+                while done < len(keys):
+                    rows = None if offsets is None else files.read_rows(archive, offsets[done:])
+                    if rows is not None:
+                        for key, self._name, row in zip(keys[done : done + len(rows)], names[done:], rows):
+                            yield key, row
+                        done += len(rows)
+                        continue
+                    key, self._name = keys[done], names[done]
+                    done += 1
+                    try:
+                        value = files.read(key, self._name)
+                    except InputError as error:
+                        if not self._permissive:
+                            raise
+                        log.warn(f"{error}; skipped (option p)")
+                        continue
+                    yield key, value
         if empty:
             log.warn(f"{self._specifier.text}: the table is empty")
 
@@ -166,120 +179,6 @@ def read_table(rspecifier: str, kind: str) -> TableReader:
         [('a', [1.0, 2.0])]
     """
     return TableReader(rspecifier, kind)
-
-
-class _ScriptFiles:
-    """Read the objects that the lines of a script file name; open an archive once for consecutive lines."""
-
-    def __init__(self, holder: Holder):
-        self._holder = holder
-        self._path: Optional[str] = None
-        self._stream: Optional[InputStream] = None
-        self._last: Optional[np.ndarray] = None  # the last vector, if it came from _stream
-        self._header = b""  # of that vector
-        self._prefix = ""  # of the names of other objects in its archive
-
-    def read(self, key: str, rxfilename: str) -> Any:
-        """Read the object at ``file``, ``file:offset``, either with a range, or ``command |``."""
-        match = _RANGE.match(rxfilename) if rxfilename.endswith("]") else None
-        name, range_ = match.groups() if match else (rxfilename, None)
-        try:
-            value = self._read_object(name)
-            return value if range_ is None else take_range(value, range_, rxfilename)
-        except InputError as error:
-            raise InputError(f"{error} (key {key})") from None
-
-    def read_like_last(self, rxfilename: str) -> Optional[np.ndarray]:
-        """Return the vector at ``file:offset`` if it is in memory and looks like the last one, else None."""
-        last, stream = self._last, self._stream
-        if last is None or stream is None or not rxfilename.startswith(self._prefix):
-            return None
-        offset = rxfilename[len(self._prefix) :]
-        if not offset.isdecimal() or len(offset) > 18:
-            return None
-        header = self._header
-        start = int(offset) - stream.base
-        data = start + len(header)
-        if start < 0 or data + last.nbytes > len(stream.buffer) or not stream.buffer.startswith(header, start):
-            return None
-        vector: np.ndarray = np.frombuffer(stream.buffer, last.dtype, len(last), data).copy()
-        return vector
-
-    def _read_object(self, name: str) -> Any:
-        value = self._holder.run(name) if name.endswith("|") else None
-        if value is not None:
-            return value
-        path, offset = split_offset(name)
-        if offset is None:
-            with open_input(name) as stream:
-                return self._holder.read(stream)
-        if self._stream is None or path != self._path:
-            self.close()
-            self._stream, self._path = open_input(name), path
-        else:
-            self._stream.seek(offset)
-        try:
-            value = self._holder.read(self._stream)
-        except InputError:
-            self.close()
-            raise
-        if self._holder.read_like_last is not None and len(value):
-            self._last, self._header = value, matrix.vector_header(value.dtype, len(value))
-            self._prefix = path + ":"
-        return value
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = self._path = self._last = None
-
-    def __enter__(self) -> _ScriptFiles:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def script_lines(rxfilename: str) -> Iterator[Tuple[str, str]]:
-    """Yield the key and the extended filename of each line of a script file."""
-    with open_input(rxfilename) as stream:
-        for number, line in enumerate(stream.lines(), 1):
-            try:
-                key, name = words.split(line, 1)
-            except ValueError:
-                raise InputError(f"{stream.name}: line {number} should be '<key> <file>', not {line[:60]!r}") from None
-            yield key, words.strip(name)
-
-
-def take_range(value: Any, range_: str, name: str) -> np.ndarray:
-    """Return part of a vector or matrix: rows ``first:last``, then columns; both ends are included, ``:`` is all.
-
-    As in Kaldi, rows may end up to 2 above the number of rows: they are clipped with a warning.
-
-    Raises:
-        InputError: the range is malformed, reversed or outside of the value, or the value is not a vector or matrix.
-    """
-    if isinstance(value, CompressedMatrix):
-        value = value.to_array()
-    if not isinstance(value, np.ndarray):
-        raise InputError(f"{name}: only vectors and matrices have ranges")
-    parts = range_.split(",")
-    what = f"[{range_}] of a {'vector' if value.ndim == 1 else 'matrix'} of {' × '.join(map(str, value.shape))} numbers"
-    if len(parts) > value.ndim:
-        raise InputError(f"{name}: invalid range {what}")
-    slices = []
-    for size, tolerance, part in zip(value.shape, (_END_TOLERANCE, 0), parts):
-        if part == ":":
-            slices.append(slice(None))
-            continue
-        match = re.match(r"(\d+):(\d+)\Z", part)
-        first, last = map(int, match.groups()) if match else (1, 0)
-        if not first <= last < size + tolerance or first >= size:
-            raise InputError(f"{name}: invalid range {what}")
-        if last >= size:
-            log.warn(f"{name}: clipped the range {what}: it ends beyond the data")
-        slices.append(slice(first, last + 1))
-    return np.ascontiguousarray(value[tuple(slices)])
 
 
 # Reading by key
@@ -315,7 +214,7 @@ class RandomReader:
         self._permissive = "p" in self._specifier.options
         self._called_sorted = self._sorted and "cs" in self._specifier.options
         self._key_map = RandomReader(key_map, "token") if key_map else None
-        self._files = _ScriptFiles(HOLDERS[kind])
+        self._files = ScriptFiles(HOLDERS[kind])
         self._names: Optional[Dict[str, str]] = None
         self._values: Dict[str, Any] = {}
         self._table: Optional[TableReader] = None
@@ -534,7 +433,10 @@ class TableWriter:
 
     def _flush(self, ark: IO[bytes]) -> None:
         try:
-            ark.write(b"".join(self._pending))
+            if self._waiting > BLOCK * len(self._pending) // 4:  # a few large values: not worth another copy
+                ark.writelines(self._pending)
+            else:
+                ark.write(b"".join(self._pending))
             if self._limit == 0:
                 ark.flush()
             if self._scp is not None:
@@ -571,8 +473,7 @@ class TableWriter:
 
 def read_object(rxfilename: str, kind: str) -> Any:
     """Read one object from an extended filename: ``mean.vec``, ``ivector-mean … - |``, ``feats.ark:17[0:9]``."""
-    match = _RANGE.match(rxfilename) if rxfilename.endswith("]") else None
-    name, range_ = match.groups() if match else (rxfilename, None)
+    name, range_ = split_range(rxfilename)
     value = HOLDERS[kind].run(name) if name.endswith("|") else None
     if value is None:
         with open_input(name) as stream:
