@@ -13,6 +13,7 @@ from kaldi_support import speech_like, succeed
 
 from sdpn_k2.kaldi.datadir import data_dir, data_dir_ops, validation
 from sdpn_k2.kaldi.features.wave import Wave, encode_wave, to_wav_command
+from sdpn_k2.kaldi.features.wave_commands import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests/data/offline_augmentation"
@@ -285,3 +286,67 @@ def test_noises_of_other_formats_need_no_process(tmp_path):
         command = f"wav-reverberate --additive-signals='{name}' {options} {out}"
         succeed(command, tmp_path, SDPN_K2_ALLOW_PIPES="false")
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+def test_commands_are_computed_in_the_process(call, corpus):
+    """The samples are those of the shell, byte by byte, and no command runs."""
+    write_responses(corpus)
+    for path in corpus.glob("noise?.wav"):
+        shutil.copy(path, corpus / "with blank.wav")
+    said(
+        call("augment_data_dir.py", "--utt-prefix", "b", "--num-bg-noises", 3, "--bg-noise-dir", "babble", "train", "b")
+    )
+    said(call("augment_data_dir.py", "--utt-prefix", "f", "--fg-noise-dir", "noise", "train", "f"))
+    options = ["--rir-set-parameters", "rirs0", "--noise-set-parameters", "noises", "--prefix", "r"]
+    said(call("reverberate_data_dir.py", *options, "--max-noises-per-minute", 120, "train", "r"))
+    lines = [line for name in "bfr" for line in entries(corpus / name).splitlines()]
+    lines += [
+        "x1 wav-reverberate --duration=2 --volume=0.5 'with blank.wav' - |",
+        'x2 cat "with blank.wav" | wav-reverberate --impulse-response="r01.wav" --shift-output=false - - |',
+        "x3 wav-copy s2-u1.wav - | wav-reverberate --normalize-output=false --additive-signals=noise1.wav "
+        "--snrs=-5 --start-times=0.2 - - |",
+    ]
+    (corpus / "ours.scp").write_text("".join(f"{line}\n" for line in lines))
+    # A semicolon leaves a command to the shell.
+    (corpus / "shell.scp").write_text("".join("{} true; {}\n".format(*line.split(" ", 1)) for line in lines))
+    succeed("wav-copy scp:ours.scp ark:ours.ark", corpus, SDPN_K2_ALLOW_PIPES="false")
+    succeed("wav-copy scp:shell.scp ark:shell.ark", corpus)
+    assert (corpus / "ours.ark").read_bytes() == (corpus / "shell.ark").read_bytes()
+    succeed("wav-to-duration scp:ours.scp ark,t:ours.txt", corpus, SDPN_K2_ALLOW_PIPES="false")
+    assert len((corpus / "ours.txt").read_text().splitlines()) == len(lines) == 15
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat a.wav; rm b |",
+        "cat $HOME |",
+        "cat `x` |",
+        'cat "$x" |',
+        "cat *.wav |",
+        "cat ~/a.wav |",
+        "cat a.wav b.wav |",
+        "cat -n a.wav |",
+        "cat a.ark:17 |",
+        "cat a.wav > b |",
+        "cat <(x) |",
+        "cat a.wav || x |",
+        "cat a.wav & |",
+        "cat a\nb |",
+        "cat 'a |",
+        "X=1 cat a.wav |",
+        "tac a.wav |",
+        "cat a.wav | tac |",
+        "cat a.wav | wav-reverberate --shift-output=maybe - - |",
+        "cat a.wav | wav-reverberate --snr=1 - - |",
+        "cat a.wav | wav-reverberate --duration=x - - |",
+        "cat a.wav | wav-reverberate b.wav - |",
+        "wav-reverberate - - |",
+        "wav-reverberate a.wav b.wav |",
+        "wav-copy - - |",
+        "| |",
+        "|",
+    ],
+)
+def test_other_commands_are_left_to_the_shell(command):
+    assert run_command(command) is None

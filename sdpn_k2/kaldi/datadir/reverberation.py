@@ -68,13 +68,14 @@ class _Draw:
         return itertools.cycle(shuffled)
 
     def _pick(self, items: Sequence[Weighted]) -> Weighted:
-        point = self.generator.uniform(0, sum(probability_of(item) for item in items))
+        weights = [probability_of(item) for item in items]
+        point = self.generator.uniform(0, sum(weights))
         passed = 0.0
-        for item in items:
-            if passed + probability_of(item) >= point:
+        for item, weight in zip(items, weights):
+            if passed + weight >= point:
                 return item
-            passed += probability_of(item)
-        return items[-1]
+            passed += weight
+        return items[-1]  # rounding
 
     def options(self, seconds: float) -> str:
         """Return the options of wav-reverberate for a recording, each followed by a blank; "" leaves it dry."""

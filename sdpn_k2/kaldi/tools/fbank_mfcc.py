@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable, Deque, Iterable, Iterator, List, Opt
 import numpy as np
 
 from sdpn_k2.errors import InputError
+from sdpn_k2.kaldi.features import wave_commands  # noqa: F401  # readers know the commands of augmentation
 from sdpn_k2.kaldi.features.fbank_mfcc import FbankOptions, FeatureOptions, MfccOptions, fbank, mfcc
 from sdpn_k2.kaldi.features.resample import resample
 from sdpn_k2.kaldi.features.wave import Wave

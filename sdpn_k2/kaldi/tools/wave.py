@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from types import SimpleNamespace
-from typing import List, Optional, Tuple
+from typing import List, Optional
 
 import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.datadir.utterances import Misfit, Part, cut_part
+from sdpn_k2.kaldi.features import wave_commands  # noqa: F401  # readers know the commands of augmentation
+from sdpn_k2.kaldi.features.corruption import Corruption, corrupt
 from sdpn_k2.kaldi.features.wave import Wave
 from sdpn_k2.kaldi.formats.io import open_input
-from sdpn_k2.kaldi.formats.log import log, vlog, warn
+from sdpn_k2.kaldi.formats.log import log, warn
 from sdpn_k2.kaldi.formats.tables import (
     RandomReader,
     TableWriter,
@@ -23,7 +26,6 @@ from sdpn_k2.kaldi.formats.tables import (
 )
 from sdpn_k2.kaldi.formats.words import split
 from sdpn_k2.kaldi.tools.command_line import Option, tool
-from sdpn_k2.pcm import INT16_SCALE
 
 
 @tool(
@@ -169,104 +171,6 @@ def wav_reverberate(options: SimpleNamespace, input_rxfilename: str, output_wxfi
      e.g.: wav-reverberate --duration=20.25 --impulse-response=rir.wav --additive-signals='noise1.wav,noise2.wav' \
              --snrs='20.0,15.0' --start-times='0,17.8' input.wav output.wav
     """
-    if options.multi_channel_output and (options.rir_channel or options.noise_channel):
-        warn("options for --rir-channel and --noise-channel are ignored as --multi-channel-output is true.")
-    if options.multi_channel_output and not options.impulse_response:
-        raise InputError("--multi-channel-output=true needs an --impulse-response")
+    settings = Corruption(**{each.name: getattr(options, each.name) for each in fields(Corruption)})
     source = read_object(input_rxfilename, "wave")
-    signal = _channel(source, options.input_wave_channel, input_rxfilename)
-    if options.duration * source.rate >= 2**31 or options.volume == np.inf:
-        raise InputError(f"--duration={options.duration:g}, --volume={options.volume:g}: too large for a wave file")
-    rir = read_object(options.impulse_response, "wave") if options.impulse_response else None
-    noises = [read_object(name, "wave") for name in options.additive_signals.split(",") if name]
-    snrs, starts = _numbers(options.snrs, "snrs"), _numbers(options.start_times, "start-times")
-    if not len(noises) == len(snrs) == len(starts):
-        raise InputError(
-            f"{len(noises)} --additive-signals, {len(snrs)} --snrs and {len(starts)} --start-times: "
-            "their numbers must be the same"
-        )
-    for wave in noises if rir is None else [rir, *noises]:
-        if wave.rate != source.rate:
-            raise InputError(f"{input_rxfilename} has {source.rate} Hz, but an added signal has {wave.rate} Hz")
-
-    outputs = []
-    indices: List[Optional[int]] = [None]
-    if options.multi_channel_output and rir is not None:
-        indices = list(range(len(rir.samples)))
-    for index in indices:
-        output, shift, power = signal, 0, _power(signal)
-        if rir is not None:
-            channel = options.rir_channel if index is None else index
-            response = _channel(rir, channel, options.impulse_response) / INT16_SCALE
-            output, power = _reverberate(signal, response, source.rate)
-            shift = int(np.argmax(response)) if options.shift_output else 0
-        for noise, snr, start in zip(noises, snrs, starts):
-            added = _channel(noise, options.noise_channel if index is None else index, options.additive_signals)
-            output = _add_noise(output, added, snr, int(start * source.rate), power)
-        if options.volume > 0:
-            output = output * options.volume
-        elif options.normalize_output and _power(output) > 0:
-            output = output * np.sqrt(_power(signal) / _power(output))
-        outputs.append(_fit(output, shift, len(signal), source.rate, options))
-    write_object(output_wxfilename, Wave(np.stack(outputs), source.rate), "wave")
-
-
-def _channel(wave: Wave, channel: int, name: str) -> np.ndarray:
-    """Return one channel in float64, shape (samples,)."""
-    if not 0 <= channel < len(wave.samples):
-        raise InputError(f"{name}: no channel {channel} (0-based); the file has {len(wave.samples)}")
-    return np.asarray(wave.samples[channel], np.float64)
-
-
-def _numbers(text: str, option: str) -> List[float]:
-    try:
-        numbers = [float(word) for word in text.split(",") if word]
-    except ValueError:
-        numbers = [np.nan]
-    if not np.isfinite(numbers).all():
-        raise InputError(f"--{option}={text} is not a comma-separated list of numbers")
-    return numbers
-
-
-def _power(signal: np.ndarray) -> float:
-    return float(signal @ signal) / len(signal)
-
-
-def _reverberate(signal: np.ndarray, response: np.ndarray, rate: int) -> Tuple[np.ndarray, float]:
-    """Return the convolution, (samples + taps - 1,), and the power of its early part.
-
-    The early part uses the response from 1 ms before its peak to 50 ms after it.
-    """
-    peak = int(np.argmax(response))
-    early = response[max(0, int(peak - 0.001 * rate)) : int(peak + 0.05 * rate)]
-    size = 1 << (len(signal) + len(response) - 2).bit_length()
-    spectrum = np.fft.rfft(signal, size)
-
-    def convolved(filter_: np.ndarray) -> np.ndarray:
-        whole: np.ndarray = np.fft.irfft(spectrum * np.fft.rfft(filter_, size), size)
-        return whole[: len(signal) + len(filter_) - 1]
-
-    vlog(1, f"peak index is {peak}")
-    return convolved(response), _power(convolved(early))
-
-
-def _add_noise(signal: np.ndarray, noise: np.ndarray, snr: float, offset: int, power: float) -> np.ndarray:
-    """Add noise from sample ``offset`` to the end of the signal, ``snr`` dB below ``power``."""
-    if offset < 0:
-        raise InputError(f"--start-times: {offset} samples (a signal cannot start before the input)")
-    if abs(snr) > 1000:
-        raise InputError(f"--snrs: {snr:g} dB must lie between -1000 and 1000")
-    if not noise.any():
-        raise InputError("--additive-signals: a signal is silent, so it cannot be added at any SNR")
-    result: np.ndarray = signal.copy()
-    length = max(0, min(len(signal) - offset, len(noise)))
-    result[offset : offset + length] += noise[:length] * np.sqrt(10 ** (-snr / 10) * power / _power(noise))
-    return result
-
-
-def _fit(output: np.ndarray, shift: int, length: int, rate: int, options: SimpleNamespace) -> np.ndarray:
-    """Cut or repeat the output to the length that the options require."""
-    if options.duration > 0:
-        wanted = int(rate * options.duration)
-        return np.resize(output[shift : shift + min(length, wanted)], wanted)
-    return output[shift : shift + length] if options.shift_output else output
+    write_object(output_wxfilename, corrupt(source, settings, input_rxfilename), "wave")
