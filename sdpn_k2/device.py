@@ -48,9 +48,10 @@ def usable_device(device: Union[str, torch.device]) -> torch.device:
         device = default_device()
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.empty(1, device=chosen).cpu()
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device}: torch cannot use it: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0].split(". ")[0][:120]
+        raise InputError(f"device {device}: torch cannot use it here: {reason}; use --device cpu") from error
     return chosen
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from typing import Iterator, NamedTuple, Sequence
 
 MAX_SKIPPED_SHARE = 0.05
@@ -26,6 +28,18 @@ class Skipped(NamedTuple):
 
     def __str__(self) -> str:
         return f"'{self.key}': {self.reason}"
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return one line about a failed file operation that nobody turned into an InputError.
+
+    Files are opened by name, so an error without one comes from a stream that was given: the standard output.
+    """
+    if error.filename:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
+        return f"standard output: cannot write: {error.strerror}"
+    return str(error)
 
 
 @contextlib.contextmanager

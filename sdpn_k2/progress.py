@@ -11,6 +11,8 @@ from typing import Callable, Deque, Dict, List, Mapping, Optional, Tuple
 
 from tqdm import tqdm
 
+from sdpn_k2.errors import InputError
+
 log = logging.getLogger(__name__)
 
 FIRST_LINE_SECONDS = 10.0
@@ -121,7 +123,10 @@ def log_to(path: Optional[Path] = None) -> None:
     """Send the package's log to stderr, and to ``path`` if given."""
     handlers: List[logging.Handler] = [_AboveBars()]
     if path is not None:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        try:
+            handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot write: {error.strerror or error}") from error
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",

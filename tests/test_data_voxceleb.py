@@ -159,7 +159,7 @@ def test_lhotse_recipes_that_download_are_not_used(tree, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "line, message",
     {
-        "1 id10270/5r0dWxy17C8/00001.wav\n": "veri_test.txt:2: .*'1.0 <speaker>/<video>/<file>.wav",
+        "1 id10270/5r0dWxy17C8/00001.wav\n": "veri_test.txt:2: .*id10270/5r0dWxy17C8/00001.wav",
         "2 id10270/a/00001.wav id10270/a/00002.wav\n": "veri_test.txt:2: ",
         "id10270-5r0dWxy17C8-00001 id10270-5r0dWxy17C8-00002 target\n": "veri_test.txt:2: ",
         "1 id10270/gone/00001.wav id10279/5r0dWxy17C8/00001.wav\n":
@@ -190,11 +190,12 @@ def test_wrong_roots(tree, tmp_path):
         run(tree, data, musan=empty)
     with pytest.raises(InputError, match="empty: .* RIRS_NOISES"):
         run(tree, data, rirs_noises=empty)
+    assert not data.exists()
     broken = tree / "musan/noise/free-sound/noise-free-sound-0000.wav"
     broken.write_bytes(b"")
-    with pytest.raises(InputError, match="musan: .*prepare_musan"):
+    with pytest.raises(InputError, match=f"noise: .*{broken}"):
         run(tree, data, musan=tree / "musan")
-    assert not data.exists()
+    assert not (data / "eval_sets").exists()
 
 
 def test_one_bad_utterance_is_skipped_with_its_trials(tree, tmp_path, caplog):

@@ -7,6 +7,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import commands_page
 import pytest
 import yaml
 
@@ -66,6 +67,10 @@ def test_links_lead_to_files(page):
 def test_pages_name_commands_that_exist(page):
     named = set(re.findall(r"\bsdpn-k2 ([a-z][\w-]*)", page.read_text(encoding="utf-8")))
     assert named - set(COMMANDS) <= ({"multi-crop"} if page.name == "CHANGELOG.md" else set())
+
+
+def test_the_page_of_commands_is_what_help_says():
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == commands_page.page(), "python tests/commands_page.py"
 
 
 def test_every_page_is_in_the_navigation():

@@ -57,7 +57,7 @@ def audio(tmp_path_factory):
         for take in "ab":
             noise = np.convolve(rng.standard_normal(9000), shape, "same")
             soundfile.write(folder / f"{speaker}{take}.wav", 0.02 * noise, 16000, subtype="PCM_16")
-    soundfile.write(folder / "short.wav", np.zeros(500), 16000)
+    soundfile.write(folder / "short.wav", 0.1 * np.sin(np.arange(500)), 16000)
     return folder
 
 
@@ -142,7 +142,12 @@ def test_identify_and_verify_agree(model, audio, tmp_path):
     gallery = Gallery.create(tmp_path / "voices", model)
     for speaker in range(4):
         gallery.enroll(f"s{speaker}", audio / f"{speaker}a.wav")
-    assert gallery.enroll("s2", audio / "2b.wav") == 2 and gallery.num_utts == {"s0": 1, "s1": 1, "s2": 2, "s3": 1}
+    assert gallery.enroll("s2", [audio / "2a.wav", audio / "2b.wav"]) == 2 and gallery.num_utts == {
+        "s0": 1,
+        "s1": 1,
+        "s2": 2,
+        "s3": 1,
+    }
     for options in ({}, {"scoring": "cosine_mean"}, {"backend": Backend()}):
         answer = gallery.identify(audio / "4a.wav", **options)
         for candidate in answer.best:
@@ -196,6 +201,31 @@ def test_kaldis_tools_read_the_folder(golden, enrolled, tmp_path, monkeypatch):
     assert sorted(path.name for path in voices.iterdir() if path.name != ".lock") == sorted(FILES)
 
 
+def test_kaldis_plda_scoring_of_the_folder_agrees(exp, vectors, enrolled, model, tmp_path, monkeypatch):
+    """Voices of 3 and 4 recordings, scored by the tools with ``--num-utts``, and by ``identify``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(ROOT / "utils" / "kaldi-bin"), prepend=":")
+    shutil.copytree(enrolled.folder, "voices")
+    gallery = Gallery.open("voices", model)
+    names, tests = list(gallery.num_utts)[:6], sorted(vectors)[-3:]
+    gallery.enroll_embeddings({name: vectors[test] for name, test in zip(names[:2], tests)})
+    assert sorted(set(gallery.num_utts.values())) == [3, 4]
+    sdpn_k2.write_vectors("tests.scp", {test: vectors[test] for test in tests})
+    Path("trials").write_text("".join(f"{name} {test}\n" for test in tests for name in names))
+    sides = [
+        f"ark:ivector-subtract-global-mean {exp}/backend/mean.vec scp:{script} ark:- | transform-vec "
+        f"{exp}/backend/transform.mat ark:- ark:- | ivector-normalize-length ark:- ark:- |"
+        for script in ("voices/spk_xvector.scp", "tests.scp")
+    ]
+    options = ["--normalize-length=true", "--num-utts=ark:voices/num_utts.ark"]
+    assert tools.run("ivector-plda-scoring", [*options, f"{exp}/backend/plda", *sides, "trials", "scores"]) in (0, None)
+    lines = [line.split() for line in Path("scores").read_text().splitlines()]
+    assert len(lines) == len(names) * len(tests)
+    found = {test: scores_of(gallery.identify_embedding(vectors[test], best=1000)) for test in tests}
+    for name, test, score in lines:
+        assert found[test][name] == pytest.approx(float(score), rel=1e-4, abs=1e-4)
+
+
 def test_old_scripts_fit_new_archives(model, tmp_path):
     """A program that has opened a script file gets the right vectors while voices are added."""
     rng = np.random.default_rng(0)
@@ -247,6 +277,17 @@ def test_voices_are_removed_and_renamed(model, audio, tmp_path):
         with pytest.raises(InputError, match=message):
             change()
     assert gallery.num_utts == {"cy": 2}
+
+
+def test_the_first_enrolment_makes_the_gallery(model, tmp_path):
+    gallery = Gallery.open(tmp_path / "a" / "voices", model, missing_ok=True)
+    assert len(gallery) == 0 and "0 voices" in repr(gallery) and not gallery.folder.exists()
+    with pytest.raises(InputError, match="no voices"):
+        gallery.identify_embedding(np.ones(48))
+    gallery.enroll_embeddings({"alice": np.ones(48)})
+    assert len(gallery) == 1
+    with pytest.raises(InputError, match="not a gallery"):
+        Gallery.open(tmp_path / "a", model)
 
 
 def test_other_processes_voices_are_seen(model, vectors, tmp_path):
@@ -345,7 +386,7 @@ def test_enroll_and_identify(exp, model, audio, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDPN_K2_CHECKPOINT", str(exp))
     done = run("enroll", "voices", "alice", audio / "0a.wav", audio / "0b.wav")
-    assert done.exit_code == 0 and "alice has 2 recordings; voices has 1 voices" in done.output
+    assert done.exit_code == 0 and "recordings of alice: 2; voices in voices: 1" in done.output
     assert run("enroll", "voices", "bob", audio / "1a.wav").exit_code == 0
     assert run("enroll", "voices", "bob", audio / "1a.wav").exit_code == 0  # again
     assert (tmp_path / "voices" / "num_utts.ark").read_text() == "alice 2 \nbob 1 \n"
@@ -360,7 +401,8 @@ def test_enroll_and_identify(exp, model, audio, tmp_path, monkeypatch):
     told = run("identify", *options, "voices", audio / "0a.wav", audio / "1a.wav").output.splitlines()
     for name, line in zip(("0a.wav", "1a.wav"), map(json.loads, told)):
         assert line["recording"].endswith(name) and line["name"] is None and not line["verdict"]["same_speaker"]
-        assert len(line["best"]) == 1 and line["num_voices"] == 2
+        (candidate,) = line["best"]
+        assert candidate["score"] == line["verdict"]["score"] and line["num_voices"] == 2
     both = run("identify", "--threshold", "1000", "voices", audio / "0a.wav", audio / "1a.wav").output.splitlines()
     assert both[0] == f"{audio}/0a.wav: unknown" and both[4] == f"{audio}/1a.wav: unknown"
 

@@ -1,6 +1,7 @@
 """Pictures hold the right numbers, and silhouettes follow their definition."""
 
 import json
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -96,6 +97,30 @@ def test_training_curves_show_the_logged_metrics(tmp_path):
         plots.training_curves({"run": path})
     with pytest.raises(InputError, match="none: "):
         plots.training_curves({"run": tmp_path / "none"})
+
+
+def test_axes_of_counts_start_at_0_and_the_time_has_no_curve(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        {"step": step, "loss": 4.0, "prototypes_in_use": 120.0 + step, "skipped_utterances": 0, "seconds": 9.0 * step}
+        for step in range(10, 15)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures = plots.training_curves({"run": path})
+    assert list(figures) == ["loss", "prototypes_in_use", "skipped_utterances"]
+    limits = {title: figure.axes[0].get_ylim() for title, figure in figures.items()}
+    assert limits["prototypes_in_use"][0] == limits["skipped_utterances"][0] == 0 < limits["loss"][0]
+    assert limits["prototypes_in_use"][1] > 134 and limits["skipped_utterances"][1] == 1
+    # Those that tell how a run goes are larger.
+    assert figures["prototypes_in_use"].get_size_inches()[0] > figures["skipped_utterances"].get_size_inches()[0]
+
+
+def test_long_names_keep_their_start_and_end_beside_the_figures():
+    long = f"start{'x' * 100}end\u202e"
+    shown = texts(plots.det_curves({long: gaussian_rates(500), "short_$x$": gaussian_rates(500)}))
+    (label,) = [text for text in shown if text.startswith("start")]
+    assert re.fullmatch(r"startx{11}…x+endU\+202E: EER [\d.]+ %, minDCF [\d.]+", label) and len(label) < 90
+    assert any(text.startswith("short_$x$: EER ") for text in shown)
 
 
 def test_training_curves_of_several_runs_share_one_picture_per_metric(tmp_path):

@@ -109,7 +109,7 @@ def test_bad_score_files_name_the_line(write, text, where, word):
 def test_labelled_trials_are_streamed(write):
     path = write("trials", b"a b target\na \xff nontarget\r\n")
     assert list(reader.read_trials(path)) == [("a", "b", True), ("a", "\udcff", False)]
-    for line, word in (("a b yes", "'yes'"), ("a b 1", "'1'"), ("a b", "'a b'"), ("", "''")):
+    for line, word in (("a b yes", "'yes'"), ("a b 2", "'2'"), ("a b", "'a b'"), ("", "''")):
         with pytest.raises(InputError, match=f"trials:2: .*{word}"):
             list(reader.read_trials(write("trials", f"a b target\n{line}\n")))
 

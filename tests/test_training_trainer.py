@@ -181,12 +181,6 @@ def test_corpus_of_one_utterance(tmp_path):
         make_trainer(write_corpus(tmp_path / "one", count=1), tmp_path / "exp", "train.batch_size=2")
 
 
-def test_compilation_is_refused_if_torch_cannot_compile(tiny_cuts, tmp_path, monkeypatch):
-    monkeypatch.setattr("sdpn_k2.training.trainer._can_compile", lambda: False)
-    with pytest.raises(InputError, match="train.compile=on: torch"):
-        make_trainer(tiny_cuts, tmp_path, "train.compile=on")
-
-
 # What stops a run on its way.
 
 

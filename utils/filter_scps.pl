@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.tools import script
 
 
@@ -47,7 +48,7 @@ def main(options, jobs, lists, table, outputs):
         for number in owners:
             chosen[number].append(line)
     for number in numbers:
-        with open(outputs.replace(job, str(number)), "wb") as stream:
+        with atomic_output(outputs.replace(job, str(number))) as stream:
             stream.writelines(chosen[number])
     if nowhere and not options.no_warn:
         script.warn(f"warning: {nowhere} lines of {table} go to no output")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdpn_k2.errors import InputError
+from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.datadir import data_dir, lists
 from sdpn_k2.kaldi.tools import script
 
@@ -53,7 +54,7 @@ def main(options, *arguments):
         if output == "-":
             sys.stdout.buffer.writelines(part)
         else:
-            with open(output, "wb") as stream:
+            with atomic_output(output) as stream:
                 stream.writelines(part)
 
 

@@ -9,9 +9,37 @@
 #   fi
 #
 # "2:" means that stage 2 makes that input. begin_stage needs the variables stage, stop_stage and stamps (the folder of
-# the .done files). A stamp records the settings and the inputs of a stage. A stage is complete if its stamp has the
-# same settings and inputs, is newer than the inputs, and the outputs exist. It is then skipped, unless its number is in
-# the variable repeat_stage; in that case, the variable repeats is true while it runs.
+# the .done files). A stamp records the settings and the inputs of a stage: size, time, and a checksum of those up to
+# 64 MB. A stage is complete if its stamp has the same settings, its inputs are in the same state, and its outputs exist.
+# It is then skipped, unless its number is in the variable repeat_stage; in that case, the variable repeats is true while
+# it runs. If it runs again for another reason, the first change is named.
+
+# Describe the state of an input in one line: path, size, time and checksum (- for a large file).
+input_state() { # path
+  local size time sum=-
+  if [ -d "$1" ]; then # a folder: the names in it
+    printf '%s folder - %s\n' "$1" "$(cd "$1" && printf '%s\n' * | cksum | tr ' ' :)"
+    return
+  fi
+  read -r size time <<< "$(stat -L -c '%s %.9Y' "$1")"
+  if [ "$size" -le $((1 << 26)) ]; then sum=$(cksum < "$1"); fi
+  printf '%s %s %s %s\n' "$1" "$size" "$time" "${sum// /:}"
+}
+
+# Print which input of a stamp changed, or nothing. Stamps of earlier versions have no states: there, times decide.
+changed_input() { # stamp input…
+  local stamp=$1 path old new
+  shift
+  for path in "$@"; do
+    old=$(grep -F "state: $path " "$stamp" | head -n 1) || true
+    if [ -z "$old" ]; then
+      if [ "$path" -nt "$stamp" ]; then echo "$path is newer"; return; fi
+      continue
+    fi
+    new="state: $(input_state "$path")"
+    if [ "$new" != "$old" ]; then echo "$path changed"; return; fi
+  done
+}
 
 # shellcheck disable=SC2154  # run.sh sets stage, stop_stage and stamps
 begin_stage() { # number title settings reads input… writes output…
@@ -39,13 +67,18 @@ begin_stage() { # number title settings reads input… writes output…
 
   current_stamp=$stamps/stage$number.done
   current_stamp_text=$(printf 'settings: %s\n' "$settings"; printf 'read: %s\n' ${inputs[@]+"${inputs[@]#[0-9]:}"})
-  if [ -f "$current_stamp" ] && [ "$(cat "$current_stamp")" = "$current_stamp_text" ]; then
-    for path in ${inputs[@]+"${inputs[@]#[0-9]:}"}; do
-      [ "$path" -nt "$current_stamp" ] && outdated=$path
-    done
-    for path in ${outputs[@]+"${outputs[@]}"}; do
-      [ -e "$path" ] || outdated=$path
-    done
+  current_stamp_inputs=(${inputs[@]+"${inputs[@]#[0-9]:}"})
+  if [ -f "$current_stamp" ]; then
+    if [ "$(grep -v '^state: ' "$current_stamp")" = "$current_stamp_text" ]; then
+      outdated=$(changed_input "$current_stamp" ${current_stamp_inputs[@]+"${current_stamp_inputs[@]}"})
+      for path in ${outputs[@]+"${outputs[@]}"}; do
+        [ -e "$path" ] || outdated="$path is missing"
+      done
+    elif [ "$(head -n 1 "$current_stamp")" != "settings: $settings" ]; then
+      outdated="its settings changed"
+    else
+      outdated="it reads other files"
+    fi
     if [ -z "$outdated" ] && [ "${repeat_stage:-}" = "$number" ]; then
       repeats=true
     elif [ -z "$outdated" ]; then
@@ -54,6 +87,7 @@ begin_stage() { # number title settings reads input… writes output…
     fi
   fi
   echo "Stage $number: $title"
+  if [ "$outdated" ]; then echo "  again, since $outdated"; fi
   if [ ${#inputs[@]} -gt 0 ]; then echo "  reads  ${inputs[*]#[0-9]:}"; fi
   echo "  writes ${outputs[*]}"
   rm -f "$current_stamp"
@@ -79,7 +113,13 @@ run_until_saved() { # command argument…
 end_stage() {
   mkdir -p "$(dirname "$current_stamp")"
   # Several nodes may end a stage at the same time.
-  local new=$current_stamp.$HOSTNAME.$$
-  printf '%s\n' "$current_stamp_text" > "$new" && mv "$new" "$current_stamp"
+  local new=$current_stamp.$HOSTNAME.$$ path
+  {
+    printf '%s\n' "$current_stamp_text"
+    for path in ${current_stamp_inputs[@]+"${current_stamp_inputs[@]}"}; do
+      printf 'state: '
+      input_state "$path"
+    done
+  } > "$new" && mv "$new" "$current_stamp"
   echo "  done in $((SECONDS - current_stage_started)) s"
 }

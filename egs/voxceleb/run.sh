@@ -8,7 +8,7 @@
 #   bash run.sh --sample-rate 8000 …                         telephone speech, with any of these
 #
 # Each option below is --option-name. Complete stages are skipped, and stopped ones resume. Stage 0 notices changes of a
-# corpus in tables and trial lists, but not in the audio: after such a change, remove <exp>/stamps/stage0.done. No stage
+# corpus in tables and trial lists, but not in the audio: after such a change, use --stage 0. No stage
 # sees a speaker label of the training set, except with --plda-labels corpus. The results are at the end of this file.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -35,6 +35,7 @@ lda_dim=               # default: 150, or the most that the embeddings and class
 
 audio_root=            # audio-dir
 channel=0              # audio-dir: channel to use in multi-channel files (0-based)
+unlabelled=false       # audio-dir: DIR/train is any tree of files, without folders of speakers
 train_dir=             # kaldi-dir
 test_dir=              # kaldi-dir: a data directory with trials
 noise_dir=             # audio-dir, kaldi-dir: folder of noises, optional
@@ -160,6 +161,9 @@ fi
 # Containers may have no other temporary folder.
 if [ ! -w "${TMPDIR:-/tmp}" ]; then TMPDIR=$(cd "$exp" && pwd); export TMPDIR; fi
 
+unlabelled_option=()
+if $unlabelled; then unlabelled_option=(--unlabelled true); fi
+
 # The command of stage 0, and the tables that it reads. The number of jobs does not change the result.
 case $corpus in
   demo)
@@ -168,7 +172,8 @@ case $corpus in
   audio-dir)
     tables=("$audio_root"/*/trials{,_*})
     prepare=(local/prepare_audio_dir.sh --nj "$nj" --sample-rate "$sample_rate" --max-bad "$max_bad" --channel "$channel"
-      --noise-dir "$noise_dir" --rir-dir "$rir_dir" "$audio_root" "$data") ;;
+      --noise-dir "$noise_dir" --rir-dir "$rir_dir" ${unlabelled_option[@]+"${unlabelled_option[@]}"}
+      "$audio_root" "$data") ;;
   kaldi-dir)
     tables=("$train_dir"/{wav.scp,utt2spk,segments} "$test_dir"/{wav.scp,utt2spk,segments,trials,trials_*})
     prepare=(local/prepare_kaldi_dir.sh --nj "$nj" --sample-rate "$sample_rate" --max-bad "$max_bad"

@@ -12,7 +12,7 @@ import click
 
 import sdpn_k2
 from sdpn_k2.cli.groups import SuggestingGroup
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, describe_os_error
 
 EXIT_BAD_INPUT = 1
 COMPLETION_VARIABLE = "_SDPN_K2_COMPLETE"  # click's, for a program of this name
@@ -99,5 +99,12 @@ def main() -> None:
     try:
         cli(prog_name="sdpn-k2", complete_var=COMPLETION_VARIABLE)
     except InputError as error:
-        click.echo(f"sdpn-k2: error: {error}", err=True)
-        sys.exit(EXIT_BAD_INPUT)
+        reason = str(error)
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        reason = describe_os_error(error)
+    except MemoryError:
+        reason = "not enough memory"
+    else:
+        return
+    click.echo(f"sdpn-k2: error: {reason}", err=True)
+    sys.exit(EXIT_BAD_INPUT)

@@ -34,4 +34,4 @@ def enroll(checkpoint, channel, skip_bad, device, gallery, name, audio):
 
     voices = Gallery.open(gallery, Embedder.load(checkpoint, start_process(device).device), missing_ok=True)
     count = voices.enroll(name, *audio, channel=channel, skip_bad=skip_bad)
-    click.echo(f"{name} has {count} recording{'s' * (count != 1)}; {gallery} has {len(voices)} voices", err=True)
+    click.echo(f"recordings of {name}: {count}; voices in {gallery}: {len(voices)}", err=True)

@@ -78,6 +78,7 @@ def demo(root, **options):
 @click.option("--test-dir", show_default="ROOT/test", help="Test set with its trial lists.")
 @click.option("--noise-dir", show_default="ROOT/noise if it exists", help="Noises for augmentation.")
 @click.option("--rir-dir", show_default="ROOT/rir if it exists", help="Room impulse responses for augmentation.")
+@click.option("--unlabelled", is_flag=True, help="Take any tree of files for training, without folders of speakers.")
 @channel_option
 @scan_options
 def audio_dir(root, data, train_dir, test_dir, noise_dir, rir_dir, **options):

@@ -50,8 +50,8 @@ def train(cuts: Path, exp: Path, manifests, resume: str, init, dev, device: str,
 
     CUTS is a manifest from select-cuts or a folder from shar. Checkpoints, logs and metrics go into the folder EXP.
 
-    SIGTERM and SIGUSR1 write a checkpoint and end the run with exit status 75; the same command continues it. For
-    several processes:
+    SIGTERM, SIGUSR1 and Ctrl-C write a checkpoint and end the run with exit status 75; the same command continues it. A
+    second Ctrl-C ends it at once. For several processes:
 
         torchrun --nproc-per-node N -m sdpn_k2 train CUTS EXP …
     """

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from sdpn_k2.data.audio_files import SAMPLE_RATE
 from sdpn_k2.data.recordings import Audio
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
-from sdpn_k2.kaldi.features.sound import check_channel, open_sound
+from sdpn_k2.kaldi.features.sound import check_channel, open_sound, sound_exists
 from sdpn_k2.kaldi.features.wave import encode_wave, read_command
 from sdpn_k2.kaldi.formats.io import require_commands
 from sdpn_k2.processors import usable_processors
@@ -121,9 +121,9 @@ def check_audio(
         InputError: the audio cannot be used; the message names it and says why.
     """
     is_command = location.endswith("|")
-    if not is_command and not os.path.isfile(location):
+    if not is_command and not sound_exists(location):
         raise InputError(f"{location}: no such file")
-    if not is_command and os.path.getsize(location) == 0:
+    if os.path.isfile(location) and os.path.getsize(location) == 0:
         raise InputError(f"{location}: the file is empty")
     with open_sound(_run(location) if is_command else location, location) as sound:
         check_channel(sound, channel)

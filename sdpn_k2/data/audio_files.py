@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
+from collections import Counter
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 from sdpn_k2.errors import InputError
 
@@ -19,30 +21,79 @@ LIBSNDFILE_SUFFIXES = {
 # fmt: on
 FFMPEG_SUFFIXES = {".m4a", ".aac", ".mp4", ".webm", ".wma"}
 
+log = logging.getLogger(__name__)
+
 
 def find_audio(folder: str | Path) -> Iterator[Path]:
     """Yield all audio files under ``folder``, as absolute paths in a fixed order.
 
+    Left out, and counted in the log: what :func:`walk` leaves out, and names that manifests cannot hold (not UTF-8).
+
     Raises:
-        InputError: no such folder, no audio in it, or a file name that is not UTF-8.
+        InputError: no such folder, or no audio in it.
     """
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     suffixes = LIBSNDFILE_SUFFIXES | FFMPEG_SUFFIXES
     found = False
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
+    left_out: Counter[str] = Counter()
+    for parent, names in walk(folder, left_out):
+        for name in names:
             if os.path.splitext(name)[1].lower() not in suffixes:
                 continue
             path = Path(parent, name)
-            if not str(path).isascii() and any("\ud800" <= letter <= "\udfff" for letter in str(path)):
-                raise InputError(f"{str(path)!a}: the file name is not valid UTF-8, which manifests require: rename it")
+            if not is_utf8(str(path)):
+                left_out["files whose names are not UTF-8"] += 1
+                continue
             found = True
             yield path
+    for what, count in left_out.items():
+        log.warning("%s: left out %d %s", folder, count, what)
     if not found:
         raise InputError(f"{folder}: no audio files found (looked for {' '.join(sorted(suffixes))})")
+
+
+def walk(
+    folder: str | Path, left_out: Counter[str], wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder below ``folder``, itself included, with the names of its files, in a fixed order.
+
+    Links are followed, but not back to a folder on the way. Such links are counted in ``left_out``, and so are hidden
+    files and folders: ``._x.wav`` of macOS, ``.ipynb_checkpoints``. ``wanted`` chooses folders by name.
+    """
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        kept = []
+        for name in sorted(filter(wanted, folders)):
+            path = os.path.join(parent, name)
+            if name.startswith("."):
+                left_out["hidden folders"] += 1
+            elif os.path.islink(path) and _leads_back(path, str(folder)):
+                left_out["links back to a folder above"] += 1
+            else:
+                kept.append(name)
+        folders[:] = kept
+        visible = [name for name in sorted(names) if not name.startswith(".")]
+        if len(visible) < len(names):
+            left_out["hidden files"] += len(names) - len(visible)
+        yield parent, visible
+
+
+def _leads_back(link: str, start: str) -> bool:
+    """Return whether a link leads to a folder on the way to it from ``start``, or to one above ``start``."""
+    target, parent = os.path.realpath(link), os.path.dirname(link)
+    if f"{os.path.realpath(start)}/".startswith(f"{target.rstrip('/')}/"):
+        return True
+    while len(parent) > len(start):
+        if os.path.realpath(parent) == target:
+            return True
+        parent = os.path.dirname(parent)
+    return False
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a file name is UTF-8; Python marks other bytes with halves of surrogate pairs."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def list_recordings(folder: str | Path, rate: int = SAMPLE_RATE) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Set
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from lhotse import CutSet, RecordingSet
 from torch import nn
 
 from sdpn_k2.config import Config
+from sdpn_k2.data.background import Task
 from sdpn_k2.data.manifest_files import load_manifest
 from sdpn_k2.errors import InputError, Skipped, check_skipped
 from sdpn_k2.pcm import to_int16
@@ -62,21 +63,26 @@ class Banks:
             log.info("%s: %d recordings", kind, len(bank.lengths))
         rirs = self._read_rirs(responses) if has_responses else None
         self.augment = Augment(config.augment, nn.ModuleDict(banks), rirs, config.features.sample_rate).to(device)
-        self._reader = ThreadPoolExecutor(1)
-        self._next: Optional[Future] = None
+        self._next: Optional[Task[Dict[str, NoiseBank]]] = None
 
-    def rotate(self, step: int) -> None:
-        """Replace the banks with those of ``step`` if a new turn begins."""
+    def rotate(self, step: int, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Replace the banks with those of ``step`` if a new turn begins.
+
+        Return False if ``stopping()`` became true while the next part was read; the banks are then unchanged.
+        """
         if not self.partial:
-            return
+            return True
         if self._next is None:
             kinds = [kind for kind, path in self.sources.items() if path in self.partial]
-            self._next = self._reader.submit(self._read_noise, self.turn + 1, kinds)
+            self._next = Task(functools.partial(self._read_noise, self.turn + 1, kinds))
         if self._turn(step) != self.turn:
+            if not self._next.wait(stopping):
+                return False
             self.turn = self._turn(step)
             for kind, bank in self._next.result().items():
                 self.augment.banks[kind] = bank.to(self.device, non_blocking=True)
             self._next = None
+        return True
 
     def _turn(self, step: int) -> int:
         return step // self.config.augment.rotate_steps

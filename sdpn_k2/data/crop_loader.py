@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -24,14 +25,13 @@ import numpy as np
 import torch
 from lhotse.features.io import close_cached_file_handles
 
+from sdpn_k2.data.background import LOOK_SECONDS, Task
 from sdpn_k2.data.multi_crop import MultiCropBatch, MultiCropDataset, StepBatches
 from sdpn_k2.errors import InputError
 
 # Batches that each loader process has ready or loads. All together have at most this size, but one for each process.
 PREFETCHED_BATCHES = 4
 SHARED_BYTES = 2 << 30
-# Seconds after which a process that waits looks around: for a signal, or for the end of the trainer.
-LOOK_SECONDS = 1.0
 
 
 def multi_crop_loader(
@@ -48,7 +48,7 @@ def multi_crop_loader(
         batches: chooses the utterances.
         workers: number of loader processes; with 0, batches are loaded in this process.
         pin: pin the batches in memory, for a GPU.
-        stopping: asked while this process waits for loader processes; if true, the iteration ends early.
+        stopping: asked while this process waits for a batch; if true, the iteration ends early.
 
     Raises:
         InputError: too few usable utterances are left to fill a batch; a loader process was killed or cannot start.
@@ -56,7 +56,7 @@ def multi_crop_loader(
     if workers:
         loaded = _load_in_processes(dataset, batches, workers, pin, stopping)
     else:
-        loaded = (batch.pin_memory() if pin else batch for batch in map(dataset.__getitem__, batches))
+        loaded = _load_in_thread(dataset, batches, pin, stopping)
     for batch in loaded:
         if len(batch.ids) < batches.share:
             raise InputError(
@@ -64,6 +64,18 @@ def multi_crop_loader(
                 f"the first skipped is {batch.skipped[0]}"
             )
         yield batch
+
+
+def _load_in_thread(
+    dataset: MultiCropDataset, batches: StepBatches, pin: bool, stopping: Callable[[], bool]
+) -> Iterator[MultiCropBatch]:
+    """Yield the batches that a thread reads, one at a time."""
+    for key in batches:
+        task = Task(functools.partial(dataset.__getitem__, key))
+        if not task.wait(stopping):
+            return
+        batch = task.result()
+        yield batch.pin_memory() if pin else batch
 
 
 def batch_bytes(dataset: MultiCropDataset, utterances: int) -> int:
@@ -93,7 +105,8 @@ def _load_in_processes(
     def end() -> None:
         for process in processes:
             process.kill()
-            process.join()
+        for process in processes:
+            process.join(LOOK_SECONDS)  # one that waits for hung storage may not end yet
 
     # Registered after multiprocessing's own handler, hence called before that waits for the processes.
     atexit.register(end)

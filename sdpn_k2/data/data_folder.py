@@ -56,6 +56,11 @@ def clear_set(directory: Path, source: Path) -> None:
     (directory.parent / "eval_sets").unlink(missing_ok=True)
 
 
+def unmark(data: Path) -> None:
+    """Remove ``eval_sets``, which marks a complete preparation, before a new one begins."""
+    (data / "eval_sets").unlink(missing_ok=True)
+
+
 def write_set(data: Path, name: str, scan: Scan, speakers: Mapping[str, str], channel: int = 0) -> None:
     """Write a set with one utterance per recording: Kaldi data directory and lhotse manifests.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from types import MappingProxyType
-from typing import Callable, Collection, Iterable, Mapping
+from typing import Callable, Collection, Iterable, Iterator, Mapping
 
 from sdpn_k2.data.audio_check import Scan
+from sdpn_k2.data.audio_files import make_id
 from sdpn_k2.errors import InputError
 from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.backend.trials import Trial, read_trials
@@ -28,7 +30,7 @@ def write_trials(
     Trials of skipped audio are dropped, and counted in the log.
 
     Args:
-        source: the list; by default with lines ``enroll test target|nontarget``.
+        source: the list, in any form that ``kaldi/backend/trials.py`` reads.
         destination: file to write.
         scan: the checked audio of the set.
         aliases: other names that a list may use for an utterance → its id, or None for an ambiguous name.
@@ -41,36 +43,68 @@ def write_trials(
         InputError: a malformed line (file:line), ids that are not in the set (the first few and their number), an
             ambiguous name, or no trials.
     """
-    skipped = {key for key, _ in scan.skipped}
+    known = scan.good.keys() | {key for key, _ in scan.skipped}
     num_written = num_dropped = 0
-    unknown: dict[str, None] = {}
-
-    def resolve(name: str) -> str | None:
-        if name in scan.good or name in skipped:
-            return name
-        utterance = aliases.get(name)
-        if utterance is None:
-            unknown[name] = None
-        return utterance
-
     with atomic_output(destination, "w") as stream:
-        for trial in read(source):
-            enroll, test = resolve(trial.enroll), resolve(trial.test)
+        for enroll, test, target in resolve_trials(source, known, aliases=aliases, read=read):
             if enroll in scan.good and test in scan.good:
-                stream.write(f"{enroll} {test} {'target' if trial.target else 'nontarget'}\n")
+                stream.write(f"{enroll} {test} {'target' if target else 'nontarget'}\n")
                 num_written += 1
             else:
                 num_dropped += 1
-        ambiguous = next((name for name in unknown if name in aliases), None)
-        if ambiguous is not None:
-            raise InputError(f"{source}: '{ambiguous}' matches several utterances: use <speaker>/{ambiguous}")
-        refuse_unknown(source, unknown)
         if not num_written:
             raise InputError(f"{source}: no trials")
     if num_dropped:
         log.warning("%s: dropped %d trials of skipped audio", source, num_dropped)
     log.info("%s: %d trials", destination, num_written)
     return num_written
+
+
+def check_trials(
+    source: Path, known: Collection[str], aliases: Mapping[str, str | None] = MappingProxyType({})
+) -> None:
+    """Read a trial list before its audio, which may take hours to check.
+
+    Raises:
+        InputError: as :func:`write_trials`.
+    """
+    if not sum(1 for _ in resolve_trials(source, known, aliases=aliases)):
+        raise InputError(f"{source}: no trials")
+
+
+def resolve_trials(
+    source: Path,
+    known: Collection[str],
+    *,
+    aliases: Mapping[str, str | None] = MappingProxyType({}),
+    read: Callable[[Path], Iterable[Trial]] = read_trials,
+) -> Iterator[Trial]:
+    """Yield the trials of a list with utterance ids in place of its names.
+
+    A name may be an id, an alias, or the path of a file that became the id (``id10270/5r0dWxy17C8/00001.wav``).
+
+    Raises:
+        InputError: a malformed line (file:line); at the end, names that are unknown or ambiguous.
+    """
+    unknown: dict[str, None] = {}
+
+    def resolve(name: str) -> str | None:
+        if name in known:
+            return name
+        from_path = make_id(*re.sub(r"\.\w+$", "", name).split("/"))
+        utterance = aliases.get(name, from_path if from_path in known else None)
+        if utterance is None:
+            unknown[name] = None
+        return utterance
+
+    for trial in read(source):
+        enroll, test = resolve(trial.enroll), resolve(trial.test)
+        if enroll is not None and test is not None:
+            yield Trial(enroll, test, trial.target)
+    ambiguous = next((name for name in unknown if name in aliases), None)
+    if ambiguous is not None:
+        raise InputError(f"{source}: '{ambiguous}' matches several utterances: use <speaker>/{ambiguous}")
+    refuse_unknown(source, unknown)
 
 
 def refuse_unknown(source: Path, names: Collection[str]) -> None:

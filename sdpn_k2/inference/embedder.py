@@ -90,8 +90,8 @@ class Embedder:
             segment: ``(start, end)`` in seconds, to embed that part only.
 
         Raises:
-            InputError: unreadable audio; a waveform with several channels, NaN or another type; a rate that is not a
-                whole number of Hz; a segment outside the recording; fewer than 5 frames (65 ms).
+            InputError: unreadable or silent audio; a waveform with several channels, NaN or another type; a rate that
+                is not a whole number of Hz; a segment outside the recording; fewer than 5 frames (65 ms).
         """
         samples, name, own_rate = self._samples(audio, rate, channel)
         self._warn_of_upsampling(own_rate < self.sample_rate, 1, own_rate)
@@ -133,7 +133,8 @@ class Embedder:
             spaced = [name for name in named if not is_key(name)]
             if spaced:
                 raise InputError(
-                    f"{spaced[0]!r}: a name with white space cannot be a key in a Kaldi archive; use .json or .npy"
+                    f"{spaced[0]!r}: a name with white space, control characters or byte 255 cannot be a key in a "
+                    "Kaldi archive; use .json or .npy"
                 )
         if not target:
             vectors, skipped = self.embed_usable(named, rate, channel)

@@ -112,9 +112,12 @@ class Extractor:
         """Return the embedding ``(dim,)`` float32 of a waveform ``(samples,)`` in ±1 at the model's sample rate.
 
         Raises:
-            InputError: fewer than 5 frames (65 ms) besides digital silence; samples that are not finite.
+            InputError: fewer than 5 frames (65 ms) besides digital silence; samples or an embedding not finite.
         """
-        return self.embed_waveforms([waveform])[0]
+        embedding: np.ndarray = self.embed_waveforms([waveform])[0]
+        if not np.isfinite(embedding).all():
+            raise InputError("its embedding is not finite; check the weights of the checkpoint")
+        return embedding
 
     def embed_waveforms(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
         """Return the embeddings ``(waveforms, dim)`` float32 of several waveforms ``(samples,)`` in ±1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -33,7 +33,8 @@ BLOCK_VOICES = 2048  # prepared at a time
 SPARE = 10  # candidates beyond those asked for, since float32 may swap neighbours
 
 
-class Candidate(NamedTuple):
+@dataclass(frozen=True)
+class Candidate:
     """A voice that a recording was compared with; ``llr`` and ``probability`` are None without a calibration."""
 
     name: str
@@ -95,6 +96,8 @@ class Gallery:
         gallery = cls(folder, model)
         if is_gallery(gallery.folder) or not missing_ok:
             check_model(gallery.folder, gallery._id)
+        else:
+            gallery._read = (), Voices.empty(model.dim)
         return gallery
 
     @classmethod
@@ -122,7 +125,7 @@ class Gallery:
         """The number of recordings of each voice, by name, in the order of enrolment."""
         return self._voices().num_utts
 
-    def enroll(self, name: str, *audio: Audio, channel: int = 0, skip_bad: bool = False) -> int:
+    def enroll(self, name: str, *audio: Union[Audio, Sequence[Audio]], channel: int = 0, skip_bad: bool = False) -> int:
         """Add recordings of a voice; return how many the voice has now.
 
         A recording that the voice has already, by its embedding, is not added again. So a call that failed can be
@@ -130,7 +133,7 @@ class Gallery:
 
         Args:
             name: the voice, new or enrolled before.
-            audio: recordings that ``Embedder.embed`` accepts.
+            audio: recordings that ``Embedder.embed`` accepts, or lists of them.
             channel: channel to use in recordings with several (0-based).
             skip_bad: leave out recordings that cannot be embedded. Without it they are left out as well, but once the
                 others are enrolled they raise an error.
@@ -140,7 +143,10 @@ class Gallery:
                 that cannot be written, which then keeps the voices that it had.
         """
         check_name(name)
-        vectors, skipped = self.model.embed_usable(name_recordings(audio)[0], channel=channel)
+        recordings: List[Audio] = []
+        for given in audio:
+            recordings += given if isinstance(given, (list, tuple)) else [given]
+        vectors, skipped = self.model.embed_usable(name_recordings(recordings)[0], channel=channel)
         self.enroll_embeddings({name: np.stack(list(vectors.values()))})
         check_embedded(vectors, skipped, skip_bad)
         return self.num_utts[name]

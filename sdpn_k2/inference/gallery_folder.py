@@ -268,10 +268,14 @@ def _contents(folder: Path, model: GalleryModel, voices: Voices) -> Dict[Path, I
     }
     keys, names = [_bytes(key) for key in voices.keys], [_bytes(name) for name in voices.rows]
     members = sorted((name, [keys[row] for row in rows]) for name, rows in zip(names, voices.rows.values()))
-    means = (voices.vectors[rows].mean(axis=0, dtype=np.float64) for rows in voices.rows.values())
+    vectors = voices.vectors
+    means = (
+        vectors[rows[0]] if len(rows) == 1 else vectors[rows].mean(axis=0, dtype=np.float64)
+        for rows in voices.rows.values()
+    )
     pieces: Dict[str, Iterable[bytes]] = {
         MODEL_FILE: [_bytes(json.dumps(described, indent=2) + "\n")],
-        UTTERANCES: _archive(keys, voices.vectors, model.dim),
+        UTTERANCES: _archive(keys, vectors, model.dim),
         "spk_xvector.ark": _archive(names, means, model.dim),
         "xvector.scp": _script(folder / UTTERANCES, keys, model.dim),
         "spk_xvector.scp": _script(folder / "spk_xvector.ark", names, model.dim),

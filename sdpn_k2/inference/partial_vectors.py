@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import make_folder
+from sdpn_k2.files import hidden_name, make_folder
 from sdpn_k2.kaldi.formats import matrix
 from sdpn_k2.kaldi.formats.specifiers import is_table, parse_wspecifier
 from sdpn_k2.kaldi.formats.tables import read_table
@@ -48,7 +48,7 @@ class PartialVectors:
         if file in ("", "-") or file.startswith("|") or (os.path.exists(file) and not os.path.isfile(file)):
             return
         path = Path(file)
-        self._path = path.with_name(f".{path.name}.{hashlib.sha256(settings).hexdigest()[:12]}.part")
+        self._path = path.with_name(hidden_name(path.name, f".{hashlib.sha256(settings).hexdigest()[:12]}.part"))
         size = 0
         if self._path.is_file() and self._path.stat().st_size:
             for key, vector in read_table(f"ark,p:{self._path}", "vector"):

@@ -85,6 +85,8 @@ def embed_stream(
             silent += len(finite) - len(usable)
             written += len(usable)
             vectors = extractor.embed_fbank([features for _, _, features in usable])
+            if not np.isfinite(vectors).all():
+                raise InputError(f"{name}: an embedding is not finite; check the weights of the checkpoint")
             for (start, end, _), vector in zip(usable, vectors):
                 write({f"{key}-{times_in_name(start / rate, end / rate)}": vector})
         log.info("%s: %d windows; left out %d silent ones, and %d that are not finite", name, written, silent, bad)

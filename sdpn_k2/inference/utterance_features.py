@@ -15,6 +15,7 @@ from sdpn_k2.errors import InputError, Skipped
 from sdpn_k2.kaldi.datadir.data_dir import read_map
 from sdpn_k2.kaldi.datadir.utterances import read_parts, read_utterances
 from sdpn_k2.kaldi.features.resample import resample
+from sdpn_k2.kaldi.features.sound import check_not_silent
 from sdpn_k2.kaldi.formats.tables import RandomReader, read_table
 from sdpn_k2.kaldi.formats.words import is_key
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
@@ -94,8 +95,9 @@ def compute_features(
         every_frame: never cut anything, since something else counts the frames.
 
     Raises:
-        InputError: fewer than 5 frames; digital silence throughout, if the configuration drops it.
+        InputError: fewer than 5 frames; equal samples throughout; digital silence, if the configuration drops it.
     """
+    check_not_silent(waveform)
     device = next(front_end.buffers()).device
     samples = torch.as_tensor(np.ascontiguousarray(waveform), dtype=torch.float32, device=device)
     if config.silence == "drop" and not every_frame:
@@ -112,12 +114,14 @@ def embeddable_frames(features: Tensor, config: FeaturesConfig) -> Tensor:
     """Return the frames of an utterance ``(frames, bins)`` that are embedded: all, or those with a signal.
 
     Raises:
-        InputError: fewer than 5 such frames; digital silence throughout; NaN or infinite values.
+        InputError: fewer than 5 such frames; silence; NaN or infinite values.
     """
     if len(features) < EcapaTdnn.MIN_FRAMES:
         raise InputError(f"{len(features)} frames; at least {EcapaTdnn.MIN_FRAMES} are needed")
     if not torch.isfinite(features).all():
         raise InputError("NaN or infinite features")
+    if (features == features[:1]).all():
+        raise InputError("silent: every frame has the same features")
     if config.silence == "keep":
         return features
     if is_silent(features, config):

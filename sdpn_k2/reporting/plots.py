@@ -88,11 +88,12 @@ def det_curves(systems: Mapping[str, ErrorRates], cost: Optional[CostModel] = No
     application = astuple(cost or CostModel(0.01))
     figure, (axes,) = _figure(5.4, 5.0)
     lowest = 0.4
-    shown = {}
+    shown, figures = {}, {}
     for (name, rates), (colour, line, _) in zip(systems.items(), _styles()):
         fa, miss = _det_points(rates)
         eer, (least, threshold) = metrics.eer(rates).value, metrics.min_dcf(rates, *application)
-        (shown[f"{name}: EER {100 * eer:.2f} %, minDCF {least:.3f}"],) = axes.plot(
+        figures[name] = f": EER {100 * eer:.2f} %, minDCF {least:.3f}"
+        (shown[name],) = axes.plot(
             ndtri(fa), ndtri(miss), drawstyle="steps-pre", color=colour, linestyle=line, linewidth=1.6
         )
         dcf_point = float(rates.false_alarm_rate(threshold)), float(rates.miss_rate(threshold))
@@ -108,7 +109,7 @@ def det_curves(systems: Mapping[str, ErrorRates], cost: Optional[CostModel] = No
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.plot(limits, limits, linestyle=":", linewidth=1, color=INK)
     axes.grid(True, linewidth=0.4, alpha=0.4)
-    _legend(axes, shown)
+    _legend(axes, shown, figures)
     return figure
 
 
@@ -174,11 +175,13 @@ def _course(title: str, curves: Mapping[str, Tuple[np.ndarray, np.ndarray]]) -> 
     figure, (axes,) = _figure(5.2, 3.2) if title in MAIN_COURSES else _figure(3.6, 2.6)
     shown = {}
     for (label, (steps, values)), (colour, line, _) in zip(curves.items(), _styles()):
-        axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35, marker="o" if len(steps) == 1 else None)
+        few = len(steps) <= 20  # such as EERs on dev trials
+        axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35, marker="." if few else None)
         (shown[label],) = axes.plot(
             *_moving_average(steps, values, max(1, len(steps) // 50)), color=colour, linestyle=line, linewidth=1.6
         )
     axes.set(title=title, xlabel="step")
+    axes.set_xlim(left=0)
     if title in FROM_ZERO:
         highest = max((values.max() for _, values in curves.values() if len(values)), default=0.0)
         axes.set_ylim(0.0, 1.08 * highest if highest > 0 else 1.0)
@@ -326,13 +329,15 @@ def _figure(width: float, height: float, n_rows: int = 1, n_columns: int = 1) ->
     return figure, panels
 
 
-def _legend(owner: "Union[Axes, Figure]", shown: Mapping[str, Any], **options: Any) -> None:
-    """Add a legend. Show names unchanged, even with the "$" or the leading "_" that matplotlib interprets."""
+def _legend(
+    owner: "Union[Axes, Figure]", shown: Mapping[str, Any], figures: Optional[Mapping[str, str]] = None, **options: Any
+) -> None:
+    """Add a legend, with the figures of each name after it. Show "$" and a leading "_", which matplotlib interprets."""
     legend = owner.legend(
         list(shown.values()), ["name"] * len(shown), frameon=False, fontsize=8, labelcolor=INK, **options
     )
     for text, name in zip(legend.get_texts(), shown):
-        text.set(text=_name(name), parse_math=False)
+        text.set(text=_name(name) + (figures or {}).get(name, ""), parse_math=False)
 
 
 def _name(name: str) -> str:

@@ -1,9 +1,9 @@
 """Trial lists and score files as arrays.
 
-A trial list has one trial per line, ``enroll test target`` or ``enroll test nontarget``, as in Kaldi. The labels 1 and
-0 are accepted as well, and a list without labels holds trials that can only be scored. A score file has lines
-``enroll test score``. Ids are interned, so that a trial is a pair of integers: half a million trials are two small
-arrays.
+A trial list has one trial per line, ``enroll test target`` or ``enroll test nontarget``, as in Kaldi, or one of the
+other forms that ``kaldi/backend/trials.py`` reads. A list without labels holds trials that can only be scored. A score
+file has lines ``enroll test score``. Ids are interned, so that a trial is a pair of integers: half a million trials are
+two small arrays.
 """
 
 import os
@@ -18,20 +18,21 @@ from sdpn_k2.errors import InputError, error_context
 from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.backend.trials import (
     LABELLED,
-    LABELS,
     PAIR,
     SCORED,
-    parse_labels,
+    SCORES,
+    TRIALS,
+    form_of,
+    other_form,
     parse_scores,
     quoted,
     read_columns,
+    trial_columns,
 )
 from sdpn_k2.kaldi.formats.io import open_input
 
-ALL_LABELS = {**LABELS, b"1": True, b"0": False}
 BLOCK_TRIALS = 1 << 20  # at least so many trials at a time, where a list is not read as a whole
 WRITE_LINES = 1 << 16
-TRIALS, SCORES = "a trial list", "a score file"  # the forms of a line, for messages
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,16 +106,17 @@ def _trial_blocks(path: Union[str, Path], size: Optional[int]) -> Iterator[Trial
     """Yield the trials in blocks of at least ``size``, or all at once."""
     ids, start = _Interned(), 0
     labels: List[np.ndarray] = []
-    for name, first_line, columns in _blocks(path, PAIR, LABELLED):
-        if size is not None and len(ids) >= size:
-            yield ids.trials(np.concatenate(labels) if labels else None, _source(path), start)
-            start += len(ids)
-            ids, labels = _Interned(), []
-        ids.add(columns)
-        if len(columns) == 3:
-            if _form(columns[2][0]) == SCORES:
-                raise InputError(_other_form(name, first_line, columns, SCORES, TRIALS))
-            labels.append(parse_labels(name, first_line, columns[2], ALL_LABELS))
+    with open_input(str(path)) as stream:
+        for _, enroll, test, is_target in trial_columns(stream, PAIR, LABELLED):
+            if size is not None and len(ids) >= size:
+                yield ids.trials(np.concatenate(labels) if labels else None, _source(path), start)
+                start += len(ids)
+                ids, labels = _Interned(), []
+            ids.add(enroll, test)
+            if is_target is not None:
+                labels.append(is_target)
+    if not len(ids):
+        raise InputError(f"{_source(path)}: the file is empty")
     yield ids.trials(np.concatenate(labels) if labels else None, _source(path), start)
 
 
@@ -127,16 +129,20 @@ def read_scores(path: Union[str, Path]) -> Scores:
     """
     ids = _Interned()
     values: List[np.ndarray] = []
-    for name, first_line, columns in _blocks(path, SCORED):
-        ids.add(columns)
-        if _form(columns[2][0]) == TRIALS:
-            raise InputError(_other_form(name, first_line, columns, TRIALS, SCORES))
-        block = parse_scores(name, first_line, columns[2])
-        finite = np.isfinite(block)
-        if not finite.all():
-            at = int(np.argmin(finite))
-            raise InputError(f"{name}:{first_line + at}: {quoted(columns[2][at])} is not a valid score (not finite)")
-        values.append(block)
+    with open_input(str(path)) as stream:
+        for first_line, (enroll, test, words) in read_columns(stream, SCORED):
+            if form_of(words[0]) == TRIALS:
+                raise other_form(stream.name, first_line, (enroll, test, words), TRIALS, SCORES)
+            ids.add(enroll, test)
+            block = parse_scores(stream.name, first_line, words)
+            finite = np.isfinite(block)
+            if not finite.all():
+                at = int(np.argmin(finite))
+                where = f"{stream.name}:{first_line + at}"
+                raise InputError(f"{where}: {quoted(words[at])} is not a valid score (not finite)")
+            values.append(block)
+    if not values:
+        raise InputError(f"{_source(path)}: the file is empty")
     return Scores(ids.trials(None, _source(path), 0), np.concatenate(values))
 
 
@@ -178,23 +184,7 @@ def _form_of_file(path: Union[str, Path]) -> str:
             words = stream.readline(1 << 16).split() if os.path.isfile(path) else []
     except OSError:
         return ""
-    return _form(words[2]) if len(words) == 3 else ""
-
-
-def _form(word: bytes) -> str:
-    """Return what the third word of a line tells: 0 and 1 may be labels or scores."""
-    if word in LABELS:
-        return TRIALS
-    try:
-        float(word)
-    except ValueError:
-        return ""
-    return "" if word in ALL_LABELS else SCORES
-
-
-def _other_form(name: str, line: int, columns: Sequence[Sequence[bytes]], found: str, expected: str) -> str:
-    first = quoted(b" ".join(column[0] for column in columns))
-    return f"{name}: this is {found} (line {line} is {first}), but {expected} is expected here; are the two swapped?"
+    return form_of(words[2]) if len(words) == 3 else ""
 
 
 def match_scores(scores: Scores, trials: Trials) -> np.ndarray:
@@ -280,17 +270,6 @@ def _source(path: Union[str, Path]) -> str:
     return "standard input" if str(path) == "-" else str(path)
 
 
-def _blocks(path: Union[str, Path], *layouts: str) -> Iterator[Tuple[str, int, List[List[bytes]]]]:
-    """Yield the file's name, the number of the first line and the columns for block after block of lines."""
-    empty = True
-    with open_input(str(path)) as stream:
-        for first_line, columns in read_columns(stream, *layouts):
-            empty = False
-            yield stream.name, first_line, columns
-    if empty:
-        raise InputError(f"{_source(path)}: the file is empty")
-
-
 class _Interned:
     """The first two columns of a file, each id replaced by a number."""
 
@@ -300,9 +279,9 @@ class _Interned:
         self._pieces: List[Tuple[np.ndarray, np.ndarray]] = []
         self._count = 0
 
-    def add(self, columns: List[List[bytes]]) -> None:
-        self._pieces.append((_intern(columns[0], self._enroll), _intern(columns[1], self._test)))
-        self._count += len(columns[0])
+    def add(self, enroll: List[bytes], test: List[bytes]) -> None:
+        self._pieces.append((_intern(enroll, self._enroll), _intern(test, self._test)))
+        self._count += len(enroll)
 
     def __len__(self) -> int:
         return self._count

@@ -4,8 +4,8 @@ Gates of noise suppressors, muted microphones, codecs that pause in silence (DTX
 Their log energy is -16 where speech has 10 to 20, so that instance normalisation would spend itself on them.
 
 Runs of zeros are cut out of waveforms, and so is the noise of one bit that dither leaves instead. The frames of speech
-then lie as in a recording without them. Where features are given, frames are left out that are 70 dB or more below the
-loudest one, and the frames beside them, since the edge of a gate lies in them. Natural pauses are seldom that far down.
+then lie as in a recording without them. Where features are given, frames are left out that are 80 dB or more below the
+loudest one, and the frames beside them, since the edge of a gate lies in them. Natural pauses are not that far down.
 Neither rule depends on the level of a recording in floating point.
 """
 
@@ -20,7 +20,7 @@ from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.pcm import INT16_SCALE
 from sdpn_k2.signal.melspec import POWER_OFFSET
 
-SILENCE_DB = 70.0  # below the loudest frame
+SILENCE_DB = 80.0  # below the loudest frame
 EDGE_FRAMES = 1  # left out on each side of silence
 LEAST_ENERGY = 0.0  # of Kaldi's fbank: zeros have -11.6 in 80 bins, noise of one bit of 16 has 11
 _NATS_PER_DB = math.log(10) / 10
@@ -44,8 +44,9 @@ def signal_frames(features: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
     silent = energies < energies.amax(dim=-1, keepdim=True) - SILENCE_DB * _NATS_PER_DB
     if lengths is not None:
         silent &= inside
-    spread = F.max_pool1d(silent.float().reshape(-1, 1, silent.shape[-1]), 2 * EDGE_FRAMES + 1, 1, EDGE_FRAMES)
-    signal = spread.reshape(silent.shape) == 0
+    spread = F.pad(silent.float(), (EDGE_FRAMES, EDGE_FRAMES))
+    shifts = range(2 * EDGE_FRAMES + 1)
+    signal = sum(spread[..., shift : shift + silent.shape[-1]] for shift in shifts) == 0
     return signal if lengths is None else signal & inside
 
 
@@ -123,4 +124,4 @@ def _kept_first(kept: Tensor) -> Tensor:
     """Return the positions of what is kept, then of the rest, each in order: int64 ``(batch, positions)``."""
     count = kept.shape[1]
     keys = torch.arange(count, device=kept.device) + count * (~kept).long()
-    return keys.sort(dim=1).values % count
+    return keys.argsort(dim=1)

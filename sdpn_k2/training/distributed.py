@@ -58,6 +58,10 @@ class Agreement:
         self.from_main(None)
         return value
 
+    def on_main_value(self, function: Callable[[], Value]) -> Optional[Value]:
+        """As ``on_main``, but return the value in every process."""
+        return self.from_main(self.on_main(function))
+
     def any(self, flag: bool) -> bool:
         """Return whether ``flag`` is true in any process."""
         if self._group is None:

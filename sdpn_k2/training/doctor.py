@@ -19,6 +19,7 @@ from sdpn_k2.data.crop_loader import batch_bytes, batches_ahead, multi_crop_load
 from sdpn_k2.device import Process
 from sdpn_k2.errors import InputError
 from sdpn_k2.models.checkpoint import Checkpoint, save_checkpoint
+from sdpn_k2.training.compilation import compiler_problem
 from sdpn_k2.training.precision import resolve
 from sdpn_k2.training.trainer import Trainer
 
@@ -60,6 +61,11 @@ def examine_machine(exp: Path) -> Iterator[Finding]:
     else:
         chosen = resolve("auto", torch.device("cpu"))
         yield Finding("note", f"torch finds no GPU: training runs on the CPU, in {chosen}")
+    problem = compiler_problem(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if problem is None:
+        yield Finding("ok", "torch can compile (train.compile)")
+    else:
+        yield Finding("note", f"torch cannot compile, so training runs uncompiled: {problem}")
     if importlib.util.find_spec("k2") is None:
         yield Finding("note", "k2 is not installed: sdpn-k2 vad decodes in torch instead")
     else:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shutil
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Dict, Iterator, Optional
 
 from sdpn_k2.config import Config, config_differences, config_to_yaml
 from sdpn_k2.errors import InputError
-from sdpn_k2.files import atomic_output, make_folder
+from sdpn_k2.files import atomic_output, exclusive, make_folder
 from sdpn_k2.models.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -49,6 +51,42 @@ class RunFolder:
     def newest(self) -> Optional[Path]:
         """The newest checkpoint, or None."""
         return latest_checkpoint(self.checkpoints)
+
+    def newest_readable(self) -> Optional[Path]:
+        """Return the newest checkpoint that can be read, or None if there is none at all.
+
+        Damaged ones are renamed to ``….damaged``, with a warning: a disk was full, or the machine lost its power.
+
+        Raises:
+            InputError: none of the checkpoints can be read.
+        """
+        paths = list_checkpoints(self.checkpoints)
+        damaged: Dict[Path, InputError] = {}
+        for path in reversed(paths):
+            try:
+                load_checkpoint(path)
+            except InputError as error:
+                damaged[path] = error
+                continue
+            for bad, reason in damaged.items():
+                kept = bad.with_name(f"{bad.name}.damaged")
+                bad.replace(kept)
+                log.warning("%s; renamed to %s, and continuing from %s", reason, kept.name, path.name)
+            return path
+        if damaged:
+            reason = damaged[paths[-1]]
+            raise InputError(f"{reason}; no checkpoint here can be read: remove {self.checkpoints} to start again")
+        return None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder, by a lock that ends with this process.
+
+        Raises:
+            InputError: another process trains here; the message names it and its host.
+        """
+        with exclusive(self.exp / ".lock", f"{self.exp}: another training runs in this folder"):
+            yield
 
     def checkpoint(self, step: int) -> Path:
         """Return the path of the checkpoint after ``step`` steps."""
@@ -107,10 +145,7 @@ class RunFolder:
         path = self.checkpoint(step)
         if eer < best and path in list_checkpoints(self.checkpoints):
             # A hard link, since the checkpoint itself may be removed later.
-            link = self.exp / ".best.pt.new"
-            link.unlink(missing_ok=True)
-            os.link(path, link)
-            link.replace(self.exp / "best.pt")
+            self._replace(self.exp / "best.pt", path, lambda link: os.link(path, link))
             with atomic_output(record, "w") as stream:
                 stream.write(f"{eer:.4f} {path.name}\n")
 
@@ -121,7 +156,20 @@ class RunFolder:
 
     def link_final(self, step: int) -> None:
         """Link ``final.pt`` to the checkpoint after ``step`` steps."""
-        link = self.exp / ".final.pt.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(self.checkpoint(step).relative_to(self.exp))
-        link.replace(self.final)
+        path = self.checkpoint(step)
+        self._replace(self.final, path, lambda link: link.symlink_to(path.relative_to(self.exp)))
+
+    def _replace(self, name: Path, path: Path, make_link: Callable[[Path], None]) -> None:
+        """Make ``name`` a link to ``path``, or a copy on file systems without links (exFAT, CIFS)."""
+        link = name.with_name(f".{name.name}.new")
+        try:
+            link.unlink(missing_ok=True)
+            make_link(link)
+            link.replace(name)
+            return
+        except OSError as error:
+            log.info("%s: copied, since links are not possible here (%s)", name, error.strerror)
+        if name.is_symlink():
+            name.unlink()
+        with atomic_output(name) as output, open(path, "rb") as checkpoint:
+            shutil.copyfileobj(checkpoint, output)

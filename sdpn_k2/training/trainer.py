@@ -34,6 +34,7 @@ from sdpn_k2.errors import InputError, Skipped, check_skipped, error_context
 from sdpn_k2.methods import METHODS, Method
 from sdpn_k2.models.checkpoint import Checkpoint, load_weights
 from sdpn_k2.provenance import provenance
+from sdpn_k2.training.compilation import compiler_problem
 from sdpn_k2.training.dev_trials import DevTrials
 from sdpn_k2.training.distributed import Agreement, average_gradients, synchronised
 from sdpn_k2.training.gradient_cache import micro_batch_gradients
@@ -63,7 +64,7 @@ MAX_GRAPHS = 64
 
 
 class Interrupted(Exception):
-    """The run stopped on SIGTERM or SIGUSR1, after writing a checkpoint."""
+    """The run stopped on SIGTERM, SIGUSR1 or SIGINT, after writing a checkpoint."""
 
 
 class Trainer:
@@ -160,8 +161,6 @@ class Trainer:
                 f"train.evaluate_every = {train.evaluate_every} is not a multiple of train.checkpoint_every = "
                 f"{train.checkpoint_every}: only a saved checkpoint can be kept as the best"
             )
-        if train.compile == "on" and not _can_compile():
-            raise InputError(f"train.compile=on: torch {torch.__version__} cannot compile modules; set it to off")
 
     def _make_model(self) -> None:
         torch.manual_seed(self.config.seed)
@@ -179,7 +178,8 @@ class Trainer:
 
     def _resume(self, resume: str, init: Optional[Path]) -> None:
         """Load the checkpoint to continue from, or the weights that a new run starts with."""
-        newest = self._together.from_main(self.folder.newest)
+        find = self.folder.newest_readable if resume == "auto" else lambda: self.folder.newest
+        newest = self._together.on_main_value(find)
         path = newest if resume in ("auto", "none") else Path(resume)
         if path is not None:
             if resume == "none":
@@ -213,8 +213,13 @@ class Trainer:
         """Compile the networks where it pays off, each for its own shapes. Names of parameters stay the same."""
         choice = self.config.train.compile
         pays = self.process.device.type == "cuda" and self.num_steps - self.step >= COMPILE_MIN_STEPS
-        self.compiled = choice == "on" or (choice == "auto" and pays and _can_compile())
+        self.compiled = choice == "on" or (choice == "auto" and pays)
         if self.compiled:
+            problem = compiler_problem(self.process.device)
+            if self._together.any(problem is not None):
+                log.warning("not compiled (train.compile=%s): %s", choice, problem or "another process cannot")
+                self.compiled = False
+                return
             # Both networks share the limit, and micro-batches run the student in two ways.
             torch._dynamo.config.cache_size_limit = MAX_GRAPHS
             self.model.student.compile(dynamic=False)
@@ -229,18 +234,18 @@ class Trainer:
 
         Raises:
             InputError: a loss that is not finite, too many unusable utterances, a checkpoint that cannot be written.
-            Interrupted: SIGTERM or SIGUSR1 arrived; a checkpoint was written.
+            Interrupted: SIGTERM, SIGUSR1 or SIGINT arrived; a checkpoint was written.
         """
-        if self.process.is_main:
-            self.folder.write_config()
-        with self._signals_remembered():
+        with self.folder.locked() if self.process.is_main else contextlib.nullcontext(), self._signals_remembered():
+            if self.process.is_main:
+                self.folder.write_config()
             if self.step < self.num_steps:
                 with self._full_memory_explained():
                     self._train()
             elif not self.folder.checkpoint(self.step).exists():
                 self._save()  # resumed from the last step of a run in another folder
-        if self.process.is_main:
-            self.folder.link_final(self.num_steps)
+            if self.process.is_main:
+                self.folder.link_final(self.num_steps)
         return self.folder.final
 
     def _train(self) -> None:
@@ -280,6 +285,8 @@ class Trainer:
         while self.step < self.num_steps:
             with run_log.waiting() if run_log is not None else contextlib.nullcontext():
                 batch = next(batches, None)
+                if not self.banks.rotate(self.step, lambda: self._stop_signal is not None):
+                    batch = None
             if self._together.any(batch is None or self._stop_signal is not None):
                 self._interrupt()
             assert batch is not None
@@ -321,7 +328,6 @@ class Trainer:
         train, step = self.config.train, self.step
         lr, ema_momentum = self._schedules()
         set_learning_rate(self.optimizer, lr)
-        self.banks.rotate(step)
         global_view, local_views = self.views(batch, np.random.default_rng([self.config.seed, self.process.rank, step]))
 
         self.optimizer.zero_grad(set_to_none=True)
@@ -410,12 +416,22 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals_remembered(self) -> Iterator[None]:
-        """Record SIGTERM and SIGUSR1, so that the run ends before the next step."""
+        """Record SIGTERM, SIGUSR1 and SIGINT, so that the run ends before the next step; two SIGINT end it now."""
 
         def remember(number: int, _: object) -> None:
-            self._stop_signal = number
+            # A launcher may pass on an interrupt of the terminal as SIGTERM, too: only two of a kind are impatience.
+            if number == self._stop_signal == signal.SIGINT:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGINT)
+            if self._stop_signal != signal.SIGINT:
+                self._stop_signal = number
+            if number == signal.SIGINT:
+                log.warning("interrupted: saving a checkpoint first; once more ends the run without it")
 
-        previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        numbers = [signal.SIGTERM, signal.SIGUSR1]
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in background jobs
+            numbers.append(signal.SIGINT)
+        previous = {number: signal.signal(number, remember) for number in numbers}
         try:
             yield
         finally:
@@ -462,10 +478,6 @@ def _require_deterministic_algorithms() -> None:
     # cuBLAS reads this when CUDA computes the first matrix product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-
-
-def _can_compile() -> bool:
-    return hasattr(torch.nn.Module, "compile")
 
 
 def _checksum(state: Dict[str, Tensor]) -> int:

@@ -23,15 +23,17 @@ from sdpn_k2.kaldi.formats import words
 from sdpn_k2.kaldi.tools import script
 
 CORPUS_RATE = 16000
+KINDS = ("speech", "music", "noise")
 
 
 def main(options, corpus, destination):
     rate = script.whole_number(options.sampling_rate, "--sampling-rate", least=1)
     vocals = script.boolean(options.use_vocals, "--use-vocals")
     paths = {}
-    for kind in ("speech", "music", "noise"):
+    for kind in KINDS:
         if not os.path.isdir(f"{corpus}/{kind}"):
             raise InputError(f"{corpus}/{kind}: no such folder (is {corpus} the MUSAN corpus?)")
+    for kind in KINDS:
         found = wave_files(f"{corpus}/{kind}")
         missing = 0
         if kind == "music":

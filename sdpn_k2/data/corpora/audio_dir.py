@@ -26,8 +26,8 @@ from typing import Mapping, NamedTuple
 
 from sdpn_k2.data.audio_check import scan_audio
 from sdpn_k2.data.audio_files import SAMPLE_RATE, add_location, find_audio, list_recordings, make_id
-from sdpn_k2.data.data_folder import AUGMENTATION, clear_set, write_augmentation, write_eval_sets, write_set
-from sdpn_k2.data.trial_lists import write_trials
+from sdpn_k2.data.data_folder import AUGMENTATION, clear_set, unmark, write_augmentation, write_eval_sets, write_set
+from sdpn_k2.data.trial_lists import check_trials, write_trials
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
 from sdpn_k2.kaldi.datadir.data_dir import trial_lists
 from sdpn_k2.names import check_name
@@ -55,6 +55,7 @@ def prepare_audio_dir(
     folders: Mapping[str, str | Path] | None = None,
     *,
     channel: int = 0,
+    unlabelled: bool = False,
     num_jobs: int | None = None,
     max_bad: float = 100 * MAX_SKIPPED_SHARE,
     rate: int = SAMPLE_RATE,
@@ -66,6 +67,7 @@ def prepare_audio_dir(
         data: folder to write to (see :mod:`sdpn_k2.data.data_folder`).
         folders: set or augmentation kind → its folder, if it is not ``root/<name>``.
         channel: channel to use in multi-channel files (0-based).
+        unlabelled: training audio is any tree of files, without folders of speakers.
         num_jobs: number of threads; by default one per core.
         max_bad: largest percentage of unusable audio per set.
         rate: sample rate of the prepared audio in Hz.
@@ -80,7 +82,7 @@ def prepare_audio_dir(
     root, data = Path(root), Path(data)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    places = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
+    places = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")}
     places.update({name: Path(folder) for name, folder in (folders or {}).items()})
     if "train" not in places:
         raise InputError(f"{root / 'train'}: no such folder: put training audio into train/<speaker>/<utterance>.wav")
@@ -91,9 +93,15 @@ def prepare_audio_dir(
     }
     eval_sets = [check_name(name, f"{places[name]}: set") for name, lists in trials.items() if lists]
 
-    for name in ["train", *eval_sets]:
+    unmark(data)
+    listed = {
+        name: list_utterances(places[name], rate, unlabelled and name == "train") for name in ["train", *eval_sets]
+    }
+    for name in eval_sets:
+        for path in trials[name]:
+            check_trials(path, listed[name].locations, listed[name].aliases)
+    for name, utterances in listed.items():
         clear_set(data / name, places[name])
-        utterances = list_utterances(places[name], rate)
         scan = scan_audio(utterances.locations, name, channel=channel, num_jobs=num_jobs, max_bad=max_bad, rate=rate)
         write_set(data, name, scan, utterances.speakers, channel)
         for path in trials.get(name, []):
@@ -107,8 +115,10 @@ def prepare_audio_dir(
     return eval_sets
 
 
-def list_utterances(folder: Path, rate: int = SAMPLE_RATE) -> Utterances:
-    """List ``<speaker>/…/<utterance>.<suffix>`` under a folder.
+def list_utterances(folder: Path, rate: int = SAMPLE_RATE, unlabelled: bool = False) -> Utterances:
+    """List ``<speaker>/…/<utterance>.<suffix>`` under a folder; if ``unlabelled``, any tree of files.
+
+    Without labels, each utterance is its own speaker.
 
     Raises:
         InputError: no audio, audio outside a speaker's folder, a duplicate id, two folders with the same speaker id.
@@ -117,8 +127,16 @@ def list_utterances(folder: Path, rate: int = SAMPLE_RATE) -> Utterances:
     folders: dict[str, str] = {}
     for path in find_audio(folder):
         relative = path.relative_to(os.path.abspath(folder))
+        if unlabelled:
+            utterance = make_id(*relative.with_suffix("").parts)
+            add_location(found.locations, utterance, path)
+            found.speakers[utterance] = utterance
+            continue
         if len(relative.parts) < 2:
-            raise InputError(f"{path}: move it into a folder named after its speaker: <speaker>/{path.name}")
+            raise InputError(
+                f"{path}: move it into a folder named after its speaker: <speaker>/{path.name}; training audio without "
+                f"speakers may be in one folder, such as {folder.name}/all, or in any tree with --unlabelled"
+            )
         name, below = make_id(relative.parts[0]), make_id(*relative.with_suffix("").parts[1:])
         # Sorted utterances must also be sorted by speaker. So the separator is a hyphen ("s1_a" sorts after "s10_a"),
         # and the speaker id contains neither a hyphen nor anything that sorts before it.

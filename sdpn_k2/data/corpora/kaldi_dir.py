@@ -19,6 +19,7 @@ from sdpn_k2.data.audio_files import SAMPLE_RATE, list_recordings
 from sdpn_k2.data.data_folder import (
     clear_set,
     log_set,
+    unmark,
     write_augmentation,
     write_eval_sets,
     write_manifests,
@@ -26,7 +27,7 @@ from sdpn_k2.data.data_folder import (
 )
 from sdpn_k2.data.kaldi_exchange import read_kaldi_dir
 from sdpn_k2.data.recordings import make_recording, wav_scp_entry
-from sdpn_k2.data.trial_lists import write_trials
+from sdpn_k2.data.trial_lists import check_trials, write_trials
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, error_context
 from sdpn_k2.kaldi.datadir.data_dir import Segment, byte_order, read_map, trial_lists
 from sdpn_k2.kaldi.datadir.data_dir_ops import write_data_dir
@@ -90,6 +91,12 @@ def prepare_kaldi_dirs(
             raise InputError(f"{eval_dirs[name]}: an evaluation set needs a file trials or trials_<name>")
         if name == "train":
             raise InputError(f"{eval_dirs[name]}: an evaluation set cannot be called train: rename the folder")
+    unmark(data)
+    # Lists first, since checking the audio may take hours.
+    for name, lists in trials.items():
+        known = _read_tables(Path(eval_dirs[name])).speakers
+        for path in lists:
+            check_trials(path, known)
     for name, folder in {"train": train, **eval_dirs}.items():
         scan = import_data_dir(Path(folder), data, name, num_jobs=num_jobs, max_bad=max_bad, rate=rate)
         for path in trials.get(name, []):

@@ -3,7 +3,7 @@
 Files may lie anywhere below the root as ``…/id10270/5r0dWxy17C8/00001.wav``, in wav or any other format. VoxCeleb2 is
 published as m4a, which ffmpeg decodes on every read: convert it if there is room.
 
-lhotse's recipes list MUSAN and RIRS_NOISES. Its VoxCeleb recipe is not used: it also trains on VoxCeleb2-test and on
+lhotse's recipe lists RIRS_NOISES. Its VoxCeleb recipe is not used: it also trains on VoxCeleb2-test and on
 VoxCeleb1-dev, which E and H evaluate, and it downloads its trial list. Here trial lists are local files. Only the
 utterances that they name are prepared, as the set ``vox1``.
 
@@ -15,15 +15,24 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Iterable, Iterator
 
 from sdpn_k2.data.audio_check import scan_audio
-from sdpn_k2.data.audio_files import LIBSNDFILE_SUFFIXES, SAMPLE_RATE, find_audio, locate, make_id
+from sdpn_k2.data.audio_files import (
+    LIBSNDFILE_SUFFIXES,
+    SAMPLE_RATE,
+    find_audio,
+    list_recordings,
+    locate,
+    make_id,
+    walk,
+)
 from sdpn_k2.data.data_folder import clear_set, write_augmentation, write_eval_sets, write_set
 from sdpn_k2.data.trial_lists import refuse_unknown, write_trials
 from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError
-from sdpn_k2.kaldi.backend.trials import Trial
+from sdpn_k2.kaldi.backend.trials import Trial, read_trials
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +47,6 @@ TRIAL_LISTS = {
     "h_cleaned": ("list_test_hard2.txt",),
 }
 SPEAKER = re.compile(r"id\d{5}")
-TRIAL = re.compile(r"([01])\s+(id\d{5}/[^\s/]+/[^\s/]+)\.wav\s+(id\d{5}/[^\s/]+/[^\s/]+)\.wav")
 
 
 def prepare_voxceleb(
@@ -174,8 +182,7 @@ def find_trial_lists(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     wanted = {file_name: name for name, file_names in TRIAL_LISTS.items() for file_name in file_names}
-    for parent, folders, file_names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not SPEAKER.fullmatch(name))
+    for parent, file_names in walk(folder, Counter(), lambda name: SPEAKER.fullmatch(name) is None):
         for file_name in sorted(wanted.keys() & set(file_names)):
             found.setdefault(wanted[file_name], Path(parent, file_name))
     if not found:
@@ -192,19 +199,13 @@ def read_trial_list(path: Path) -> Iterator[Trial]:
     Raises:
         InputError: no such file, or a malformed line.
     """
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            for number, line in enumerate(stream, start=1):
-                match = TRIAL.fullmatch(line.strip())
-                if not match:
-                    raise InputError(
-                        f"{path}:{number}: expected '1|0 <speaker>/<video>/<file>.wav <speaker>/<video>/<file>.wav', "
-                        f"got '{line.strip()}'"
-                    )
-                target, enroll, test = match.groups()
-                yield Trial(enroll.replace("/", "-"), test.replace("/", "-"), target == "1")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read: {error.strerror}") from error
+    for trial in read_trials(path):
+        yield Trial(_utterance_id(trial.enroll), _utterance_id(trial.test), trial.target)
+
+
+def _utterance_id(name: str) -> str:
+    """Return the utterance id of ``<speaker>/<video>/<file>.wav``."""
+    return re.sub(r"\.\w+$", "", name).replace("/", "-")
 
 
 # Augmentation
@@ -216,15 +217,19 @@ def list_musan(root: str | Path | None) -> dict[str, dict[str, str]]:
     Raises:
         InputError: no such folder, or it has none of the three.
     """
-    from lhotse.recipes import prepare_musan
-
     if not root:
         return {}
     kinds = [kind for kind in ("noise", "music", "speech") if Path(root, kind).is_dir()]
     if not kinds:
         raise InputError(f"{root}: this is not MUSAN: it has no folder noise, music or speech")
-    parts = _run_lhotse(prepare_musan, root, kinds)
-    return {kind: _locations(parts[kind]["recordings"]) for kind in kinds}
+    return {kind: _short_names(list_recordings(Path(root, kind))) for kind in kinds}
+
+
+def _short_names(locations: dict[str, str]) -> dict[str, str]:
+    """Name files without their folder, as MUSAN does, unless several have this name (pieces of musan_split)."""
+    stems = {name: make_id(Path(path).stem) for name, path in locations.items()}
+    count = Counter(stems.values())
+    return {stems[name] if count[stems[name]] == 1 else name: path for name, path in locations.items()}
 
 
 def list_impulse_responses(root: str | Path | None) -> dict[str, dict[str, str]]:

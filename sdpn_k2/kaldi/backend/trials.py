@@ -1,7 +1,9 @@
 """Trial lists and score files of any length, read a block of lines at a time.
 
-A line of a trial list is ``<enroll> <test> <target|nontarget>``; scoring does not need the label. A line of a score
-file is ``<enroll> <test> <score>``. Words stay bytes, because most of them are only compared.
+A line of a trial list is ``<enroll> <test> <target|nontarget>``; scoring does not need the label. VoxCeleb's form
+``<1|0> <enroll> <test>``, and 1 and 0 for target and nontarget, are read as well. A line of a score file is ``<enroll>
+<test> <score>``. Words are separated by blanks and tabs, lines may end as on Windows, and a byte-order mark is skipped.
+Words stay bytes, because most of them are only compared.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ PAIR = "<enroll> <test>"
 LABELLED = "<enroll> <test> <target|nontarget>"
 SCORED = "<enroll> <test> <score>"
 LABELS = {b"target": True, b"nontarget": False}
+ALL_LABELS = {**LABELS, b"1": True, b"0": False}
+TRIALS, SCORES = "a trial list", "a score file"  # the forms of a line, for messages
 
 BLOCK_BYTES = 1 << 20  # read at a time
 _TRIALS_AT_ONCE = 512  # scored at a time, so that the rows of both sides stay in the cache
@@ -66,6 +70,10 @@ def read_columns(stream: InputStream, *layouts: str) -> Iterator[Tuple[int, List
     """
     forms = {layout.count("<"): layout for layout in layouts}
     line, width = 1, -1
+    if stream.peek(2) in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{stream.name}:1: UTF-16 text; convert it to UTF-8, with iconv for example")
+    if stream.peek(3) == b"\xef\xbb\xbf":  # the byte-order mark of Windows editors
+        stream.read(3)
     while True:
         block = stream.read(BLOCK_BYTES)
         if not block:
@@ -84,6 +92,54 @@ def read_columns(stream: InputStream, *layouts: str) -> Iterator[Tuple[int, List
         words = block.split()
         yield line, [words[column::width] for column in range(width)]
         line += len(counts)
+
+
+def trial_columns(
+    stream: InputStream, *layouts: str
+) -> Iterator[Tuple[int, List[bytes], List[bytes], Optional[np.ndarray]]]:
+    """Yield ``(number of the first line, enrolment ids, test ids, labels)`` for block after block of a trial list.
+
+    Labels are bool, True for targets, or None without a third column. The first line decides whether the label comes
+    last (Kaldi) or first (VoxCeleb).
+
+    Args:
+        stream: the list.
+        layouts: ``LABELLED``, ``PAIR`` or both.
+
+    Raises:
+        InputError: a line with another number of words, or a word that is not a label.
+    """
+    label = -1
+    for first_line, columns in read_columns(stream, *layouts):
+        if len(columns) == 2:
+            yield first_line, columns[0], columns[1], None
+            continue
+        if label < 0:
+            label = 0 if columns[2][0] not in ALL_LABELS and columns[0][0] in ALL_LABELS else 2
+            if form_of(columns[label][0]) == SCORES:
+                raise other_form(stream.name, first_line, columns, SCORES, TRIALS)
+        labels = parse_labels(stream.name, first_line, columns[label], ALL_LABELS)
+        enroll, test = (columns[column] for column in range(3) if column != label)
+        yield first_line, enroll, test, labels
+
+
+def form_of(word: bytes) -> str:
+    """Return what the third word of a line tells: TRIALS, SCORES, or nothing, since 0 and 1 may be labels or scores."""
+    if word in LABELS:
+        return TRIALS
+    try:
+        float(word)
+    except ValueError:
+        return ""
+    return "" if word in ALL_LABELS else SCORES
+
+
+def other_form(name: str, line: int, columns: Sequence[Sequence[bytes]], found: str, expected: str) -> InputError:
+    """Return the error for a file of the form ``found`` in the place of another; ``line`` is the first of columns."""
+    first = quoted(b" ".join(column[0] for column in columns))
+    return InputError(
+        f"{name}: this is {found} (line {line} is {first}), but {expected} is expected here; are the two swapped?"
+    )
 
 
 def _words_per_line(block: bytes) -> np.ndarray:
@@ -118,26 +174,32 @@ def parse_scores(name: str, first_line: int, words: Sequence[bytes]) -> np.ndarr
     Raises:
         InputError: a word that is not a number.
     """
-    try:
-        return np.fromiter(map(float, words), np.float64, len(words))
-    except ValueError:
-        for line, word in enumerate(words, first_line):
-            try:
+    # Python reads 1_0 as 10, which is a typing error elsewhere.
+    if not any(b"_" in word for word in words):
+        try:
+            return np.fromiter(map(float, words), np.float64, len(words))
+        except ValueError:
+            pass
+    for line, word in enumerate(words, first_line):
+        try:
+            if b"_" not in word:
                 float(word)
-            except ValueError:
-                raise InputError(f"{name}:{line}: {quoted(word)} is not a valid score (use a number)") from None
-        raise
+                continue
+        except ValueError:
+            pass
+        raise InputError(f"{name}:{line}: {quoted(word)} is not a valid score (use a number)")
+    raise AssertionError("one of the words is not a number")
 
 
 def read_trials(path: Union[str, Path]) -> Iterator[Trial]:
     """Stream a labelled trial list of any length.
 
     Raises:
-        InputError: no such file; a line that is not ``<enroll> <test> <target|nontarget>``.
+        InputError: no such file; a line that is not a trial with its label.
     """
     with open_input(str(path)) as stream:
-        for first_line, (enroll, test, words) in read_columns(stream, LABELLED):
-            labels = parse_labels(stream.name, first_line, words)
+        for _, enroll, test, labels in trial_columns(stream, LABELLED):
+            assert labels is not None
             yield from map(Trial, map(_text, enroll), map(_text, test), labels.tolist())
 
 
@@ -149,9 +211,9 @@ def labelled_scores(trials_filename: str, scores_filename: str) -> Iterator[Tupl
     """
     label_of: Dict[Tuple[bytes, bytes], bytes] = {}
     with open_input(trials_filename) as stream:
-        for first_line, (enroll, test, labels) in read_columns(stream, LABELLED):
-            parse_labels(stream.name, first_line, labels)
-            label_of.update(zip(zip(enroll, test), labels))
+        for _, enroll, test, is_target in trial_columns(stream, LABELLED):
+            assert is_target is not None
+            label_of.update(zip(zip(enroll, test), (b"target" if each else b"nontarget" for each in is_target)))
     with open_input(scores_filename) as stream:
         for first_line, (enroll, test, scores) in read_columns(stream, SCORED):
             try:

@@ -102,7 +102,7 @@ def open_sound(source: Source, name: Optional[str] = None) -> Iterator[Sound]:
     """Open an audio file, its content as bytes, or an open binary file that can seek.
 
     Args:
-        source: the file.
+        source: the file, or ``archive:offset`` of a WAV file in an archive.
         name: its name for messages, unless ``source`` is a path.
 
     Raises:
@@ -116,7 +116,10 @@ def open_sound(source: Source, name: Optional[str] = None) -> Iterator[Sound]:
         with _failures_named(name):
             # Names that are not UTF-8 need bytes; soundfile would encode them strictly.
             file: Any = os.fsencode(source) if is_path else source  # type: ignore[arg-type]
-            if is_path and os.path.isfile(file):
+            if is_path and _in_archive(file) is not None:
+                file = io.BytesIO(_content(file))
+                is_path = False
+            elif is_path and os.path.isfile(file):
                 file = opened.enter_context(open(file, "rb"))
             elif isinstance(source, bytes):
                 file = io.BytesIO(source)
@@ -131,6 +134,33 @@ def open_sound(source: Source, name: Optional[str] = None) -> Iterator[Sound]:
                 f"{name}: a sample rate of {sound.samplerate} Hz, outside of {LEAST_RATE} to {LARGEST_RATE} Hz"
             )
         yield Sound(sound, name, header is not None)
+
+
+def sound_exists(path: Union[str, os.PathLike[str]]) -> bool:
+    """Return whether there is such a file, or such an archive for ``archive:offset``."""
+    return os.path.isfile(path) or _in_archive(os.fsencode(path)) is not None
+
+
+def _in_archive(path: bytes) -> Optional[Tuple[bytes, int]]:
+    """Return the archive and the offset that ``archive:offset`` names, or None for any other name."""
+    archive, _, offset = path.rpartition(b":")
+    if not archive or not offset.isdigit() or len(offset) > 18 or os.path.isfile(path) or not os.path.isfile(archive):
+        return None
+    return archive, int(offset)
+
+
+def _content(path: bytes) -> bytes:
+    """Return the bytes of a WAV file in an archive."""
+    found = _in_archive(path)
+    assert found is not None
+    with open(found[0], "rb") as stream:
+        stream.seek(found[1])
+        head = stream.read(12)
+        if head[:4] not in (b"RIFF", b"RIFX"):
+            raise InputError(f"{os.fsdecode(path)}: there is no WAV file at this offset")
+        (size,) = struct.unpack_from("<I" if head[:4] == b"RIFF" else ">I", head.ljust(12), 4)
+        # As in Kaldi, a file of unknown length extends to the end of the archive.
+        return head + (stream.read() if size in UNKNOWN_SIZES else stream.read(max(0, size - 4)))
 
 
 @contextlib.contextmanager
@@ -236,6 +266,12 @@ def read_channel(source: Source, name: Optional[str], channel: int) -> Tuple[np.
         if not pieces:
             raise InputError(f"{sound.name}: the audio has no samples")
         return np.concatenate(pieces), sound.rate, sound.is_truncated
+
+
+def check_not_silent(samples: np.ndarray) -> None:
+    """Raise InputError if all samples are equal: silence, or a constant."""
+    if samples.size and samples.min() == samples.max():
+        raise InputError(f"silent: every sample is {samples.flat[0]:g}")
 
 
 def check_channel(sound: Sound, channel: int) -> None:

@@ -3,8 +3,7 @@
 Other audio that libsndfile reads (FLAC, other sample rates, float files) enters a wav.scp as a command that writes such
 a file: ``sdpn-k2 to-wav --rate 16000 --channel 0 FILE |``. Kaldi runs the command. Starting Python for each utterance
 would take longer than all later processing, so our readers recognise exactly this command and do its work themselves
-(``read_command``). They also do so for ``sox FILE -r RATE -t wav - |``, which Kaldi's augmentation writes, where sox is
-not installed.
+(``read_command``).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import struct
 from dataclasses import dataclass
 from typing import Optional, Tuple, Union
@@ -21,7 +19,7 @@ import numpy as np
 
 from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.features.resample import resample
-from sdpn_k2.kaldi.features.sound import UNKNOWN_SIZES, read_channel
+from sdpn_k2.kaldi.features.sound import UNKNOWN_SIZES, read_channel, sound_exists
 from sdpn_k2.kaldi.formats import log
 from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder, read_only
 from sdpn_k2.kaldi.formats.io import InputStream, open_input
@@ -32,7 +30,6 @@ _PCM_GUID = (1, 0, 0x10, bytes.fromhex("800000aa00389b71"))
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 _BLOCK = 1 << 20
 _ONLY_PCM = "only 16-bit PCM wave files can be read; use 'sdpn-k2 to-wav --rate HZ FILE |' in wav.scp for others"
-_SOX = re.compile(r"sox (?:-t wav )?([\w@%+=:,./-]+) -r (\d{1,7}) -t wav - \|")  # a name that no shell changes
 _TO_WAV = re.compile(r"sdpn-k2 to-wav --rate (\d{1,7}) --channel (\d{1,5}) (.+) \|", re.DOTALL)
 
 
@@ -167,8 +164,8 @@ def read_audio(path: str, rate: int = 16000, channel: int = 0) -> np.ndarray:
 
 
 def path_or_content(path: str) -> Union[str, bytes]:
-    """Return the path of a regular file, or the content of a FIFO, standard input or command. Raises InputError."""
-    if os.path.isfile(path):
+    """Return the name of a file, or the content of a FIFO, standard input or command. Raises InputError."""
+    if sound_exists(path):
         return path
     if path != "-" and not path.endswith("|") and not os.path.exists(path):
         raise InputError(f"{path}: no such file")
@@ -202,7 +199,7 @@ def to_wav_command(path: str, rate: int = 16000, channel: int = 0) -> str:
 
 
 def read_command(command: str) -> Optional[Wave]:
-    """Return the wave that a command of the forms above would write, or None for any other command.
+    """Return the wave that a command from ``to_wav_command`` would write, or None for any other command.
 
     No process is started, so this is safe even when commands are disabled.
 
@@ -210,22 +207,7 @@ def read_command(command: str) -> Optional[Wave]:
         InputError: as ``read_audio``.
     """
     arguments = parse_to_wav(command)
-    if arguments is not None:
-        return Wave(read_audio(*arguments)[None], arguments[1])
-    match = _SOX.fullmatch(strip(command))
-    if match is None or shutil.which("sox"):
-        return None
-    path, rate = match.group(1), int(match.group(2))
-    return Wave(np.stack([read_audio(path, rate, channel) for channel in range(_channels(path))]), rate)
-
-
-def _channels(path: str) -> int:
-    import soundfile
-
-    try:
-        return int(soundfile.info(path).channels)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot read audio: {error}") from None
+    return None if arguments is None else Wave(read_audio(*arguments)[None], arguments[1])
 
 
 def parse_to_wav(command: str) -> Optional[Tuple[str, int, int]]:

@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, ContextManager, Iterator, Optional, T
 
 import numpy as np
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, describe_os_error
 from sdpn_k2.files import atomic_output
 from sdpn_k2.kaldi.formats.words import strip
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 BLOCK = 1 << 16  # bytes per read or write of small objects; malloc would return larger blocks to the system every time
 _FIRST_BLOCK = 1 << 14  # a single object is often small: read little at first
 _LARGEST_BLOCK = 1 << 20  # for large objects; bounds the memory that a forged size can claim ahead of the data
-_LONGEST_KEY = 1 << 16  # bytes; a longer "key" means that the file is not a table
+LONGEST_KEY = 1 << 16  # bytes; a longer "key" means that the file is not a table
 _KEY = re.compile(rb"\s*(\S*)")
 SIGPIPE_STATUS = 141  # the exit status in a shell of a command whose reader has gone away
 _SIGPIPE = {SIGPIPE_STATUS, -13}
@@ -183,11 +183,11 @@ class InputStream:
         if match is None or match.end() == len(self.buffer):  # the key may go on beyond the buffer
             if not self.skip_blanks():
                 return None
-            self.ahead(_LONGEST_KEY)
+            self.ahead(LONGEST_KEY)
             match = _KEY.match(self.buffer, self.position)
         assert match is not None  # this pattern matches anything
         key = match.group(1)
-        if b"\0" in key or len(key) >= _LONGEST_KEY:
+        if b"\0" in key or len(key) >= LONGEST_KEY:
             raise self.fail("expected a key and a blank (is it an archive?)")
         self.position = match.end()
         following = self.buffer[self.position : self.position + 1]
@@ -318,6 +318,8 @@ def open_output(wxfilename: str) -> Iterator[IO[bytes]]:
                 stream.flush()
         except BrokenPipeError:
             raise ReaderGone("standard output: the reader has closed the pipe") from None
+        except OSError as error:
+            raise InputError(describe_os_error(error)) from None
     elif wxfilename.startswith("|"):
         with _command_input(wxfilename) as stream:
             yield stream

@@ -317,17 +317,22 @@ def _converted(numbers: Union[np.ndarray, Sequence[Any]], dtype: npt.DTypeLike) 
 def _parse_floats(stream: InputStream, words: List[bytes]) -> List[float]:
     try:
         numbers = list(map(float, words))
-        if any(b"_" in word for word in words):  # float() would accept 1_000
+        # Kaldi tells a number by its first character, so that .5 and +1 are none; float() would also accept 1_000.
+        plain = {word[:1] for word in words} <= _FIRST_OF_NUMBER and not any(b"_" in word for word in words)
+        if not plain and any(map(_is_no_number, words)):
             raise ValueError
         return numbers
     except ValueError:
         raise stream.fail(f"not a number: {next(filter(_is_no_number, words))[:20]!r}") from None
 
 
+_FIRST_OF_NUMBER = {b"-", *(b"%d" % digit for digit in range(10))}
+
+
 def _is_no_number(word: bytes) -> bool:
     try:
         float(word)
-        return b"_" in word
+        return b"_" in word or (word[:1] not in _FIRST_OF_NUMBER and word.lower() not in (b"inf", b"infinity", b"nan"))
     except ValueError:
         return True
 

@@ -32,7 +32,10 @@ Options of a wspecifier:
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import re
+import stat
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, Type
 
@@ -42,7 +45,7 @@ from sdpn_k2.errors import InputError
 from sdpn_k2.kaldi.formats import log, matrix, words
 from sdpn_k2.kaldi.formats.compression import CompressedMatrix, compress
 from sdpn_k2.kaldi.formats.holders import HOLDERS, Holder
-from sdpn_k2.kaldi.formats.io import BLOCK, InputStream, open_input, open_output, split_offset
+from sdpn_k2.kaldi.formats.io import BLOCK, LONGEST_KEY, InputStream, open_input, open_output, split_offset
 from sdpn_k2.kaldi.formats.specifiers import is_table, parse_rspecifier, parse_wspecifier
 
 if TYPE_CHECKING:
@@ -512,7 +515,11 @@ class TableWriter:
     def write(self, key: str, value: Any) -> None:
         """Write one value."""
         if not key or " " in key or not (key.isprintable() or words.is_key(key)):
-            raise InputError(f"{self._specifier.text}: {key!r} is not a valid key (keys are words without blanks)")
+            raise InputError(f"{self._specifier.text}: {key[:80]!r} is not a valid key (keys are words without blanks)")
+        if len(key) >= LONGEST_KEY // 4 and len(key.encode("utf-8", "surrogateescape")) >= LONGEST_KEY:
+            raise InputError(
+                f"{self._specifier.text}: {key[:80]!r}… is not a valid key: it has {LONGEST_KEY} bytes or more"
+            )
         try:
             if self._method and not isinstance(value, CompressedMatrix):
                 value = compress(value, self._method)
@@ -556,6 +563,21 @@ class TableWriter:
     def _finish(self, exception_type: Optional[Type[BaseException]], *_: object) -> None:
         if exception_type is None and self._ark is not None:
             self._flush(self._ark)
+            # A full disk shows here, before one of the two has its final name.
+            if self._scp is not None:
+                for stream in (self._ark, self._scp):
+                    self._sync(stream)
+
+    def _sync(self, stream: IO[bytes]) -> None:
+        try:
+            stream.flush()
+            with contextlib.suppress(ValueError, io.UnsupportedOperation):
+                if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                    os.fsync(stream.fileno())
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise InputError(f"{self._specifier.text}: cannot write: {error.strerror or error}") from None
 
     def __exit__(
         self,
@@ -573,8 +595,10 @@ def read_object(rxfilename: str, kind: str) -> Any:
     """Read one object from an extended filename: ``mean.vec``, ``ivector-mean … - |``, ``feats.ark:17[0:9]``."""
     match = _RANGE.match(rxfilename) if rxfilename.endswith("]") else None
     name, range_ = match.groups() if match else (rxfilename, None)
-    with open_input(name) as stream:
-        value = HOLDERS[kind].read(stream)
+    value = HOLDERS[kind].run(name) if name.endswith("|") else None
+    if value is None:
+        with open_input(name) as stream:
+            value = HOLDERS[kind].read(stream)
     return value if range_ is None else take_range(value, range_, rxfilename)
 
 

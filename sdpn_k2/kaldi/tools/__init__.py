@@ -65,6 +65,7 @@ _MODULES: Dict[str, Sequence[str]] = {
     "nnet3": ("nnet3-copy", "nnet3-info", "nnet3-xvector-compute"),
     "clustering": ("agglomerative-cluster",),
     "eer": ("compute-eer",),
+    "sox": ("sox",),
 }
 
 MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

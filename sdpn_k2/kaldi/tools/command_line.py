@@ -23,7 +23,7 @@ import sys
 from types import SimpleNamespace
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from sdpn_k2.errors import InputError, error_context
+from sdpn_k2.errors import InputError, describe_os_error, error_context
 from sdpn_k2.kaldi.formats import io, log
 from sdpn_k2.kaldi.formats.words import strip
 
@@ -73,7 +73,7 @@ class Tool:
         except InputError as error:
             log.error(str(error), error)
         except OSError as error:
-            log.error(f"{error.filename}: {error.strerror}" if error.filename else str(error), error)
+            log.error(describe_os_error(error), error)
         except MemoryError as error:
             log.error("out of memory", error)
         except KeyboardInterrupt as error:

@@ -6,7 +6,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NoReturn, Optional, Tuple
 
-from sdpn_k2.errors import InputError
+from sdpn_k2.errors import InputError, describe_os_error
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
     except InputError as error:
         warn(str(error))
     except OSError as error:
-        warn(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        warn(describe_os_error(error))
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(1)
