@@ -102,7 +102,7 @@ def test_the_package_comes_from_the_wheel(built, shell):
 
 
 def test_all_tools_and_scripts_are_on_path(built, command, shell, tmp_path):
-    names = [name for name, mode in shared() if mode == "100755" or name.endswith((".sh", ".pl"))]
+    names = [name for name, _ in shared() if not name.startswith("egs/")]
     names = [os.path.basename(name) for name in names if os.access(ROOT / name, os.X_OK)]
     done = shell(f'eval "$({command} kaldi --path)"; command -v python3 sdpn-k2 {" ".join(names)}')
     places = done.stdout.split()
