@@ -88,7 +88,9 @@ class StandaloneEncoder(nn.Module):
             frames = self.front_end.num_frames(samples)
         features = self.front_end(x)
         signal, lengths = compact(features, frames)
-        usable = (lengths >= EcapaTdnn.MIN_FRAMES) & ~is_silent(features, self.features)
+        usable = lengths >= EcapaTdnn.MIN_FRAMES
+        if x.ndim == 3:
+            usable &= ~is_silent(features)
         lengths = lengths.clamp(min=EcapaTdnn.MIN_FRAMES)
         embeddings = self.encoder(instance_norm(signal, lengths), lengths)
         return embeddings.masked_fill(~usable.unsqueeze(1), torch.nan)

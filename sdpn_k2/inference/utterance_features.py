@@ -35,7 +35,7 @@ def read_features(
     """
     stored = data_dir / "feats.scp"
     if config.kind == "fbank" and stored.is_file():
-        return len(read_map(stored)), _stored(stored, config.num_mel_bins)
+        return len(read_map(stored)), _stored(stored, config)
     if not (data_dir / "wav.scp").is_file():
         tables = "feats.scp or wav.scp" if config.kind == "fbank" else f"wav.scp (the model computes {config.kind})"
         raise InputError(f"{data_dir}: needs {tables}")
@@ -72,7 +72,7 @@ def embeddable_frames(features: Tensor, config: FeaturesConfig) -> Tensor:
     """Return the frames of an utterance ``(frames, bins)`` that are embedded: all, or those with a signal.
 
     Raises:
-        InputError: fewer than 5 such frames; digital silence throughout; NaN or infinite values.
+        InputError: fewer than 5 such frames; NaN or infinite values.
     """
     if len(features) < EcapaTdnn.MIN_FRAMES:
         raise InputError(f"{len(features)} frames; at least {EcapaTdnn.MIN_FRAMES} are needed")
@@ -80,8 +80,6 @@ def embeddable_frames(features: Tensor, config: FeaturesConfig) -> Tensor:
         raise InputError("NaN or infinite features")
     if config.silence == "keep":
         return features
-    if is_silent(features, config):
-        raise InputError(SILENT)
     signal = signal_frames(features)
     if int(signal.sum()) < EcapaTdnn.MIN_FRAMES:
         raise InputError(
@@ -90,11 +88,17 @@ def embeddable_frames(features: Tensor, config: FeaturesConfig) -> Tensor:
     return features if bool(signal.all()) else features[signal]
 
 
-def _stored(scp: Path, num_bins: int) -> Iterator[Features]:
+def _stored(scp: Path, config: FeaturesConfig) -> Iterator[Features]:
     for key, fbank in read_table(f"scp:{scp}", "matrix"):
-        if fbank.shape[1] != num_bins:
-            raise InputError(f"{scp}: features of '{key}' have {fbank.shape[1]} dimensions; the model needs {num_bins}")
-        yield key, torch.from_numpy(fbank)
+        if fbank.shape[1] != config.num_mel_bins:
+            raise InputError(
+                f"{scp}: features of '{key}' have {fbank.shape[1]} dimensions; the model needs {config.num_mel_bins}"
+            )
+        features = torch.from_numpy(fbank)
+        if config.silence == "drop" and len(features) and bool(is_silent(features)):
+            yield Skipped(key, SILENT)
+        else:
+            yield key, features
 
 
 def _computed(data_dir: Path, config: FeaturesConfig, front_end: FrontEnd, every_frame: bool) -> Iterator[Features]:
