@@ -76,8 +76,8 @@ class FeaturesConfig(Section):
     """What the encoder sees, before instance normalisation over time.
 
     fbank: Kaldi's (``compute-fbank-feats`` with dither 0). melspec: 3D-Speaker's, for its released weights; there
-    low_freq is 0, and scale is 1 in extraction and 32768 in training. silence: frames of digital silence are left out
-    (drop), or normalised and embedded with the others as in the published recipe (keep).
+    low_freq is 0, and scale is 1 in extraction and 32768 in training. silence: digital silence is left out (drop), or
+    normalised and embedded like speech, as published (keep); auto is drop for fbank and keep for melspec.
     """
 
     PREFIX: ClassVar[str] = "features."
@@ -89,10 +89,12 @@ class FeaturesConfig(Section):
     low_freq: NonNegative = 20.0
     high_freq: Real = 0.0  # as in Kaldi: an offset from the Nyquist frequency when <= 0
     scale: Positive = INT16_SCALE  # factor for samples in ±1; fbank needs Kaldi's
-    silence: Literal["drop", "keep"] = "drop"
+    silence: Literal["auto", "drop", "keep"] = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.silence == "auto":
+            object.__setattr__(self, "silence", "drop" if self.kind == "fbank" else "keep")
         _require(
             self.kind == "melspec" or self.scale == INT16_SCALE,
             f"features.scale is {self.scale:g}; Kaldi's fbank needs {INT16_SCALE:g} (other scales are for melspec)",

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, cast
 
 import numpy as np
 import torch
@@ -84,11 +84,14 @@ class StandaloneEncoder(nn.Module):
             return self.encoder(instance_norm(self.front_end(x)))
         frames = None
         if x.ndim == 2:
-            x, samples = cut_silence(x, self.front_end.shift)
-            frames = self.front_end.num_frames(samples)
+            front_end = cast(ConvolvedFrontEnd, self.front_end)
+            x, samples = cut_silence(x, front_end.shift)
+            frames = front_end.num_frames(samples)
         features = self.front_end(x)
         signal, lengths = compact(features, frames)
-        usable = (lengths >= EcapaTdnn.MIN_FRAMES) & ~is_silent(features, self.features)
+        usable = lengths >= EcapaTdnn.MIN_FRAMES
+        if x.ndim == 3:
+            usable &= ~is_silent(features)
         lengths = lengths.clamp(min=EcapaTdnn.MIN_FRAMES)
         embeddings = self.encoder(instance_norm(signal, lengths), lengths)
         return embeddings.masked_fill(~usable.unsqueeze(1), torch.nan)

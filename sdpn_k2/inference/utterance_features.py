@@ -79,7 +79,7 @@ def read_features(
     if config.kind == "fbank" and stored.is_file():
         check_sample_rate(data_dir, config)
         entries = read_table(f"scp:{stored}", "matrix") if only is None else _chosen(stored, only)
-        return len(read_map(stored)), _stored(stored, entries, config.num_mel_bins)
+        return len(read_map(stored)), _stored(stored, entries, config)
     if not (data_dir / "wav.scp").is_file():
         tables = "feats.scp or wav.scp" if config.kind == "fbank" else f"wav.scp (the model computes {config.kind})"
         raise InputError(f"{data_dir}: needs {tables}")
@@ -127,8 +127,6 @@ def embeddable_frames(features: Tensor, config: FeaturesConfig) -> Tensor:
         raise InputError("silent: every frame has the same features")
     if config.silence == "keep":
         return features
-    if is_silent(features, config):
-        raise InputError(SILENT)
     signal = signal_frames(features)
     if int(signal.sum()) < EcapaTdnn.MIN_FRAMES:
         raise InputError(
@@ -145,7 +143,7 @@ def _of_cuts(cuts: Iterable[Cut], config: FeaturesConfig, front_end: FrontEnd) -
         try:
             stored = load_kaldi_fbank(cut, config)
             if stored is not None:
-                yield cut.id, torch.from_numpy(stored)
+                yield _unless_silent(cut.id, stored, config)
                 continue
             samples = resample(load_cut_audio(cut), cut.sampling_rate, config.sample_rate)
             yield cut.id, compute_features(front_end, samples, config)
@@ -160,11 +158,20 @@ def _chosen(scp: Path, only: Collection[str]) -> Iterator[Tuple[str, np.ndarray]
                 yield key, table[key]
 
 
-def _stored(scp: Path, entries: Iterable[Tuple[str, np.ndarray]], num_bins: int) -> Iterator[Features]:
+def _stored(scp: Path, entries: Iterable[Tuple[str, np.ndarray]], config: FeaturesConfig) -> Iterator[Features]:
     for key, fbank in entries:
-        if fbank.shape[1] != num_bins:
-            raise InputError(f"{scp}: features of '{key}' have {fbank.shape[1]} dimensions; the model needs {num_bins}")
-        yield key, torch.from_numpy(fbank)
+        if fbank.shape[1] != config.num_mel_bins:
+            raise InputError(
+                f"{scp}: features of '{key}' have {fbank.shape[1]} dimensions; the model needs {config.num_mel_bins}"
+            )
+        yield _unless_silent(key, fbank, config)
+
+
+def _unless_silent(key: str, fbank: np.ndarray, config: FeaturesConfig) -> Features:
+    features = torch.from_numpy(fbank)
+    if config.silence == "drop" and len(features) and bool(is_silent(features)):
+        return Skipped(key, SILENT)
+    return key, features
 
 
 def _computed(

@@ -79,7 +79,7 @@ def _convert(content: Any, scale: float) -> Conversion:
         sizes, num_bins = _sizes(networks["teacher"])
     prototypes = content.get("prototypes") if _has_our_mlp(networks["teacher"]) else None
     config = Config(
-        features=FeaturesConfig(kind="melspec", num_mel_bins=num_bins, low_freq=0.0, scale=scale, silence="keep"),
+        features=FeaturesConfig(kind="melspec", num_mel_bins=num_bins, low_freq=0.0, scale=scale),
         model=sizes,
         objective=ObjectiveConfig() if prototypes is None else ObjectiveConfig(num_prototypes=len(prototypes)),
     )

@@ -16,9 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdpn_k2.config import FeaturesConfig
 from sdpn_k2.pcm import INT16_SCALE
-from sdpn_k2.signal.melspec import POWER_OFFSET
 
 SILENCE_DB = 80.0  # below the loudest frame
 EDGE_FRAMES = 1  # left out on each side of silence
@@ -46,7 +44,7 @@ def signal_frames(features: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
         silent &= inside
     spread = F.pad(silent.float(), (EDGE_FRAMES, EDGE_FRAMES))
     shifts = range(2 * EDGE_FRAMES + 1)
-    signal = sum(spread[..., shift : shift + silent.shape[-1]] for shift in shifts) == 0
+    signal = torch.stack([spread[..., shift : shift + silent.shape[-1]] for shift in shifts]).sum(dim=0) == 0
     return signal if lengths is None else signal & inside
 
 
@@ -83,13 +81,9 @@ def cut_silence(waveforms: Tensor, least: int) -> Tuple[Tensor, Tensor]:
     return waveforms.gather(1, _kept_first(kept).gather(1, position)), lengths
 
 
-def is_silent(features: Tensor, config: FeaturesConfig) -> Tensor:
-    """Return whether no frame has a signal, bool ``(…)``, of log-mel features ``(…, frames, bins)``."""
-    if config.kind == "fbank":
-        least = LEAST_ENERGY
-    else:  # twice the energy of zeros
-        least = math.log(2 * config.num_mel_bins * POWER_OFFSET)
-    return frame_energies(features).amax(dim=-1) < least
+def is_silent(fbank: Tensor) -> Tensor:
+    """Return whether no frame of Kaldi's fbank ``(…, frames, bins)`` has a signal, bool ``(…)``."""
+    return frame_energies(fbank).amax(dim=-1) < LEAST_ENERGY
 
 
 def compact(features: Tensor, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
