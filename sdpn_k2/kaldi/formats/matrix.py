@@ -217,11 +217,27 @@ def encode_matrix(
         raise InputError(f"an array of shape {matrix.shape} is not a matrix")
     rows, columns = matrix.shape if matrix.size else (0, 0)
     if binary:
-        header = (b"FM " if dtype == np.float32 else b"DM ") + _SIZE.pack(4, rows) + _SIZE.pack(4, columns)
+        header = _matrix_header(dtype, rows, columns)
         return b"".join((header, np.ascontiguousarray(matrix).data)) if rows else header  # one copy, not two
     if columns == 0:
         return b" [ ]\n"
     return b" [" + b"".join(b"\n  " + _format_row(row) for row in matrix) + b"]\n"
+
+
+def encode_large_matrix(numbers: Any, least: int) -> Optional[Tuple[bytes, memoryview]]:
+    """Return header and numbers of a matrix of at least ``least`` bytes, binary, without copying it.
+
+    The numbers are a view. Return None for a smaller matrix, and for whatever is not a float32 array in C order.
+    """
+    if not isinstance(numbers, np.ndarray) or numbers.dtype != np.float32 or numbers.ndim != 2:
+        return None
+    if numbers.nbytes < least or not numbers.flags.c_contiguous or not numbers.dtype.isnative:
+        return None
+    return _matrix_header(np.float32, *numbers.shape), numbers.reshape(-1).view(np.uint8).data
+
+
+def _matrix_header(dtype: npt.DTypeLike, rows: int, columns: int) -> bytes:
+    return (b"FM " if dtype == np.float32 else b"DM ") + _SIZE.pack(4, rows) + _SIZE.pack(4, columns)
 
 
 def _parse_matrix(stream: InputStream, dtype: npt.DTypeLike) -> np.ndarray:

@@ -36,7 +36,7 @@ import io
 import os
 import stat
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, Type
+from typing import IO, TYPE_CHECKING, Any, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, Type, Union
 
 import numpy as np
 
@@ -388,10 +388,14 @@ class TableWriter:
         self._mark = matrix.BINARY_MARK if self._binary and HOLDERS[kind].marked else b""
         self._before_value = b" " + self._mark
         self._limit = 0 if "f" in self._specifier.options else BLOCK
+        # Large matrices are written from where they are, without a copy.
+        self._large = (
+            kind == "matrix" and self._binary and not compression_method and self._specifier.archive is not None
+        )
         self._ark: Optional[IO[bytes]] = None
         self._scp: Optional[IO[bytes]] = None
         self._names: Dict[str, str] = {}  # without an archive: where the script file says that each value goes
-        self._pending: List[bytes] = []  # not yet written to the archive
+        self._pending: List[Union[bytes, memoryview]] = []  # not yet written to the archive
         self._lines: List[str] = []  # not yet written to the script file
         self._waiting = 0  # bytes in _pending
         self._offset = 0  # in the archive, of the next entry
@@ -419,6 +423,11 @@ class TableWriter:
             raise InputError(
                 f"{self._specifier.text}: {key[:80]!r}… is not a valid key: it has {LONGEST_KEY} bytes or more"
             )
+        if self._large:
+            parts = matrix.encode_large_matrix(value, self._limit + 1)
+            if parts is not None:
+                self._add(key, *parts)
+                return
         try:
             if self._method and not isinstance(value, CompressedMatrix):
                 value = compress(value, self._method)
@@ -427,15 +436,19 @@ class TableWriter:
             raise InputError(f"{self._specifier.text}: key {key}: {error}") from None
         if self._ark is None:
             self._write_alone(key, data)
-            return
+        else:
+            self._add(key, data)
+
+    def _add(self, key: str, *data: Union[bytes, memoryview]) -> None:
+        """Add an entry to the archive. Views of more than ``_limit`` bytes are written before this returns."""
         head = key.encode("utf-8", "surrogateescape") + self._before_value
         if self._scp is not None:
             self._lines.append(f"{key} {self._specifier.archive}:{self._offset + len(head) - len(self._mark)}\n")
-        self._pending += (head, data)
-        size = len(head) + len(data)
+        self._pending += (head, *data)
+        size = len(head) + sum(map(len, data))
         self._offset += size
         self._waiting += size
-        if self._waiting > self._limit:
+        if self._waiting > self._limit and self._ark is not None:
             self._flush(self._ark)
 
     def _flush(self, ark: IO[bytes]) -> None:

@@ -23,6 +23,8 @@ import sys
 from types import SimpleNamespace
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy as np
+
 from sdpn_k2.errors import InputError, describe_os_error, error_context
 from sdpn_k2.kaldi.formats import io, log
 from sdpn_k2.kaldi.formats.words import strip
@@ -62,6 +64,7 @@ class Tool:
     def __call__(self, argv: Sequence[str]) -> int:
         """Run the tool with the arguments after its name; return the exit status."""
         log.start(self.name)
+        _keep_freed_memory()
         try:
             status = self._run([str(argument) for argument in argv])
             sys.stdout.flush()
@@ -110,6 +113,16 @@ class Tool:
                 ]
                 lines.append("")
         log.plain("\n".join(lines))
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc keep what is freed, for the next matrix.
+
+    By default, glibc returns a few hundred kilobytes to the system at once, and each matrix then needs new pages. After
+    a larger block was freed, glibc keeps twice as much as that block had.
+    """
+    block = np.empty(1 << 24, np.uint8)
+    del block
 
 
 def tool(options: Sequence[Option] = (), arguments: Tuple[int, Optional[int]] = (2, 2)) -> Callable[[Function], Tool]:
