@@ -244,7 +244,7 @@ def features(folder):
         (("add-deltas", table), lambda m: frames.add_deltas(m, filters)),
         (("splice-feats", table), lambda m: frames.splice(m, 4, 4)),
         (("transform-feats", f"{folder}/transform.mat", table), lambda m: m @ transform[:, :30].T + transform[:, 30]),
-        (("paste-feats", table, table), lambda m: np.hstack([m, m])),
+        (("paste-feats", table, f"ark,s,cs:{folder}/feats.ark"), lambda m: np.hstack([m, m])),
         (("subsample-feats", "--n=2", table), lambda m: np.ascontiguousarray(m[::2])),
         (("select-feats", "0-9,20-29", table), lambda m: m[:, [*range(10), *range(20, 30)]]),
     ):

@@ -269,7 +269,7 @@ def test_fix_drops_bad_segments_and_missing_recordings(segmented):
     write(segmented / "segments", "s1-a r1 0 2\ns1-b r1 4 2.5\ns2-a r1 5\ns2-b r2 0.5 3\ns3-a r9 4 -1\n")
     notes = repair.fix(segmented)
     assert data_dir.read_map(segmented / "segments") == {"s1-a": "r1 0 2", "s2-b": "r2 0.5 3"}
-    assert "dropped 2 invalid lines" in notes[0]
+    assert "dropped 2 of 5 lines" in notes[0]
     write(segmented / "wav.scp", "r2 r2.wav\n")
     repair.fix(segmented)
     assert data_dir.read_map(segmented / "utt2spk") == {"s2-b": "s2"}
@@ -280,7 +280,7 @@ def test_fix_drops_bad_segments_and_missing_recordings(segmented):
 def test_fix_drops_utterances_without_length_as_kaldi_does(plain):
     write(plain / "utt2num_frames", "s1-a 100\ns2-a 0\ns3-a 7\n")
     write(plain / "utt2dur", "s1-a 1.0\ns2-a 2\ns3-a 0\n")
-    assert "utt2dur: dropped 1 invalid lines" in " ".join(repair.fix(plain))
+    assert "utt2dur: dropped 1 of 3 lines" in " ".join(repair.fix(plain))
     assert data_dir.read_map(plain / "utt2spk") == {"s1-a": "s1"}
     assert validation.validate(plain) == 1
 

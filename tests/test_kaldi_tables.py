@@ -615,3 +615,50 @@ def test_invalid_extended_filenames_are_refused(tmp_path):
     for name in ("cat |", " a", f"{tmp_path}/a:3"):
         with pytest.raises(InputError, match=re.escape(repr(name))), open_output(name):
             pass
+
+
+@pytest.mark.parametrize("order", ["as written", "shuffled", "every third"])
+def test_script_file_of_vectors_of_several_kinds(tmp_path, order):
+    """Vectors in memory are taken as rows: lengths, types and keys of any length must not get mixed up."""
+    rng = np.random.default_rng(0)
+    vectors = {}
+    for number in range(900):
+        kind = np.float64 if 300 <= number < 400 else np.float32
+        vectors[f"k{'x' * int(rng.integers(0, 9))}{number}"] = rng.standard_normal(3 + number // 450).astype(kind)
+    vectors["empty"] = np.zeros(0, np.float32)
+    kaldiio.save_ark(str(tmp_path / "v.ark"), vectors, scp=str(tmp_path / "v.scp"))
+    lines = (tmp_path / "v.scp").read_text().splitlines()
+    lines = {"shuffled": list(rng.permutation(lines)), "every third": lines[::3]}.get(order, lines)
+    lines.insert(7, f"again {lines[200].split()[1]}")
+    (tmp_path / "v.scp").write_text("\n".join(lines))
+    expected = {line.split()[0]: vectors[line.split()[0]] for line in lines if not line.startswith("again")}
+    found = dict(read_table(f"scp:{tmp_path}/v.scp", "vector"))
+    np.testing.assert_array_equal(found.pop("again"), vectors[lines[201].split()[0]].astype(np.float32))
+    assert list(found) == list(expected)
+    for key, vector in found.items():
+        np.testing.assert_array_equal(vector, expected[key].astype(np.float32))
+        assert vector.dtype == np.float32 and vector.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "lines", [[["a x.ark:1", "b x.ark:2 y.ark:3"]], [["a x.ark:1", "b y.ark:1"]], [["a x:" + "1" * 19]]]
+)
+def test_names_that_look_like_offsets_only(tmp_path, lines):
+    (tmp_path / "x.scp").write_text("\n".join(lines[0]) + "\n")
+    with pytest.raises(InputError, match="x"):
+        dict(read_table(f"scp:{tmp_path}/x.scp", "vector"))
+
+
+def test_large_matrices_are_written_as_they_are_now(tmp_path):
+    """A caller may use its array again after write()."""
+    rng = np.random.default_rng(0)
+    large, expected = rng.standard_normal((300, 100)).astype(np.float32), {}
+    with TableWriter(f"ark,scp:{tmp_path}/m.ark,{tmp_path}/m.scp", "matrix") as writer:
+        for key, matrix in (("a", large), ("b", large[:2]), ("c", large), ("d", large.T), ("e", large[:, ::2])):
+            writer.write(key, matrix)
+            expected[key] = matrix.copy()
+            large += 1
+    for found in (kaldiio.load_scp(str(tmp_path / "m.scp")), dict(kaldiio.load_ark(str(tmp_path / "m.ark")))):
+        assert list(found) == list(expected)
+        for key, matrix in expected.items():
+            np.testing.assert_array_equal(found[key], matrix)

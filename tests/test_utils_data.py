@@ -276,7 +276,10 @@ def test_nothing_to_measure(call, tmp_path, name):
 
 SCRIPTS = [
     "combine_data.sh", "copy_data_dir.sh", "data/get_reco2dur.sh", "data/get_utt2dur.sh", "data/get_utt2num_frames.sh",
-    "data/subsegment_data_dir.sh", "fix_data_dir.sh", "split_data.sh", "subset_data_dir.sh", "validate_data_dir.sh",
+    "data/subsegment_data_dir.sh", "data/get_segments_for_data.sh", "data/get_frame_shift.sh",
+    "data/extract_wav_segments_data_dir.sh", "data/perturb_data_dir_volume.sh", "data/get_uniform_subsegments.py",
+    "perturb_data_dir_speed.sh", "segmentation.pl", "fix_data_dir.sh", "split_data.sh",
+    "subset_data_dir.sh", "validate_data_dir.sh",
 ]  # fmt: skip
 
 

@@ -79,10 +79,16 @@ def key_kind(name: str) -> str:
     return "recordings" if name == "wav.scp" or name in RECORDING_TABLES else "utterances"
 
 
-def write_tables(directory: PathLike, tables: Mapping[str, Table], frame_shift_from: Optional[PathLike] = None) -> None:
+def write_tables(
+    directory: PathLike,
+    tables: Mapping[str, Table],
+    frame_shift_from: Optional[PathLike] = None,
+    content_of: Callable[[str], Optional[bytes]] = lambda name: None,
+) -> None:
     """Write exactly ``tables`` and spk2utt into ``directory``, and copy frame_shift from ``frame_shift_from``.
 
     Known tables that are not in ``tables`` are removed. After an error the directory is as it was before.
+    ``content_of`` may return the file for a name of ``tables``, to save making it.
 
     Raises:
         InputError: there are no utterances, or the directory cannot be written.
@@ -96,8 +102,9 @@ def write_tables(directory: PathLike, tables: Mapping[str, Table], frame_shift_f
         with contextlib.ExitStack() as stack:  # all files change, or none
             for name in ALL_TABLES:
                 if name in tables:
-                    path = directory / name
-                    stack.enter_context(atomic_output(path)).write(data_dir.format_map(path, tables[name]))
+                    path, content = directory / name, content_of(name)
+                    content = data_dir.format_map(path, tables[name]) if content is None else content
+                    stack.enter_context(atomic_output(path)).write(content)
             path = directory / "spk2utt"
             stack.enter_context(atomic_output(path)).write(data_dir.format_map(path, _spk2utt(tables["utt2spk"])))
         for name in ALL_TABLES:

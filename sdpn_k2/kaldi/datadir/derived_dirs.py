@@ -55,7 +55,7 @@ def combine(destination: PathLike, sources: Sequence[PathLike], extra_tables: Se
         elif len(lacking) < len(sources):
             notes.append(f"not combining {name} as it does not exist everywhere ({lacking[0]} lacks it)")
     tables = Tables(combined, lambda name: _merge(name, all_tables, sources, notes))
-    write_tables(destination, tables, next(iter(shifts.values()), None))
+    write_tables(destination, tables, next(iter(shifts.values()), None), lambda name: _joined(name, sources))
     for name in extra_tables:
         if name not in ALL_TABLES:
             _combine_lines(name, sources, Path(destination), notes)
@@ -71,6 +71,26 @@ def _completed(tables: Tables, sources: Sequence[PathLike]) -> Tables:
     if "utt2uniq" not in tables and any((Path(source) / "utt2uniq").is_file() for source in sources):
         made["utt2uniq"] = {name: name for name in tables["utt2spk"]}
     return tables.replaced(made)
+
+
+def _joined(name: str, sources: Sequence[PathLike]) -> Optional[bytes]:
+    """Return the lines of a table of all sources, sorted, if they are tidy and each key occurs once; else None.
+
+    This takes a third of the time of :func:`_merge` on large corpora.
+    """
+    paths = [Path(source) / name for source in sources]
+    contents = [data_dir.read_content(path) for path in paths if path.is_file()]
+    if len(contents) < len(paths) or not all(content.endswith(b"\n") for content in contents):
+        return None
+    content = b"".join(contents)
+    tidy = data_dir.parse_tidy(content)
+    if tidy is None:
+        return None
+    keys = list(tidy)
+    if data_dir.first_unsorted(keys):
+        lines = content.splitlines(keepends=True)
+        content = b"".join([lines[index] for index in sorted(range(len(keys)), key=keys.__getitem__)])
+    return content
 
 
 def _merge(name: str, all_tables: Sequence[Tables], sources: Sequence[PathLike], notes: List[str]) -> Table:

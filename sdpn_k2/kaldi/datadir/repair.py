@@ -216,8 +216,9 @@ def _read(path: Path, notes: List[str]) -> _Table:
         bad.add(fault.key)
         reasons.append(fault.reason)
     if bad:
+        total = len(lines)
         lines = {key: value for key, value in lines.items() if key not in bad}
-        notes.append(f"{path.name}: dropped {len(bad)} invalid lines; the first: {reasons[0]}")
+        notes.append(f"{path.name}: dropped {len(bad)} of {total} lines that are not valid; the first: {reasons[0]}")
     if repeated:
         first = next(iter(repeated))
         notes.append(f"{path.name}: {len(repeated)} keys have several values; kept the first of each, as of '{first}'")
