@@ -17,7 +17,7 @@ EXIT_BAD_INPUT = 1
 
 # Commands, in the order of the pipeline.
 SECTIONS: Dict[str, Tuple[str, ...]] = {
-    "Data": ("prepare", "lhotse", "to-wav", "vad", "cuts", "select-cuts", "shar"),
+    "Data": ("prepare", "lhotse", "to-wav", "vad", "cuts", "select-cuts", "shar", "degrade"),
     "Train": ("doctor", "train", "average", "ablate"),
     "Embed": ("extract", "embed", "stream", "extract-windows"),
     "Score": ("verify", "plda-labels", "score", "eval", "calibrate", "apply-calibration", "results", "report"),

@@ -83,7 +83,7 @@ class StandaloneEncoder(nn.Module):
         if self.features.silence == "keep":
             return self.encoder(instance_norm(self.front_end(x)))
         frames = None
-        if x.ndim == 2:
+        if isinstance(self.front_end, ConvolvedFrontEnd):
             x, samples = cut_silence(x, self.front_end.shift)
             frames = self.front_end.num_frames(samples)
         features = self.front_end(x)

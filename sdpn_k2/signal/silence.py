@@ -44,7 +44,7 @@ def signal_frames(features: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
         silent &= inside
     spread = F.pad(silent.float(), (EDGE_FRAMES, EDGE_FRAMES))
     shifts = range(2 * EDGE_FRAMES + 1)
-    signal = sum(spread[..., shift : shift + silent.shape[-1]] for shift in shifts) == 0
+    signal = torch.stack([spread[..., shift : shift + silent.shape[-1]] for shift in shifts]).sum(dim=0) == 0
     return signal if lengths is None else signal & inside
 
 
