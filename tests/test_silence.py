@@ -26,8 +26,10 @@ from sdpn_k2.kaldi.features.wave import to_wav_command
 from sdpn_k2.kaldi.formats.tables import TableWriter, read_table
 from sdpn_k2.models.checkpoint import load_checkpoint
 from sdpn_k2.models.ecapa_tdnn import EcapaTdnn
+from sdpn_k2.signal.augment import Augment, gate
 from sdpn_k2.signal.fbank import Fbank, instance_norm
 from sdpn_k2.signal.silence import compact, cut_silence, is_silent, signal_frames, wrap_signal
+from sdpn_k2.training.views import Views
 
 RATE = 16000
 PLACES = ("words", "anywhere", "front", "end")
@@ -278,9 +280,6 @@ def test_encoder_of_utterances_of_different_lengths():
 
 def test_training_sees_no_silence():
     """Views of gated crops equal those of crops whose features are wrapped by hand."""
-    from sdpn_k2.signal.augment import Augment
-    from sdpn_k2.training.views import Views
-
     settings = [*TINY_MODEL, "input=fbank", "augment.clean_prob=1", "augment.single_prob=0", "augment.mask_prob=0"]
     crops = torch.stack([speech_like(40, seed) for seed in range(6)])
     crops[:, 12:20] = silent_frame()
@@ -294,6 +293,37 @@ def test_training_sees_no_silence():
     np.testing.assert_allclose(seen["drop"][0], instance_norm(crops[:2, rest]), atol=1e-5)
     np.testing.assert_allclose(seen["drop"][1].flatten(0, 1), instance_norm(crops[2:, rest]), atol=1e-5)
     np.testing.assert_allclose(seen["keep"][0], instance_norm(crops[:2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["waveforms", "energies"])
+def test_gates_mute_the_quietest_blocks(kind):
+    """As block by block, sorted; all other samples stay."""
+    rng = np.random.default_rng(0)
+    share = np.array([0.1, 0.3, 0.5])
+    crops = rng.uniform(0.1, 1, size=(3, 8000) if kind == "waveforms" else (3, 51, 4)).astype(np.float32)
+    ours = gate(torch.from_numpy(crops), torch.from_numpy(share.astype(np.float32))).numpy()
+    block = 320 if kind == "waveforms" else 2
+    for row, gated, part in zip(crops.astype(np.float64), ours, share):
+        power = row**2 if kind == "waveforms" else row.sum(axis=1)
+        level = [power[first : first + block].mean() for first in range(0, len(power) - block + 1, block)]
+        smooth = [np.mean(level[max(0, index - 2) : index + 3]) for index in range(len(level))]
+        muted = np.argsort(smooth)[: int(part * len(level))]
+        expected = row.copy()
+        for index in muted:
+            expected[index * block : (index + 1) * block if index < len(level) - 1 else None] = 0
+        np.testing.assert_allclose(gated, expected, rtol=1e-6)
+
+
+def test_gates_are_drawn_after_everything_else():
+    """Other choices stay the same, so that runs without gates repeat those of earlier releases."""
+    plans = []
+    for probability in (0.0, 0.5):
+        config = load_config(None, [f"augment.gate_prob={probability}"]).augment
+        plans.append(Augment(config, torch.nn.ModuleDict()).draw(4, 50, np.random.default_rng(0)))
+    assert len(plans[0].gate_rows) == 0 and 70 < len(plans[1].gate_rows) < 130
+    assert ((plans[1].gate_share >= 0.1) & (plans[1].gate_share <= 0.5)).all()
+    np.testing.assert_array_equal(plans[0].time_mask, plans[1].time_mask)
+    np.testing.assert_array_equal(plans[0].reverb_rows, plans[1].reverb_rows)
 
 
 # Bad input, and earlier checkpoints.

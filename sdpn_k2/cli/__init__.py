@@ -19,7 +19,7 @@ COMPLETION_VARIABLE = "_SDPN_K2_COMPLETE"  # click's, for a program of this name
 
 # Commands, in the order of the pipeline.
 SECTIONS: Dict[str, Tuple[str, ...]] = {
-    "Data": ("recipe", "prepare", "lhotse", "to-wav", "vad", "cuts", "select-cuts", "shar"),
+    "Data": ("recipe", "prepare", "lhotse", "to-wav", "vad", "cuts", "select-cuts", "shar", "degrade"),
     "Train": ("doctor", "train", "average", "ablate"),
     "Embed": ("extract", "embed", "stream", "extract-windows"),
     "Recognise": ("verify", "enroll", "identify", "voices"),

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, cast
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -83,10 +83,9 @@ class StandaloneEncoder(nn.Module):
         if self.features.silence == "keep":
             return self.encoder(instance_norm(self.front_end(x)))
         frames = None
-        if x.ndim == 2:
-            front_end = cast(ConvolvedFrontEnd, self.front_end)
-            x, samples = cut_silence(x, front_end.shift)
-            frames = front_end.num_frames(samples)
+        if isinstance(self.front_end, ConvolvedFrontEnd):
+            x, samples = cut_silence(x, self.front_end.shift)
+            frames = self.front_end.num_frames(samples)
         features = self.front_end(x)
         signal, lengths = compact(features, frames)
         usable = lengths >= EcapaTdnn.MIN_FRAMES
