@@ -19,7 +19,7 @@ from sdpn_k2.cli.shared_options import FOLDER
 @click.argument("source", type=FOLDER)
 @click.argument("target", type=FOLDER)
 def degrade(seed: int, telephone_prob: float, gate_prob: float, skip_bad: bool, source: Path, target: Path) -> None:
-    """Send recordings through channels of their own.
+    """Send recordings through other channels.
 
     Every audio file under SOURCE gets a room, a microphone, noise and a level of its own, and some get a telephone line
     or a noise gate. TARGET gets them as FLAC under the same names, with the lists of trials and channels.jsonl.
