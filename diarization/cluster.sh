@@ -33,6 +33,8 @@ reco2num_spk=
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 if [ $# -ne 2 ]; then
   echo "Usage: cluster.sh [options] <scores-dir> <dir>; --help says more" >&2
   exit 1
@@ -56,8 +58,8 @@ if [ "$stage" -le 0 ]; then
   options+=("--first-pass-max-utterances=$first_pass_max_utterances")
   options+=("--reco2num-spk-rspecifier=${reco2num_spk:+ark,t:$reco2num_spk}")
   echo "cluster.sh: clustering $recordings recordings of $source in $nj jobs"
-  $cmd JOB=1:"$nj" "$dir/log/agglomerative_cluster.JOB.log" \
-    agglomerative-cluster "${options[@]}" "$scores" "ark,t:$part/spk2utt" "ark,t:$dir/labels.JOB"
+  quote_words agglomerative-cluster "${options[@]}" "$scores" "ark,t:$part/spk2utt" "ark,t:$dir/labels.JOB"
+  $cmd JOB=1:"$nj" "$dir/log/agglomerative_cluster.JOB.log" "${quoted_words[@]}"
 fi
 
 if [ "$stage" -le 1 ]; then

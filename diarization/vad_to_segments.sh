@@ -23,6 +23,8 @@ min_duration=0.25
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin LC_ALL=C
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 if [ $# -ne 2 ]; then
   echo "Usage: vad_to_segments.sh [options] <data-dir> <segmented-data-dir>; --help says more" >&2
   exit 1
@@ -44,8 +46,9 @@ if [ "$stage" -le 0 ]; then
   part=$data/split$nj/JOB
   # shellcheck disable=SC2086  # several options
   $cmd JOB=1:"$nj" "$out/log/vad_to_segments.JOB.log" \
-    copy-vector "scp:$part/vad.scp" ark,t:- \| sed -e "s/\[ //g;s/ \]//g" \| \
-    "$root/utils/segmentation.pl" $segmentation_opts --remove-noise-only-segments false ">" "$part/subsegments"
+    copy-vector "$(quoted "scp:$part/vad.scp")" ark,t:- \| sed -e "s/\[ //g;s/ \]//g" \| \
+    "$(quoted "$root/utils/segmentation.pl")" $segmentation_opts --remove-noise-only-segments false \
+    ">" "$(quoted "$part/subsegments")"
   for ((job = 1; job <= nj; job++)); do cat "$data/split$nj/$job/subsegments"; done | sort \
     | awk -v least="$min_duration" '$4 - $3 >= least' > "$data/subsegments.tmp"
   mv "$data/subsegments.tmp" "$data/subsegments"

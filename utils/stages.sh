@@ -41,7 +41,7 @@ changed_input() { # stamp input…
   done
 }
 
-# shellcheck disable=SC2154  # run.sh sets stage, stop_stage and stamps
+# shellcheck disable=SC2034,SC2154  # run.sh reads repeats, and sets stage, stop_stage and stamps
 begin_stage() { # number title settings reads input… writes output…
   local number=$1 title=$2 settings=$3 input maker path outdated=""
   local -a inputs=() outputs=()

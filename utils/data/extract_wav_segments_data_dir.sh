@@ -17,6 +17,8 @@ cmd=run.pl
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 if [ $# -ne 2 ]; then
   echo "Usage: extract_wav_segments_data_dir.sh [options] <source> <destination>; --help says more" >&2
   exit 1
@@ -34,8 +36,8 @@ parts=()
 for ((job = 1; job <= nj; job++)); do parts+=("$logdir/segments.$job"); done
 "$root/utils/split_scp.pl" "$from/segments" "${parts[@]}"
 wav=$dest/data/wav_segments
-$cmd JOB=1:"$nj" "$logdir/extract_wav_segments.JOB.log" \
-  extract-segments "scp,p:$from/wav.scp" "$logdir/segments.JOB" "ark,scp:$wav.JOB.ark,$wav.JOB.scp"
+quote_words extract-segments "scp,p:$from/wav.scp" "$logdir/segments.JOB" "ark,scp:$wav.JOB.ark,$wav.JOB.scp"
+$cmd JOB=1:"$nj" "$logdir/extract_wav_segments.JOB.log" "${quoted_words[@]}"
 for ((job = 1; job <= nj; job++)); do cat "$wav.$job.scp"; done > "$wav.scp"
 awk '{ file = substr($0, length($1) + 2)
        if (file ~ /[^A-Za-z0-9_.\/:=+,@%-]/) { gsub(/\047/, "\047\\\047\047", file); file = "\047" file "\047" }

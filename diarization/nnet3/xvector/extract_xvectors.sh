@@ -41,6 +41,8 @@ num_threads=1
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "$0")")/../../.." && pwd)
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 if [ $# -ne 3 ]; then
   echo "Usage: extract_xvectors.sh [options] <model-dir> <data-dir> <xvector-dir>; --help says more" >&2
   exit 1
@@ -115,8 +117,8 @@ if [ "$stage" -le 1 ]; then
     extract=(nnet3-xvector-compute "--use-gpu=$gpu" "--min-chunk-size=$min_chunk_size" "--chunk-size=$chunk_size")
     extract+=("$network" "$features")
   fi
-  $cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/extract.JOB.log" \
-    env OMP_NUM_THREADS="$num_threads" "${extract[@]}" "ark,scp:$dir/xvector.JOB.ark,$dir/xvector.JOB.scp"
+  quote_words env OMP_NUM_THREADS="$num_threads" "${extract[@]}" "ark,scp:$dir/xvector.JOB.ark,$dir/xvector.JOB.scp"
+  $cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/extract.JOB.log" "${quoted_words[@]}"
 fi
 
 if [ "$stage" -le 2 ]; then
@@ -134,12 +136,13 @@ if [ "$made" -lt "$number" ]; then
 fi
 
 if [ "$stage" -le 3 ]; then
-  $cmd "$dir/log/mean.log" ivector-mean "scp:$dir/xvector.scp" "$dir/mean.vec"
+  quote_words ivector-mean "scp:$dir/xvector.scp" "$dir/mean.vec"
+  $cmd "$dir/log/mean.log" "${quoted_words[@]}"
 fi
 
 if [ "$stage" -le 4 ]; then
-  $cmd "$dir/log/transform.log" \
-    est-pca --read-vectors=true --normalize-mean=false --normalize-variance=true "--dim=${pca_dim:--1}" \
+  quote_words est-pca --read-vectors=true --normalize-mean=false --normalize-variance=true "--dim=${pca_dim:--1}" \
     "scp:$dir/xvector.scp" "$dir/transform.mat"
+  $cmd "$dir/log/transform.log" "${quoted_words[@]}"
 fi
 echo "extract_xvectors.sh: $made embeddings of windows in $dir/xvector.scp"

@@ -24,6 +24,8 @@ cleanup=true
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "$0")")/../../.." && pwd)
 export PATH=$PATH:$root/utils:$root/utils/kaldi-bin
+# shellcheck source=utils/quoting.sh
+. "$root/utils/quoting.sh"
 if [ $# -ne 3 ]; then
   echo "Usage: score_plda.sh [options] <plda-dir> <xvector-dir> <scores-dir>; --help says more" >&2
   exit 1
@@ -57,9 +59,9 @@ if [ "$stage" -le 0 ]; then
   feats="ark:ivector-subtract-global-mean $(printf %q "$plda/mean.vec") scp:$(printf %q "$part/feats.scp") ark:- |"
   feats+=" transform-vec $(printf %q "$plda/transform.mat") ark:- ark:- | ivector-normalize-length ark:- ark:- |"
   echo "score_plda.sh: scoring $scored segments of $recordings recordings in $nj jobs"
-  $cmd JOB=1:"$nj" "$dir/log/plda_scoring.JOB.log" \
-    ivector-plda-scoring-dense "--target-energy=$target_energy" "$plda/plda" "ark:$part/spk2utt" "$feats" \
+  quote_words ivector-plda-scoring-dense "--target-energy=$target_energy" "$plda/plda" "ark:$part/spk2utt" "$feats" \
     "ark,scp:$dir/scores.JOB.ark,$dir/scores.JOB.scp"
+  $cmd JOB=1:"$nj" "$dir/log/plda_scoring.JOB.log" "${quoted_words[@]}"
 fi
 
 if [ "$stage" -le 1 ]; then
