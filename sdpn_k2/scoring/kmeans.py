@@ -1,6 +1,6 @@
 """Spherical k-means: clusters of embeddings by cosine, for a cohort, or for LDA and PLDA without speaker labels.
 
-Up to ``EXACT_CELLS`` pairs of embedding and cluster (70,000 embeddings in 7,500 clusters), and with a GPU at any size,
+Up to ``EXACT_CELLS`` pairs of embedding and cluster (46,000 embeddings in 5,800 clusters), and with a GPU at any size,
 this is Lloyd's algorithm. Beyond that, 50 passes take too long on a CPU: one pass over a million 512-d embeddings with
 7,500 clusters is 7.7 TFLOP, 77 s of one core. There, k²-means [Agustsson17] takes a twelfth of the work:
 
@@ -32,7 +32,7 @@ BLOCK_CELLS = 1 << 23  # similarities per block
 GPU_BLOCK_CELLS = 1 << 28  # 1 GB
 UTTERANCES_PER_CLUSTER = 8
 MAX_CLUSTERS = 7500
-EXACT_CELLS = 1 << 29  # similarities per pass; with fewer, Lloyd's algorithm takes minutes at most
+EXACT_CELLS = 1 << 28  # similarities per pass; 50 passes of 512-d embeddings are 14 TFLOP, minutes of one core
 # k²-means, for more of them.
 SAMPLE = 8  # one in so many embeddings
 SAMPLE_PER_CLUSTER = 4  # at least
