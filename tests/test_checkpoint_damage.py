@@ -73,7 +73,7 @@ def short_storage(records: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "part"),
     [(bomb, "10 times"), (code, "code/__torch__.py"), (short_storage, "data/0")],
-    ids=lambda x: str(x),
+    ids=["bomb", "code", "short"],
 )
 def test_forged_archives(tiny_run, tmp_path, change, part):
     repacked(tmp_path / "x.pt", tiny_run, change)

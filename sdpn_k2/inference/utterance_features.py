@@ -100,16 +100,17 @@ def compute_features(
     Raises:
         InputError: fewer than 5 frames; equal samples throughout; digital silence, if the configuration drops it.
     """
+    if front_end.num_frames(len(waveform)) < EcapaTdnn.MIN_FRAMES:
+        raise InputError(f"{len(waveform)} samples are fewer than {EcapaTdnn.MIN_FRAMES} frames")
     check_not_silent(waveform)
     device = next(front_end.buffers()).device
     samples = torch.as_tensor(np.ascontiguousarray(waveform), dtype=torch.float32, device=device)
     if config.silence == "drop" and not every_frame:
         samples = samples[~silent_runs(samples[None], front_end.shift)[0]]
-        if len(waveform) and not len(samples):
+        if not len(samples):
             raise InputError(SILENT)
-    if front_end.num_frames(len(samples)) < EcapaTdnn.MIN_FRAMES:
-        besides = " besides digital silence" if len(samples) < len(waveform) else ""
-        raise InputError(f"{len(samples)} samples{besides} are fewer than {EcapaTdnn.MIN_FRAMES} frames")
+        if front_end.num_frames(len(samples)) < EcapaTdnn.MIN_FRAMES:
+            raise InputError(f"{len(samples)} samples besides silence are fewer than {EcapaTdnn.MIN_FRAMES} frames")
     return front_end(samples[None])[0]
 
 
