@@ -336,7 +336,7 @@ def test_utterances_without_a_signal_are_refused(model, tmp_path):
     short[:900] = speech[:900]
     bit = (rng.integers(-1, 2, size=RATE) / 32768).astype(np.float32)
     embedder = sdpn_k2.load(model, device="cpu")
-    for samples, message in ((np.zeros_like(speech), "silence"), (bit, "silence"), (short, "900 samples .* 5 ")):
+    for samples, message in ((np.zeros_like(speech), "silent"), (bit, "silence"), (short, "900 samples .* 5 ")):
         with pytest.raises(InputError, match=message):
             embedder.embed(samples)
     for name, samples in {"a": speech, "b": short, "c": np.zeros_like(speech)}.items():

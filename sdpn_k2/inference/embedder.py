@@ -20,6 +20,7 @@ from sdpn_k2.inference.long_recordings import LongFeatures, is_long
 from sdpn_k2.inference.partial_vectors import PartialVectors
 from sdpn_k2.inference.verification import DecisionRule, Verdict
 from sdpn_k2.kaldi.features.resample import resample
+from sdpn_k2.kaldi.features.sound import check_not_silent
 from sdpn_k2.kaldi.features.wave import convert_audio, decode_audio, path_or_content
 from sdpn_k2.kaldi.formats.tables import script_lines
 from sdpn_k2.kaldi.formats.words import is_key
@@ -299,11 +300,7 @@ class Embedder:
             from sdpn_k2.data.cut_sets import load_cut_audio  # here, since lhotse takes a second to import
 
             cut: Union[Recording, Cut] = audio
-            return (
-                resample(load_cut_audio(cut, channel), cut.sampling_rate, self.sample_rate),
-                cut.id,
-                cut.sampling_rate,
-            )
+            return self._resampled(load_cut_audio(cut, channel), cut.id, cut.sampling_rate)
         elif not isinstance(audio, np.ndarray) and hasattr(audio, "read"):
             name = str(getattr(audio, "name", "the audio"))
             return self._decoded(_content(audio), name, channel)
@@ -322,10 +319,17 @@ class Embedder:
             rate = self.sample_rate
         if not isinstance(rate, Real) or not math.isfinite(rate):
             raise InputError(f"the sample rate is {rate!r}; it must be a whole number of Hz")
-        return resample(samples, rate, self.sample_rate), "the waveform", int(rate)
+        return self._resampled(samples, "the waveform", int(rate))
+
+    def _resampled(self, samples: np.ndarray, name: str, rate: int) -> Tuple[np.ndarray, str, int]:
+        with error_context(name):
+            check_not_silent(samples)  # resampling makes edges
+        return resample(samples, rate, self.sample_rate), name, rate
 
     def _decoded(self, source: Union[str, bytes], name: str, channel: int) -> Tuple[np.ndarray, str, int]:
         samples, rate = decode_audio(source, name, channel)
+        with error_context(name):
+            check_not_silent(samples)
         return from_int16(convert_audio(samples, rate, self.sample_rate)), name, rate
 
     def _features(self, named: Mapping[str, Audio], rate: Optional[int], channel: int) -> Iterator[Any]:

@@ -146,7 +146,9 @@ def _of_cuts(cuts: Iterable[Cut], config: FeaturesConfig, front_end: FrontEnd) -
             if stored is not None:
                 yield _unless_silent(cut.id, stored, config)
                 continue
-            samples = resample(load_cut_audio(cut), cut.sampling_rate, config.sample_rate)
+            samples = load_cut_audio(cut)
+            check_not_silent(samples)  # resampling makes edges
+            samples = resample(samples, cut.sampling_rate, config.sample_rate)
             yield cut.id, compute_features(front_end, samples, config)
         except InputError as error:
             yield Skipped(cut.id, str(error))
