@@ -84,7 +84,7 @@ def test_pyenvs_python_3_9_creates_the_k2_environment(tmp_path, path):
 def test_processes_are_the_users_choice(tmp_path, path, arguments):
     python(tmp_path, path / "python3", tmp_path / ".venv" / "bin")
     assert run_tests(tmp_path, *arguments, path=path).returncode == 0
-    assert lines(tmp_path / "python.log")[-1] == " ".join(["-m pytest", *arguments])
+    assert lines(tmp_path / "python.log")[-1] == " ".join(["-m pytest -m not slow", *arguments])
 
 
 def test_extras_are_added_and_stay(tmp_path, path):

@@ -2,8 +2,10 @@
 # Sets up the environment (see setup_env.sh) and runs the tests, on several processes unless you choose -n yourself.
 #
 # Usage: bash utils/run_tests.sh [--k2] [pytest arguments]
-# Example: bash utils/run_tests.sh -k plda -x
+# Examples: bash utils/run_tests.sh -k plda -x
+#           bash utils/run_tests.sh -m slow
 #
+# Tests that take long are left out, unless you choose by -m yourself.
 # --k2: test with k2, under Python 3.9 and the torch that k2 was built for; exit with 77 if Python 3.9 is not installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,4 +26,4 @@ for argument; do
 done
 # Processes that each use all cores would slow each other down.
 if [ ${#processes[@]} -gt 0 ]; then export OMP_NUM_THREADS=1; fi
-exec python3 -m pytest ${processes[@]+"${processes[@]}"} "$@"
+exec python3 -m pytest ${processes[@]+"${processes[@]}"} -m "not slow" "$@"
