@@ -319,12 +319,12 @@ class Embedder:
             rate = self.sample_rate
         if not isinstance(rate, Real) or not math.isfinite(rate):
             raise InputError(f"the sample rate is {rate!r}; it must be a whole number of Hz")
-        return self._resampled(samples, "the waveform", int(rate))
+        return self._resampled(samples, "the waveform", rate)
 
-    def _resampled(self, samples: np.ndarray, name: str, rate: int) -> Tuple[np.ndarray, str, int]:
+    def _resampled(self, samples: np.ndarray, name: str, rate: float) -> Tuple[np.ndarray, str, int]:
         with error_context(name):
             check_not_silent(samples)  # resampling makes edges
-        return resample(samples, rate, self.sample_rate), name, rate
+        return resample(samples, rate, self.sample_rate), name, int(rate)
 
     def _decoded(self, source: Union[str, bytes], name: str, channel: int) -> Tuple[np.ndarray, str, int]:
         samples, rate = decode_audio(source, name, channel)
