@@ -321,7 +321,7 @@ class Embedder:
             raise InputError(f"the sample rate is {rate!r}; it must be a whole number of Hz")
         return self._resampled(samples, "the waveform", rate)
 
-    def _resampled(self, samples: np.ndarray, name: str, rate: float) -> Tuple[np.ndarray, str, int]:
+    def _resampled(self, samples: np.ndarray, name: str, rate: int) -> Tuple[np.ndarray, str, int]:
         with error_context(name):
             check_not_silent(samples)  # resampling makes edges
         return resample(samples, rate, self.sample_rate), name, int(rate)
