@@ -91,3 +91,11 @@ def check_skipped(
         raise InputError(
             f"{where}: {len(skipped)} of {total} {what} cannot be used ({limit}); the first is {skipped[0]}"
         )
+
+
+def check_skip_bad(
+    skipped: Sequence[Skipped], total: int, skip_bad: bool, *, where: object, what: str = "utterances"
+) -> None:
+    """Fail as ``check_skipped`` does; ``skip_bad`` (the option ``--skip-bad``) accepts any share but all."""
+    share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
+    check_skipped(skipped, total, where=where, what=what, max_share=share, option="--skip-bad")

@@ -53,7 +53,7 @@ def load_cut_audio(cut: Union[Recording, Cut], channel: int = 0) -> np.ndarray:
     Raises:
         InputError: no recording, audio that cannot be read, a command where they are refused, or no such channel.
     """
-    check_commands(cut.to_dict(), cut.id)
+    check_commands(cut, cut.id)
     try:
         samples = cut.load_audio()
     except Exception as error:  # lhotse and what it reads with raise errors of many types

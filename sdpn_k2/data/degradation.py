@@ -20,7 +20,7 @@ import soundfile
 from scipy.signal import fftconvolve, resample_poly
 
 from sdpn_k2.data.audio_files import SAMPLE_RATE, find_audio, locate
-from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
+from sdpn_k2.errors import InputError, Skipped, check_skip_bad
 from sdpn_k2.files import atomic_output, make_folder
 from sdpn_k2.kaldi.features.wave import read_audio
 from sdpn_k2.pcm import INT16_SCALE, from_int16, to_int16
@@ -226,8 +226,7 @@ def degrade_folder(
             soundfile.write(stream, to_int16(samples), SAMPLE_RATE, format="FLAC")
         lines.append(json.dumps({"name": name, **asdict(channel)}) + "\n")
     progress.close()
-    share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
-    check_skipped(skipped, len(paths), where=source, what="files", max_share=share, option="--skip-bad")
+    check_skip_bad(skipped, len(paths), skip_bad, where=source, what="files")
     for trials in sorted(root.glob("trials*")):
         with atomic_output(output / trials.name) as stream:
             stream.write(trials.read_bytes())

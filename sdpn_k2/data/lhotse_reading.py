@@ -66,10 +66,10 @@ def use_our_reader() -> None:
 
 
 def check_commands(item: Any, where: str) -> None:
-    """Refuse an item of a manifest, as a dict, that would run a command while commands are switched off.
+    """Refuse an item of a manifest that would run a command while commands are switched off.
 
     Args:
-        item: a recording, cut or supervision, as ``to_dict`` returns it.
+        item: a recording, cut or supervision of lhotse, or the dict that its ``to_dict`` returns.
         where: file and line, or id, for the message.
 
     Raises:
@@ -77,6 +77,8 @@ def check_commands(item: Any, where: str) -> None:
     """
     if commands_are_allowed():
         return
+    if hasattr(item, "to_dict"):
+        item = item.to_dict()
     for command in _commands(item):
         try:
             require_commands(command)

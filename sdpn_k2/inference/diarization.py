@@ -9,7 +9,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
+from sdpn_k2.errors import InputError, Skipped, check_skip_bad
 from sdpn_k2.files import make_folder
 from sdpn_k2.inference.extraction import Extractor
 from sdpn_k2.kaldi.backend.pca import pca_transform
@@ -99,8 +99,7 @@ def extract_windows(
     progress.close()
     for key, reason in skipped:
         log.warning("skipped segment %s: %s", key, reason)
-    share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
-    check_skipped(skipped, len(parts), where=table, what="segments", max_share=share, option="--skip-bad")
+    check_skip_bad(skipped, len(parts), skip_bad, where=table, what="segments")
 
     windows.sort(key=lambda window: byte_order(window.name))
     recording_of = {window.name: window.segment.recording for window in windows}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sdpn_k2.config import Config, FeaturesConfig
 from sdpn_k2.device import usable_device
-from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
+from sdpn_k2.errors import InputError, Skipped, check_skip_bad
 from sdpn_k2.inference.long_recordings import LongFeatures, split
 from sdpn_k2.inference.utterance_features import (
     Features,
@@ -213,8 +213,7 @@ def extract(
         for key, reason in skipped:
             log.warning("skipped utterance %s: %s", key, reason)
         log.info("done %d, failed %d", total - len(skipped), len(skipped))
-        share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
-        check_skipped(skipped, total, where=data, max_share=share, option="--skip-bad")
+        check_skip_bad(skipped, total, skip_bad, where=data)
     return total - len(skipped)
 
 

@@ -174,7 +174,7 @@ def is_long(source: object) -> bool:
         with open_sound(source) as sound:
             return sound.announced >= LONG_SECONDS * sound.rate
     except InputError:
-        return False  # whoever reads it says why
+        return False  # the reader says why
 
 
 def long_entry(entry: str, rate: int) -> Optional[Tuple[str, int]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sdpn_k2.data.cut_sets import CutSetReader, is_cut_set, load_cut_audio
 from sdpn_k2.data.manifest_files import WRITTEN, manifest_writer, write_manifest
-from sdpn_k2.errors import MAX_SKIPPED_SHARE, InputError, Skipped, check_skipped
+from sdpn_k2.errors import InputError, Skipped, check_skip_bad
 from sdpn_k2.files import make_folder
 from sdpn_k2.kaldi.datadir.data_dir import read_map, write_map
 from sdpn_k2.kaldi.datadir.subsegments import check_no_overlap
@@ -173,8 +173,7 @@ def _detect(
         for key, reason in skipped:
             log.warning("skipped utterance %s: %s", key, reason)
         total = summary.utterances + len(skipped)
-        share = 1.0 if skip_bad else MAX_SKIPPED_SHARE
-        check_skipped(skipped, total, where=source, max_share=share, option="--skip-bad")
+        check_skip_bad(skipped, total, skip_bad, where=source)
     summary.skipped, summary.segments = len(skipped), len(segments)
     _write_segments(output, segments, speakers)
     return summary, starts, parts

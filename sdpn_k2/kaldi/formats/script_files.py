@@ -16,7 +16,7 @@ from sdpn_k2.kaldi.formats.io import InputStream, open_input, split_offset
 _RANGE = re.compile(r"(.*)\[([^\[\]]*)\]\Z", re.DOTALL)
 _END_TOLERANCE = 3  # the times of segments are rounded, so Kaldi lets a range end at index rows + 2
 _MOST_DIGITS = 18  # of an offset
-_MOST_ROWS = 64  # read at once; whoever keeps one of them keeps all
+_MOST_ROWS = 64  # read at once; they share memory
 _GRAPHIC = bytes(range(0x21, 0x7F))  # the printable characters of ASCII without the blank
 
 
